@@ -1,0 +1,378 @@
+"""The words every room speaks in: tokens, requests, events and session entries.
+
+Everything here is frozen and needs the standard library only. Text is always derived from bytes; a token carries its
+exact bytes, so a cut inside a character is never a special case.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+Reason: TypeAlias = Literal["eos", "stop", "length", "cancelled", "oom", "nan", "eof", "failed"]
+Source: TypeAlias = Literal["user", "file", "edit", "choice", "import", "model"]
+Stage: TypeAlias = Literal["import", "download", "load", "quantise", "pack", "prefill"]
+Mode: TypeAlias = Literal["complete", "chat", "infill"]
+
+DEFAULT_MODEL: Final = "Qwen/Qwen2.5-7B"
+DEFAULT_ORDER: Final = ("bias", "penalties", "top_k", "typical_p", "top_p", "min_p", "temperature")
+MAX_STOP: Final = 64
+"""Most stop strings one request may carry."""
+
+# Exit codes (sysexits.h), the one place they are named.
+DONE: Final = 0
+GENERIC: Final = 1
+USAGE: Final = 2
+BAD_DATA: Final = 65
+NO_INPUT: Final = 66
+UNAVAILABLE: Final = 69
+INTERNAL: Final = 70
+CANNOT_CREATE: Final = 73
+IO_ERROR: Final = 74
+TEMPORARY: Final = 75
+NO_PERMISSION: Final = 77
+BAD_CONFIG: Final = 78
+
+
+class Trouble(Exception):
+    """An expected failure: one line that says what happened, one that names the cure, and an exit code.
+
+    Every room raises this for what a person can mend; the borders (runner, CLI, app) show it without a traceback.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", code: int = GENERIC) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One candidate the model weighed at a position; `logprob` is natural log under the raw model distribution."""
+
+    id: int
+    data: bytes
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token is bytes plus what it beat.
+
+    `id` is -1 where a server gave text only. A special token's `data` is its spelling (`<|endoftext|>`).
+    `logprob` is the natural log of its probability under softmax of the raw logits (padding rows masked, temperature 1,
+    before any sampling stage). `choices` are the most probable candidates, best first; the token itself is among them
+    only if it ranked there.
+    """
+
+    id: int
+    data: bytes
+    logprob: float | None = None
+    choices: tuple[Choice, ...] = ()
+    drafted: bool = False
+
+
+def joined(tokens: Iterable[Token]) -> bytes:
+    """The bytes of a run of tokens."""
+    return b"".join(token.data for token in tokens)
+
+
+def text_of(tokens: Iterable[Token]) -> str:
+    """The text of a run of tokens; bytes that are not UTF-8 show as U+FFFD."""
+    return joined(tokens).decode("utf-8", "replace")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """Sampling values only; the mathematics is the backend's. Neutral values switch a stage off.
+
+    `repeat_last_n` is the window of the three penalties in tokens: -1 is the whole context, 0 switches them off.
+    `seed` None asks for a fresh 64-bit seed, which `Started` then records.
+    `order` names the stages in the order they run; a stage not named does not run.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repeat_last_n: int = 64
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    order: tuple[str, ...] = DEFAULT_ORDER
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One generation to run: the exact prompt tokens and every value that shapes what follows.
+
+    `choices` is how many candidates to report per token; `score` asks for `Scored` events over the prompt;
+    `max_tokens` 0 with `score` teacher-forces the prompt and generates nothing; `max_tokens` -1 runs to eos or a full
+    context. `prefix` constrains the first tokens to begin with these bytes (token healing).
+    """
+
+    prompt: tuple[Token, ...]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int = 256
+    stop: tuple[str, ...] = ()
+    choices: int = 0
+    branches: int = 1
+    score: bool = False
+    prefix: bytes = b""
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one branch cost. Seconds are wall clock; `decode_s` runs from the first emitted token to the last."""
+
+    prompt: int = 0
+    reused: int = 0
+    emitted: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    prefill_s: float = 0.0
+    ttft_s: float = 0.0
+    decode_s: float = 0.0
+    peak_bytes: int = 0
+
+    @property
+    def tok_s(self) -> float:
+        """Decoding speed in tokens per second: the steps after the first token over their time; 0.0 when unknown."""
+        return (self.emitted - 1) / self.decode_s if self.decode_s > 0 and self.emitted > 1 else 0.0
+
+
+# -- events: what a backend yields ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a long stage is. `done`/`total` are bytes for download and load, tokens for prefill; total 0: unknown."""
+
+    stage: Stage
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Prefilled:
+    """The prompt is in the KV cache; `reused` of its tokens were already there."""
+
+    prompt: int
+    reused: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """Probabilities of text a person wrote: `tokens` stand at positions start, start+1, … of the prompt."""
+
+    start: int
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Emitted:
+    """One decoding step of one branch: one token, or several that were drafted and accepted.
+
+    `index` is the place of the first of them in the branch's output; `ms` counts from the start of the generation.
+    """
+
+    tokens: tuple[Token, ...]
+    branch: int = 0
+    ms: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The end of one branch; every stream yields exactly one per branch, whatever happens.
+
+    `stop` is the stop string that ended it. Bytes of the last tokens that lie beyond a stop string were cut from the
+    emitted tokens, so the text is exact. An ending eos token is emitted like any other.
+    `schedule` is how the arithmetic was cut up (chunks, reused, batch, draft lengths, threads), for exact replay.
+    """
+
+    reason: Reason
+    branch: int = 0
+    stats: Stats = field(default_factory=Stats)
+    stop: str = ""
+    message: str = ""
+    hint: str = ""
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+
+
+Event: TypeAlias = Progress | Prefilled | Scored | Emitted | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What a backend can do; the interface greys out the rest. `choices` is the most candidates it reports."""
+
+    choices: int = 0
+    score: bool = False
+    branches: bool = False
+    token_ids: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Where tokens come from. `id` is a hash of the rest (`journal.environment_id`); it never holds a URL or a key."""
+
+    id: str
+    engine: str
+    model: Mapping[str, Any]
+    dtype: str = ""
+    quant: str = ""
+    attn: str = ""
+    kernels: str = ""
+    threads: int = 0
+    device: str = ""
+    vers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Backend(Protocol):
+    """A synchronous source of events, used by one thread at a time.
+
+    `context` is the most tokens prompt and completion may hold together. `why` says in lines what was chosen and why.
+    """
+
+    name: str
+    abilities: Abilities
+    environment: Environment
+    context: int
+    why: tuple[str, ...]
+
+    def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
+        """Run one generation; ends with one `Finished` per branch, raises nothing but programming errors."""
+        ...
+
+    def close(self) -> None:
+        """Free what it holds; calling it twice is fine."""
+        ...
+
+
+# -- entries: what a session file is a log of -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The first line of a session file."""
+
+    id: str
+    title: str = ""
+    app: str = ""
+    fmt: str = "qwen-tui.session"
+    v: int = 1
+    min: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A new node that forks `parent` after `at` of its tokens (`None` and 0: a root).
+
+    A person's text is whole in `text` and `tokens`; a model's node starts empty and its generation fills it.
+    """
+
+    id: str
+    parent: str | None
+    at: int
+    source: Source
+    role: str | None = None
+    text: str = ""
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The head now stands after `at` tokens of `node`; `None` is the empty document."""
+
+    node: str | None
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A generation begins; branch i fills `nodes[i]`.
+
+    `prompt` holds `n` and `sha256` over the little-endian u32 ids; `params` every sampling value by name, with the seed
+    that is really used, `rng`, `max_tokens`, `stop`, `ignore_eos`.
+    """
+
+    generation: str
+    nodes: tuple[str, ...]
+    environment: str
+    prompt: Mapping[str, Any]
+    params: Mapping[str, Any]
+    mode: Mode = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """An event of a generation, as a session keeps it."""
+
+    generation: str
+    event: Prefilled | Emitted | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """Probabilities of a person's text: `logprobs[i]` belongs to token `start + i` of `node`."""
+
+    node: str
+    start: int
+    logprobs: tuple[float | None, ...]
+    choices: tuple[tuple[tuple[int, float], ...], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Titled:
+    """The session's title and tags; the last one wins."""
+
+    title: str
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Marked:
+    """A bookmark on a node (`on` False takes it away)."""
+
+    node: str
+    on: bool = True
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """A tombstone: the node and what hangs from it are no longer shown; nothing is erased."""
+
+    node: str
+    on: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """A record of a kind this version does not know; kept as it stands, and ignored."""
+
+    record: Mapping[str, Any]
+
+
+Entry: TypeAlias = (
+    Head
+    | Environment
+    | Added
+    | Moved
+    | Started
+    | Happened
+    | Weighed
+    | Titled
+    | Marked
+    | Hidden
+    | Unknown
+)
