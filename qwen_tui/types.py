@@ -1,7 +1,7 @@
 """The words every room speaks in: tokens, requests, events and session entries.
 
-Everything here is frozen and needs the standard library only. Text is always derived from bytes; a token carries its
-exact bytes, so a cut inside a character is never a special case.
+Everything here is frozen and needs the standard library only. Text is always derived from bytes; a
+token carries its exact bytes, so a cut inside a character is never a special case.
 """
 
 from __future__ import annotations
@@ -37,9 +37,11 @@ BAD_CONFIG: Final = 78
 
 
 class Trouble(Exception):
-    """An expected failure: one line that says what happened, one that names the cure, and an exit code.
+    """An expected failure: one line that says what happened, one that names the cure, and an exit
+    code.
 
-    Every room raises this for what a person can mend; the borders (runner, CLI, app) show it without a traceback.
+    Every room raises this for what a person can mend; the borders (runner, CLI, app) show it
+    without a traceback.
     """
 
     def __init__(self, message: str, *, hint: str = "", code: int = GENERIC) -> None:
@@ -51,7 +53,9 @@ class Trouble(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One candidate the model weighed at a position; `logprob` is natural log under the raw model distribution."""
+    """One candidate the model weighed at a position; `logprob` is natural log under the raw model
+    distribution.
+    """
 
     id: int
     data: bytes
@@ -62,10 +66,10 @@ class Choice:
 class Token:
     """A token is bytes plus what it beat.
 
-    `id` is -1 where a server gave text only. A special token's `data` is its spelling (`<|endoftext|>`).
-    `logprob` is the natural log of its probability under softmax of the raw logits (padding rows masked, temperature 1,
-    before any sampling stage). `choices` are the most probable candidates, best first; the token itself is among them
-    only if it ranked there.
+    `id` is -1 where a server gave text only. A special token's `data` is its spelling
+    (`<|endoftext|>`). `logprob` is the natural log of its probability under softmax of the raw
+    logits (padding rows masked, temperature 1, before any sampling stage). `choices` are the most
+    probable candidates, best first; the token itself is among them only if it ranked there.
     """
 
     id: int
@@ -89,8 +93,8 @@ def text_of(tokens: Iterable[Token]) -> str:
 class Sampling:
     """Sampling values only; the mathematics is the backend's. Neutral values switch a stage off.
 
-    `repeat_last_n` is the window of the three penalties in tokens: -1 is the whole context, 0 switches them off.
-    `seed` None asks for a fresh 64-bit seed, which `Started` then records.
+    `repeat_last_n` is the window of the three penalties in tokens: -1 is the whole context, 0
+    switches them off. `seed` None asks for a fresh 64-bit seed, which `Started` then records.
     `order` names the stages in the order they run; a stage not named does not run.
     """
 
@@ -112,9 +116,10 @@ class Sampling:
 class Request:
     """One generation to run: the exact prompt tokens and every value that shapes what follows.
 
-    `choices` is how many candidates to report per token; `score` asks for `Scored` events over the prompt;
-    `max_tokens` 0 with `score` teacher-forces the prompt and generates nothing; `max_tokens` -1 runs to eos or a full
-    context. `prefix` constrains the first tokens to begin with these bytes (token healing).
+    `choices` is how many candidates to report per token; `score` asks for `Scored` events over the
+    prompt; `max_tokens` 0 with `score` teacher-forces the prompt and generates nothing;
+    `max_tokens` -1 runs to eos or a full context. `prefix` constrains the first tokens to begin
+    with these bytes (token healing).
     """
 
     prompt: tuple[Token, ...]
@@ -130,7 +135,9 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one branch cost. Seconds are wall clock; `decode_s` runs from the first emitted token to the last."""
+    """What one branch cost. Seconds are wall clock; `decode_s` runs from the first emitted token to
+    the last.
+    """
 
     prompt: int = 0
     reused: int = 0
@@ -144,16 +151,20 @@ class Stats:
 
     @property
     def tok_s(self) -> float:
-        """Decoding speed in tokens per second: the steps after the first token over their time; 0.0 when unknown."""
+        """Decoding speed in tokens per second: the steps after the first token over their time; 0.0
+        when unknown.
+        """
         return (self.emitted - 1) / self.decode_s if self.decode_s > 0 and self.emitted > 1 else 0.0
 
 
-# -- events: what a backend yields ------------------------------------------------------------------------------------
+# -- events: what a backend yields -----------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long stage is. `done`/`total` are bytes for download and load, tokens for prefill; total 0: unknown."""
+    """How far a long stage is. `done`/`total` are bytes for download and load, tokens for prefill;
+    total 0: unknown.
+    """
 
     stage: Stage
     done: int
@@ -171,7 +182,9 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Probabilities of text a person wrote: `tokens` stand at positions start, start+1, … of the prompt."""
+    """Probabilities of text a person wrote: `tokens` stand at positions start, start+1, … of the
+    prompt.
+    """
 
     start: int
     tokens: tuple[Token, ...]
@@ -181,7 +194,8 @@ class Scored:
 class Emitted:
     """One decoding step of one branch: one token, or several that were drafted and accepted.
 
-    `index` is the place of the first of them in the branch's output; `ms` counts from the start of the generation.
+    `index` is the place of the first of them in the branch's output; `ms` counts from the start of
+    the generation.
     """
 
     tokens: tuple[Token, ...]
@@ -194,9 +208,10 @@ class Emitted:
 class Finished:
     """The end of one branch; every stream yields exactly one per branch, whatever happens.
 
-    `stop` is the stop string that ended it. Bytes of the last tokens that lie beyond a stop string were cut from the
-    emitted tokens, so the text is exact. An ending eos token is emitted like any other.
-    `schedule` is how the arithmetic was cut up (chunks, reused, batch, draft lengths, threads), for exact replay.
+    `stop` is the stop string that ended it. Bytes of the last tokens that lie beyond a stop string
+    were cut from the emitted tokens, so the text is exact. An ending eos token is emitted like any
+    other. `schedule` is how the arithmetic was cut up (chunks, reused, batch, draft lengths,
+    threads), for exact replay.
     """
 
     reason: Reason
@@ -213,7 +228,9 @@ Event: TypeAlias = Progress | Prefilled | Scored | Emitted | Finished
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a backend can do; the interface greys out the rest. `choices` is the most candidates it reports."""
+    """What a backend can do; the interface greys out the rest. `choices` is the most candidates it
+    reports.
+    """
 
     choices: int = 0
     score: bool = False
@@ -223,7 +240,9 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where tokens come from. `id` is a hash of the rest (`journal.environment_id`); it never holds a URL or a key."""
+    """Where tokens come from. `id` is a hash of the rest (`journal.environment_id`); it never holds
+    a URL or a key.
+    """
 
     id: str
     engine: str
@@ -240,7 +259,8 @@ class Environment:
 class Backend(Protocol):
     """A synchronous source of events, used by one thread at a time.
 
-    `context` is the most tokens prompt and completion may hold together. `why` says in lines what was chosen and why.
+    `context` is the most tokens prompt and completion may hold together. `why` says in lines what
+    was chosen and why.
     """
 
     name: str
@@ -250,7 +270,9 @@ class Backend(Protocol):
     why: tuple[str, ...]
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """Run one generation; ends with one `Finished` per branch, raises nothing but programming errors."""
+        """Run one generation; ends with one `Finished` per branch, raises nothing but programming
+        errors.
+        """
         ...
 
     def close(self) -> None:
@@ -258,7 +280,7 @@ class Backend(Protocol):
         ...
 
 
-# -- entries: what a session file is a log of -------------------------------------------------------------------------
+# -- entries: what a session file is a log of ------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,7 +299,8 @@ class Head:
 class Added:
     """A new node that forks `parent` after `at` of its tokens (`None` and 0: a root).
 
-    A person's text is whole in `text` and `tokens`; a model's node starts empty and its generation fills it.
+    A person's text is whole in `text` and `tokens`; a model's node starts empty and its generation
+    fills it.
     """
 
     id: str
@@ -301,8 +324,8 @@ class Moved:
 class Started:
     """A generation begins; branch i fills `nodes[i]`.
 
-    `prompt` holds `n` and `sha256` over the little-endian u32 ids; `params` every sampling value by name, with the seed
-    that is really used, `rng`, `max_tokens`, `stop`, `ignore_eos`.
+    `prompt` holds `n` and `sha256` over the little-endian u32 ids; `params` every sampling value by
+    name, with the seed that is really used, `rng`, `max_tokens`, `stop`, `ignore_eos`.
     """
 
     generation: str
