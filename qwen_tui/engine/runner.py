@@ -1,0 +1,312 @@
+"""The one daemon thread that opens a backend and runs its generations, one after the other.
+
+Law: no exception crosses the channel; every generation ends with exactly one `Finished` per branch,
+whatever happens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+from qwen_tui.engine.channel import Channel
+from qwen_tui.types import (
+    UNAVAILABLE,
+    Abilities,
+    Backend,
+    Environment,
+    Finished,
+    Progress,
+    Reason,
+    Request,
+    Trouble,
+)
+
+log = logging.getLogger(__name__)
+
+Report: TypeAlias = Callable[[Progress], None]
+Opener: TypeAlias = Callable[[Report, threading.Event], Backend]
+State: TypeAlias = Literal["idle", "loading", "ready", "failed", "closed"]
+
+CLOSED = "the engine is closed"
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What a backend says of itself once it is open: all that an interface may know of it."""
+
+    name: str
+    abilities: Abilities
+    environment: Environment
+    context: int
+    why: tuple[str, ...] = ()
+
+
+class Generation:
+    """One request on its way: read its events from `channel`; `cancel()` from any thread, at any
+    time.
+    """
+
+    def __init__(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
+        self.request = request
+        self.stop = threading.Event()
+        self.channel = Channel(loop, self.stop, branches=request.branches)
+        self._claim = threading.Lock()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once somebody asked it to stop."""
+        return self.stop.is_set()
+
+    def cancel(self) -> None:
+        """Ask it to stop. What was emitted stays; one that has not begun ends at once."""
+        self.stop.set()
+        self.channel.nudge()
+        if self.begin():
+            self.end("cancelled")
+
+    def begin(self) -> bool:
+        """Claim it: True for the one caller that may run it or end it unrun."""
+        return self._claim.acquire(blocking=False)
+
+    def end(self, reason: Reason, message: str = "", hint: str = "") -> None:
+        """Finish every branch that has not finished."""
+        for branch in self.channel.unfinished:
+            self.channel.put(Finished(reason, branch=branch, message=message, hint=hint))
+
+
+class Runner:
+    """Opens a backend on its own daemon thread and runs what is submitted, in order.
+
+    Nothing is opened before `load()` or the first `submit()`. A `submit()` does not cancel what is
+    in flight: the caller does. `on_progress` is called on the engine's thread, with every stage of
+    opening.
+    """
+
+    def __init__(self, opener: Opener, *, on_progress: Report | None = None) -> None:
+        self.on_progress = on_progress
+        self._opener = opener
+        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._guard = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._live: list[Generation] = []
+        self._loading: Future[Opened] | None = None
+        self._load_cancel = threading.Event()
+        self._backend: Backend | None = None
+        self._progress: Progress | None = None
+        self._trouble: Trouble | None = None
+        self._closed = False
+
+    # -- what can be seen from any thread ----------------------------------------------------------
+
+    @property
+    def state(self) -> State:
+        """idle: nothing asked for yet · loading · ready · failed: the last opening did not succeed
+        · closed.
+        """
+        if self._closed:
+            return "closed"
+        loading = self._loading
+        if loading is None:
+            return "idle"
+        if not loading.done():
+            return "loading"
+        return "failed" if loading.exception() else "ready"
+
+    @property
+    def opened(self) -> Opened | None:
+        """The backend's word about itself while it is ready."""
+        loading = self._loading
+        return loading.result() if loading is not None and self.state == "ready" else None
+
+    @property
+    def progress(self) -> Progress | None:
+        """The latest progress of the opening under way."""
+        return self._progress if self.state == "loading" else None
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """Why the last opening failed."""
+        loading = self._loading
+        if loading is None or not loading.done():
+            return None
+        return cast("Trouble | None", loading.exception())
+
+    @property
+    def busy(self) -> bool:
+        """True while a generation runs or waits."""
+        return any(not generation.channel.closed for generation in self._snapshot())
+
+    # -- what can be asked -------------------------------------------------------------------------
+
+    def load(self) -> Future[Opened]:
+        """Open the backend if it is not open; a failed opening is tried again.
+
+        The future resolves on the engine's thread (`asyncio.wrap_future` it) to `Opened`, or fails
+        with `Trouble` and with nothing else.
+        """
+        with self._guard:
+            return self._load()
+
+    def submit(self, request: Request) -> Generation:
+        """Queue one generation; call it on the event loop that will read its channel."""
+        generation = Generation(request, asyncio.get_running_loop())
+        with self._guard:
+            if not self._closed:
+                self._load()
+                self._live.append(generation)
+                self._jobs.put(lambda: self._run(generation))
+        if self._closed and generation.begin():
+            generation.end("failed", CLOSED)
+        return generation
+
+    def swap(self, opener: Opener) -> Future[Opened]:
+        """Switch to another backend: cancels what runs, waits or loads, closes the old one, opens
+        the new.
+        """
+        self._cancel_all()
+        with self._guard:
+            self._opener = opener
+            if not self._closed:
+                self._jobs.put(self._release)
+                self._loading = None
+            return self._load()
+
+    def cancel(self) -> None:
+        """Cancel every generation that runs or waits."""
+        for generation in self._snapshot():
+            generation.cancel()
+
+    def close(self, timeout: float = 0.5) -> bool:
+        """Cancel everything, end the thread and close the backend; False if it did not end within
+        `timeout` seconds.
+
+        A thread inside a kernel cannot leave it. The caller then has to end the process with
+        `os._exit` after putting the terminal right: the interpreter's own exit would abort in the
+        middle of that kernel.
+        """
+        with self._guard:
+            first, self._closed = not self._closed, True
+        self._cancel_all()
+        if first:
+            self._jobs.put(self._release)
+            self._jobs.put(None)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    # -- within ------------------------------------------------------------------------------------
+
+    def _snapshot(self) -> tuple[Generation, ...]:
+        with self._guard:
+            return tuple(self._live)
+
+    def _cancel_all(self) -> None:
+        self._load_cancel.set()
+        self.cancel()
+
+    def _load(self) -> Future[Opened]:
+        """Under the guard: the opening that counts now, begun if there is none or the last one
+        failed.
+        """
+        if self._loading is not None and self.state in ("loading", "ready"):
+            return self._loading
+        loading: Future[Opened] = Future()
+        # so that nobody's wrapper can cancel it for everybody
+        loading.set_running_or_notify_cancel()
+        if self._closed:
+            loading.set_exception(Trouble(CLOSED, code=UNAVAILABLE))
+            return loading
+        self._loading = loading
+        self._progress = None
+        self._load_cancel = cancel = threading.Event()
+        opener = self._opener
+        self._jobs.put(lambda: self._open(opener, loading, cancel))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="engine", daemon=True)
+            self._thread.start()
+        return loading
+
+    # -- on the thread -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+
+    def _report(self, progress: Progress) -> None:
+        self._progress = progress
+        if self.on_progress is not None:
+            self.on_progress(progress)
+
+    def _open(self, opener: Opener, loading: Future[Opened], cancel: threading.Event) -> None:
+        try:
+            if cancel.is_set():
+                raise Trouble("loading was cancelled")
+            self._backend = backend = opener(self._report, cancel)
+            opened = Opened(
+                backend.name,
+                backend.abilities,
+                backend.environment,
+                backend.context,
+                tuple(backend.why),
+            )
+        except BaseException as error:  # a border; native code panics outside Exception
+            _, trouble = explained(error)
+            self._release()
+            loading.set_exception(trouble)
+        else:
+            loading.set_result(opened)
+
+    def _release(self) -> None:
+        backend, self._backend = self._backend, None
+        if backend is None:
+            return
+        try:
+            backend.close()
+        except Exception:
+            log.exception("the backend did not close")
+
+    def _run(self, generation: Generation) -> None:
+        if generation.begin():
+            try:
+                self._stream(generation)
+            except BaseException as error:  # a border; native code panics outside Exception
+                reason, trouble = explained(error)
+                generation.end(reason, trouble.message, trouble.hint)
+            generation.end("failed", "the backend ended without saying why")
+        with self._guard:
+            self._live.remove(generation)
+
+    def _stream(self, generation: Generation) -> None:
+        backend = self._backend
+        if backend is None:
+            raise self.trouble or Trouble("no model is loaded")
+        events = backend.stream(generation.request, generation.stop)
+        try:
+            for event in events:
+                # A reader that is gone cancels; the stream is still run to its end, which puts the
+                # cache right.
+                if not generation.channel.put(event):
+                    generation.stop.set()
+        finally:
+            close = getattr(events, "close", None)
+            if close is not None:
+                close()
+
+
+def explained(error: BaseException) -> tuple[Reason, Trouble]:
+    """What to tell a person about an exception, and the reason a branch ends with."""
+    if isinstance(error, Trouble):
+        return "failed", error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        hint = "try a smaller context, --quant nf4, or another device"
+        return "oom", Trouble("out of memory", hint=hint)
+    log.error("the backend failed", exc_info=error)
+    return "failed", Trouble(f"{type(error).__name__}: {error}", hint="the log has the details")
