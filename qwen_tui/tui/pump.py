@@ -1,0 +1,44 @@
+"""Frame by frame: take a batch of events, let each happen to the session, paint once.
+
+Law: every event is applied exactly once and in order; the first token is painted at once, later ones
+at most once a frame, so a fast model costs the screen no more than a slow one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+from qwen_tui.engine.channel import Channel
+from qwen_tui.types import Emitted, Event
+
+FRAME_S: Final = 1 / 30
+"""The least time between two paints."""
+
+
+async def pump(
+    channel: Channel,
+    happen: Callable[[Event], None],
+    paint: Callable[[], None],
+    *,
+    frame_s: float = FRAME_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Carry one generation from its channel to the screen until every branch has finished.
+
+    `happen` is called for each event, `paint` after a batch. What arrives while a frame's time has
+    not passed waits in the channel, whose limit slows the writer, not the screen.
+    """
+    painted = -frame_s
+    begun = False
+    while batch := await channel.take():
+        for event in batch:
+            happen(event)
+        first = not begun and any(isinstance(event, Emitted) for event in batch)
+        begun = begun or first
+        paint()
+        painted = clock()
+        if not first and not channel.closed:
+            await asyncio.sleep(max(0.0, painted + frame_s - clock()))
