@@ -1,0 +1,123 @@
+"""Where configuration, sessions, logs, caches, models, themes and the demo live on this machine.
+
+Law: asking for a place never makes it; `made` does, readable by its owner alone. `QWEN_TUI_HOME`
+moves everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import platformdirs
+
+APP: Final = "qwen-tui"
+HOME_VARIABLE: Final = "QWEN_TUI_HOME"
+PRIVATE: Final = 0o700
+CONFIG_NAME: Final = "config.toml"
+PROJECT_NAME: Final = "qwen-tui.toml"
+_PACKAGE: Final = Path(__file__).resolve().parent
+
+
+def made(folder: Path) -> Path:
+    """`folder`, made if it is missing, every folder made on the way with mode 0700; raises OSError."""
+    missing = []
+    place = folder
+    while not place.exists():
+        missing.append(place)
+        place = place.parent
+    for each in reversed(missing):
+        each.mkdir(mode=PRIVATE, exist_ok=True)
+    if not folder.is_dir():
+        raise NotADirectoryError(20, "not a folder", str(folder))
+    return folder
+
+
+def home(env: Mapping[str, str] | None = None) -> Path | None:
+    """The one folder that holds everything when `QWEN_TUI_HOME` is set (empty counts as unset)."""
+    value = (os.environ if env is None else env).get(HOME_VARIABLE, "")
+    return Path(value).expanduser().absolute() if value else None
+
+
+def config_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Holds `config.toml` and `themes/`."""
+    top = home(env)
+    return top / "config" if top else Path(platformdirs.user_config_dir(APP, appauthor=False))
+
+
+def data_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Holds what must never be lost: `sessions/`, `trash/`, `models/`."""
+    top = home(env)
+    return top / "data" if top else Path(platformdirs.user_data_dir(APP, appauthor=False))
+
+
+def state_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Holds `drafts/` (uncommitted typing) and `logs/`."""
+    top = home(env)
+    return top / "state" if top else Path(platformdirs.user_state_dir(APP, appauthor=False))
+
+
+def cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Holds what can be made again: packed weights, file hashes, the search index."""
+    top = home(env)
+    return top / "cache" if top else Path(platformdirs.user_cache_dir(APP, appauthor=False))
+
+
+def config_file(env: Mapping[str, str] | None = None) -> Path:
+    """The user's configuration file."""
+    return config_dir(env) / CONFIG_NAME
+
+
+def sessions_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Session files."""
+    return data_dir(env) / "sessions"
+
+
+def trash_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Removed session files, until they are purged."""
+    return data_dir(env) / "trash"
+
+
+def models_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Checkpoints that a person put into our own folder, as `NAME/` or `OWNER/NAME/`."""
+    return data_dir(env) / "models"
+
+
+def drafts_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Typing that is not committed yet."""
+    return state_dir(env) / "drafts"
+
+
+def logs_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Log files; never prompts, completions or keys."""
+    return state_dir(env) / "logs"
+
+
+def packed_dir(env: Mapping[str, str] | None = None) -> Path:
+    """Packed (quantised once) weights."""
+    return cache_dir(env) / "packed"
+
+
+def search_index(env: Mapping[str, str] | None = None) -> Path:
+    """The disposable full-text index over sessions."""
+    return cache_dir(env) / "search.sqlite"
+
+
+def user_themes_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The user's own themes, `*.toml`."""
+    return config_dir(env) / "themes"
+
+
+def themes_dir() -> Path:
+    """The themes that ship: inside the package when built into a wheel, else the repository's
+    (editable install).
+    """
+    packaged = _PACKAGE / "themes"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "themes"
+
+
+def demo_dir() -> Path:
+    """The small model that ships."""
+    return _PACKAGE / "demo"
