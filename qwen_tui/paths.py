@@ -22,7 +22,7 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 
 def made(folder: Path) -> Path:
-    """`folder`, made if it is missing, every folder made on the way with mode 0700; raises OSError."""
+    """`folder`, made if missing, each new folder with mode 0700; raises OSError."""
     missing = []
     place = folder
     while not place.exists():

@@ -196,7 +196,7 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
 
 
 def _bias(pair: object) -> tuple[int, float]:
-    """One bias from `(id, value)` or from `ID=VALUE`, also in llama.cpp's spelling `ID+1` / `ID-1`."""
+    """One bias from `(id, value)` or from `ID=VALUE`, also as llama.cpp's `ID+1`."""
     wrong = ValueError(f"a logit bias is ID=VALUE, as `198=-1.5` or `198=-inf`, not {pair!r}")
     if isinstance(pair, str):
         text = pair.strip()
@@ -324,7 +324,7 @@ def named(name: str, own: Mapping[str, Preset] | None = None) -> Preset:
 
 
 def neutralise(sampling: Sampling) -> Sampling:
-    """Every stage neutral; the seed and the order stay, for neither changes which tokens can come."""
+    """Every stage neutral; the seed and the order stay, for they cut nothing."""
     return replace(RAW, seed=sampling.seed, order=sampling.order)
 
 
