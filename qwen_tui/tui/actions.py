@@ -1,7 +1,7 @@
 """Every action of the interface: stable id, name, keys, help, where it works.
 
-One table feeds the bindings, the footer, the palette, the help screen and the README. A person rebinds
-by id (`[keys]` in the settings); an id is never renamed.
+One table feeds the bindings, the footer, the palette, the help screen and the README. A person
+rebinds by id (`[keys]` in the settings); an id is never renamed.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "generate",
         "Continue",
         GENERATE_KEYS,
-        "Let the model go on from the end of the document; a finished completion is accepted first.",
+        "Let the model go on from the document's end; a finished completion is accepted first.",
         group=WRITE,
         rank=10,
     ),

@@ -1,7 +1,7 @@
 """Frame by frame: take a batch of events, let each happen to the session, paint once.
 
-Law: every event is applied exactly once and in order; the first token is painted at once, later ones
-at most once a frame, so a fast model costs the screen no more than a slow one.
+Law: every event is applied exactly once and in order; the first token is painted at once,
+later ones at most once a frame, so a fast model costs the screen no more than a slow one.
 """
 
 from __future__ import annotations
