@@ -1,0 +1,836 @@
+"""The one record format: entry ⇄ flat dict ⇄ one line of JSON (session file, `--json`, replay).
+
+Law: a line read back gives the entry that was written, exact bytes included, without a vocabulary;
+reading hostile bytes never raises, it says why; what this version does not know is kept.
+
+Beyond the format's named keys three are added, as it allows: `lens` in `tok` (bytes per token, when
+a record holds several), `spell` in `tok` and `score` (`{"id": text | [base64]}` of alternatives not
+spelled before by this writer) and `schedule` in `end` (what `gen.schedule` is filled from). Text of
+a person without a tokenizer has `ids` null: its tokens are then `pieces(text)`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import codecs
+import hashlib
+import json
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias, get_args
+
+from qwen_tui.types import (
+    Added,
+    Choice,
+    Emitted,
+    Entry,
+    Environment,
+    Event,
+    Finished,
+    Happened,
+    Head,
+    Hidden,
+    Marked,
+    Moved,
+    Prefilled,
+    Progress,
+    Reason,
+    Scored,
+    Source,
+    Stage,
+    Started,
+    Stats,
+    Titled,
+    Token,
+    Unknown,
+    Weighed,
+    joined,
+)
+
+FORMAT: Final = "qwen-tui.session"
+VERSION: Final = 1
+"""The newest format this program writes, and the newest `min` it reads safely."""
+MAX_LINE: Final = 16 * 1024 * 1024
+"""Bytes of the longest line that is read."""
+MAX_DEPTH: Final = 64
+MAX_ID: Final = 2**32 - 1
+
+Record: TypeAlias = dict[str, Any]
+
+_ESCAPED = re.compile(
+    "[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}$')
+_PIECE = re.compile(rb"[ \t\r\n]{0,16}[^ \t\r\n]{1,48}|[ \t\r\n]{1,16}")
+_STAMP = ("w", "n", "t", "c")
+
+
+def pieces(text: str) -> tuple[Token, ...]:
+    """The tokens of a text where there is no tokenizer: words of at most 64 bytes, ids -1.
+
+    The cut depends on the text alone, so a file without ids gives the same tokens on every machine.
+    """
+    return tuple(Token(-1, piece) for piece in _PIECE.findall(text.encode("utf-8", "replace")))
+
+
+def ids_bytes(tokens: Iterable[Token]) -> bytes:
+    """The ids as little-endian u32 (-1 as 0xffffffff): what the hashes are over."""
+    return b"".join((token.id & MAX_ID).to_bytes(4, "little") for token in tokens)
+
+
+def ids_sha256(tokens: Iterable[Token]) -> str:
+    """SHA-256 in hex over the little-endian u32 ids."""
+    return hashlib.sha256(ids_bytes(tokens)).hexdigest()
+
+
+def environment_id(env: Environment) -> str:
+    """What `Environment.id` should be: 16 hex digits of SHA-256 over all its other values."""
+    values = record(env)
+    del values["k"], values["id"]
+    text = json.dumps(_finite(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+# -- numbers ---------------------------------------------------------------------------------------
+
+
+def _single(value: float | None) -> float | None:
+    """The shortest decimal that is still the same float32; None for what JSON cannot say."""
+    if value is None or not math.isfinite(value):
+        return None
+    try:
+        packed = struct.pack("<f", value)
+    except OverflowError:
+        return value
+    for digits in (6, 7, 8, 9):
+        short = float(f"{value:.{digits}g}")
+        if struct.pack("<f", short) == packed:
+            return short
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with every NaN and infinity spelled as a string."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else repr(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_finite(item) for item in value]
+    return value
+
+
+# -- entry → record --------------------------------------------------------------------------------
+
+
+def _spelling(data: bytes) -> str | list[str]:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return [base64.b64encode(data).decode("ascii")]
+
+
+def _exact(text: str, data: bytes) -> Record:
+    """`b64` when the text alone does not say the bytes."""
+    if text.encode("utf-8", "replace") == data:
+        return {}
+    return {"b64": base64.b64encode(data).decode("ascii")}
+
+
+def _top(choices: Sequence[Choice]) -> list[list[Any]]:
+    return [[choice.id, _single(choice.logprob)] for choice in choices]
+
+
+def _node(entry: Added) -> Record:
+    out: Record = {
+        "k": "node",
+        "id": entry.id,
+        "parent": entry.parent,
+        "at": entry.at,
+        "src": entry.source,
+        "role": entry.role,
+    }
+    if entry.source == "model":
+        return out
+    data = joined(entry.tokens) if entry.tokens else entry.text.encode("utf-8", "replace")
+    text = data.decode("utf-8", "replace")
+    known = bool(entry.tokens) and all(token.id >= 0 for token in entry.tokens)
+    out["text"] = text
+    out["ids"] = [token.id for token in entry.tokens] if known else None
+    out["lens"] = [len(token.data) for token in entry.tokens] if known else None
+    if not known and entry.tokens and entry.tokens != pieces(text):
+        out["ids"] = [token.id for token in entry.tokens]
+        out["lens"] = [len(token.data) for token in entry.tokens]
+    return out | _exact(text, data)
+
+
+def _tok(generation: str | None, event: Emitted, index: int | None, text: str | None) -> Record:
+    data = joined(event.tokens)
+    said = data.decode("utf-8", "ignore") if text is None else text
+    out: Record = {
+        "k": "tok",
+        "gen": generation,
+        "branch": event.branch,
+        "i": event.index if index is None else index,
+        "ids": [token.id for token in event.tokens],
+        "lp": [_single(token.logprob) for token in event.tokens],
+        "ms": event.ms,
+        "top": [_top(token.choices) for token in event.tokens],
+        "drafted": [i for i, token in enumerate(event.tokens) if token.drafted],
+        "text": said,
+    } | _exact(said, data)
+    if len(event.tokens) != 1:
+        out["lens"] = [len(token.data) for token in event.tokens]
+    return out
+
+
+def _stats(stats: Stats) -> Record:
+    return {
+        "prompt": stats.prompt,
+        "reused": stats.reused,
+        "emitted": stats.emitted,
+        "drafted": stats.drafted,
+        "accepted": stats.accepted,
+        "prefill_s": round(stats.prefill_s, 6),
+        "ttft_s": round(stats.ttft_s, 6),
+        "decode_s": round(stats.decode_s, 6),
+        "tok_s": round(stats.tok_s, 3),
+        "peak_bytes": stats.peak_bytes,
+    }
+
+
+def _end(generation: str | None, event: Finished) -> Record:
+    out: Record = {
+        "k": "end",
+        "gen": generation,
+        "branch": event.branch,
+        "n": event.stats.emitted,
+        "reason": event.reason,
+        "stop": event.stop,
+        "stats": _stats(event.stats),
+        "ids_sha256": None,
+        "message": event.message,
+        "hint": event.hint,
+    }
+    if event.schedule:
+        out["schedule"] = dict(event.schedule)
+    return out
+
+
+def _event(generation: str | None, event: Event, index: int | None, text: str | None) -> Record:
+    match event:
+        case Progress():
+            return {
+                "k": "progress",
+                "stage": event.stage,
+                "done": event.done,
+                "total": event.total,
+            }
+        case Prefilled():
+            return {
+                "k": "prefill",
+                "gen": generation,
+                "prompt": event.prompt,
+                "reused": event.reused,
+                "seconds": round(event.seconds, 6),
+            }
+        case Scored():
+            return {
+                "k": "score",
+                "node": None,
+                "start": event.start,
+                "lp": [_single(token.logprob) for token in event.tokens],
+                "top": [_top(token.choices) for token in event.tokens],
+            }
+        case Emitted():
+            return _tok(generation, event, index, text)
+        case Finished():
+            return _end(generation, event)
+
+
+def record(
+    entry: Entry | Event,
+    *,
+    index: int | None = None,
+    generation: str | None = None,
+    text: str | None = None,
+) -> Record:
+    """The flat record of one entry, keys in the format's order, without a stamp.
+
+    A bare event (for `--json`) takes its `gen` from `generation`. `index` overrides a `tok`'s `i`.
+    `text` is the characters this `tok` completes; only a `Scribe`, which remembers the branch,
+    knows them across records: prefer its `record`.
+    """
+    match entry:
+        case Happened():
+            return _event(entry.generation, entry.event, index, text)
+        case Progress() | Prefilled() | Scored() | Emitted() | Finished():
+            return _event(generation, entry, index, text)
+        case Unknown():
+            return dict(entry.record)
+        case Added():
+            return _node(entry)
+        case Environment():
+            return {
+                "k": "env",
+                "id": entry.id,
+                "engine": entry.engine,
+                "model": dict(entry.model),
+                "dtype": entry.dtype,
+                "quant": entry.quant,
+                "attn": entry.attn,
+                "kernels": entry.kernels,
+                "threads": entry.threads,
+                "device": entry.device,
+                "vers": dict(entry.vers),
+            }
+        case Started():
+            return {
+                "k": "gen",
+                "gen": entry.generation,
+                "nodes": list(entry.nodes),
+                "env": entry.environment,
+                "prompt": dict(entry.prompt),
+                "params": dict(entry.params),
+                "schedule": None,
+                "mode": entry.mode,
+            }
+        case _:
+            return _small(entry)
+
+
+def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
+    match entry:
+        case Head():
+            return {
+                "k": "head",
+                "fmt": entry.fmt,
+                "v": entry.v,
+                "min": entry.min,
+                "id": entry.id,
+                "app": entry.app,
+                "title": entry.title,
+            }
+        case Moved():
+            return {"k": "move", "node": entry.node, "at": entry.at}
+        case Weighed():
+            return {
+                "k": "score",
+                "node": entry.node,
+                "start": entry.start,
+                "lp": [_single(value) for value in entry.logprobs],
+                "top": [[[id, _single(lp)] for id, lp in row] for row in entry.choices],
+            }
+        case Titled():
+            return {"k": "meta", "title": entry.title, "tags": list(entry.tags)}
+        case Marked():
+            return {"k": "mark", "node": entry.node, "on": entry.on, "label": entry.label}
+        case Hidden():
+            return {"k": "del", "node": entry.node, "on": entry.on}
+
+
+@dataclass(slots=True)
+class _Voice:
+    """What a scribe remembers of one branch: bytes of an unfinished character, ids, count."""
+
+    pending: bytes = b""
+    count: int = 0
+    hash: Any = field(default_factory=hashlib.sha256)
+
+    def feed(self, tokens: Sequence[Token]) -> str:
+        data = self.pending + joined(tokens)
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self.pending = data[used:]
+        self.count += len(tokens)
+        self.hash.update(ids_bytes(tokens))
+        return text
+
+
+class Scribe:
+    """Writes the records of one stream in order, remembering what they share.
+
+    It knows which characters a `tok` completes, counts and hashes each branch for its `end`, and
+    spells every alternative's bytes once, so that a reader needs no vocabulary.
+    """
+
+    def __init__(self, *, spell: bool = True) -> None:
+        self._spell = spell
+        self._spelled: set[int] = set()
+        self._voices: dict[tuple[str | None, int], _Voice] = {}
+
+    def record(self, entry: Entry | Event, *, generation: str | None = None) -> Record:
+        """`record(entry)` with everything the stream so far adds to it."""
+        event: Any = entry
+        if isinstance(entry, Happened):
+            generation, event = entry.generation, entry.event
+        if isinstance(event, Emitted):
+            voice = self._voices.setdefault((generation, event.branch), _Voice())
+            out = record(event, generation=generation, text=voice.feed(event.tokens))
+            return self._spelling(out, event.tokens)
+        if isinstance(event, Finished):
+            voice = self._voices.pop((generation, event.branch), _Voice())
+            out = record(event, generation=generation)
+            out["n"] = voice.count
+            out["ids_sha256"] = voice.hash.hexdigest()
+            return out
+        if isinstance(event, Scored):
+            return self._spelling(record(event), event.tokens)
+        if isinstance(event, Added):
+            self._spelled.update(token.id for token in event.tokens)
+        return record(event, generation=generation)
+
+    def _spelling(self, out: Record, tokens: Sequence[Token]) -> Record:
+        if not self._spell:
+            return out
+        self._spelled.update(token.id for token in tokens)
+        new = {
+            choice.id: choice.data
+            for token in tokens
+            for choice in token.choices
+            if choice.id not in self._spelled and choice.data
+        }
+        if new:
+            self._spelled.update(new)
+            out["spell"] = {str(id): _spelling(data) for id, data in new.items()}
+        return out
+
+
+# -- record → line ---------------------------------------------------------------------------------
+
+
+def _dump(values: Mapping[str, Any]) -> str:
+    try:
+        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        text = json.dumps(_finite(values), ensure_ascii=False, separators=(",", ":"))
+    return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def line(record: Mapping[str, Any]) -> bytes:
+    r"""The record as one compact line of JSON ending in `\n`, no stamp: what `--json` prints.
+
+    DEL, C1, U+2028/9, bidi controls and lone surrogates are escaped; an infinity or NaN becomes a
+    string.
+    """
+    return _dump(record).encode() + b"\n"
+
+
+def seal(record: Mapping[str, Any], writer: str, counter: int, unix_ms: int) -> bytes:
+    r"""The record as a line of a session file, ending in `\n`: stamped with `w`, `n`, `t` and,
+    last, `c`, the CRC-32 of the bytes before `,"c"`.
+    """
+    bare = {_unstamped(key): value for key, value in record.items() if key not in ("w", "t", "c")}
+    body = _dump(bare | {"w": writer, "n": counter, "t": unix_ms})[:-1].encode()
+    return body + b',"c":"%08x"}\n' % zlib.crc32(body)
+
+
+def _unstamped(key: str) -> str:
+    """The stamp owns `n` in a file; an `end`'s number of tokens stands there as `count`."""
+    return "count" if key == "n" else key
+
+
+# -- line → entry ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """Who wrote a line: the writer (one per opening), its counter, Unix milliseconds."""
+
+    writer: str
+    counter: int
+    unix_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a line held. `entry` None: nothing usable. `ok`: the checksum is there and right.
+    `why` says in words what is wrong, "" when nothing is.
+    """
+
+    entry: Entry | Progress | None
+    stamp: Stamp | None = None
+    ok: bool = False
+    why: str = ""
+
+
+class _Malformed(ValueError):
+    pass
+
+
+def _get(values: Record, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
+    value = values.get(key, default)
+    if value is None and default is None and key not in values:
+        raise _Malformed(f"no {key}")
+    wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
+    if wrong and value is not default:
+        raise _Malformed(f"{key} is {type(value).__name__}")
+    return value
+
+
+def _text(values: Record, key: str, default: str | None = None) -> str:
+    value: str = _get(values, key, str, default)
+    return _clean(value)
+
+
+def _clean(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def _int(values: Record, key: str, default: int | None = None, top: int = 2**53) -> int:
+    value: int = _get(values, key, int, default)
+    if not 0 <= value <= top:
+        raise _Malformed(f"{key} out of range")
+    return value
+
+
+def _number(values: Record, key: str, default: float = 0.0) -> float:
+    value = float(_get(values, key, (int, float), default))
+    if not math.isfinite(value):
+        raise _Malformed(f"{key} is not finite")
+    return value
+
+
+def _list(values: Record, key: str) -> list[Any]:
+    found: list[Any] = _get(values, key, (list, type(None)), ()) or []
+    return found
+
+
+def _map(values: Record, key: str) -> Record:
+    found: Record = _get(values, key, (dict, type(None)), {}) or {}
+    return found
+
+
+def _id(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= MAX_ID:
+        raise _Malformed("a token id out of range")
+    return value
+
+
+def _logprob(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise _Malformed("a logprob that is no number")
+    return float(value)
+
+
+def _bytes(values: Record, text: str) -> bytes:
+    coded = values.get("b64")
+    if coded is None:
+        return text.encode("utf-8", "replace")
+    try:
+        return base64.b64decode(coded, validate=True)
+    except (binascii.Error, TypeError, ValueError) as error:
+        raise _Malformed("b64 cannot be decoded") from error
+
+
+def _split(data: bytes, lens: list[Any], count: int) -> list[bytes]:
+    """The bytes of each of `count` tokens; without usable `lens` the first has them all."""
+    sound = len(lens) == count and all(
+        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in lens
+    )
+    if not sound or sum(lens) != len(data):
+        if lens:
+            raise _Malformed("lens do not fit the bytes")
+        return [data] + [b""] * (count - 1)
+    out, at = [], 0
+    for size in lens:
+        out.append(data[at : at + size])
+        at += size
+    return out
+
+
+def _rows(values: Record, count: int) -> list[list[tuple[int, float]]]:
+    rows = _list(values, "top")
+    if len(rows) not in (0, count):
+        raise _Malformed("top does not fit the tokens")
+    return [[_pair(pair) for pair in row] for row in rows] or [[] for _ in range(count)]
+
+
+def _pair(pair: Any) -> tuple[int, float]:
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise _Malformed("a choice that is no pair")
+    value = _logprob(pair[1])
+    return _id(pair[0]), -math.inf if value is None else value
+
+
+class Reader:
+    """Reads lines in order, remembering how token ids are spelled, so that alternatives have their
+    bytes without a vocabulary.
+    """
+
+    def __init__(self) -> None:
+        self._spelled: dict[int, bytes] = {}
+
+    def read(self, line: bytes) -> Read:
+        """One line, with or without its line feed. Never raises on hostile input."""
+        raw = line.rstrip(b"\r\n")
+        if len(raw) > MAX_LINE:
+            return Read(None, why=f"longer than {MAX_LINE >> 20} MiB")
+        if not raw.strip():
+            return Read(None, why="an empty line")
+        found = _CHECKSUM.search(raw)
+        ok = found is not None and int(found[1], 16) == zlib.crc32(raw[: found.start()])
+        try:
+            values = json.loads(raw)
+            if not isinstance(values, dict):
+                raise _Malformed("no JSON object")
+            if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(values) > MAX_DEPTH:
+                raise _Malformed(f"nested deeper than {MAX_DEPTH}")
+            stamp = _stamp(values) if "c" in values else None
+            entry = self._entry(values)
+        except RecursionError:
+            return Read(None, why=f"nested deeper than {MAX_DEPTH}")
+        except UnicodeDecodeError:
+            return Read(None, why="not UTF-8")
+        except json.JSONDecodeError:
+            return Read(None, why="not JSON")
+        except (ValueError, OverflowError) as error:
+            return Read(None, ok=ok, why=str(error))
+        why = "" if ok else "no checksum" if found is None else "wrong checksum"
+        return Read(entry, stamp, ok, why)
+
+    def _entry(self, values: Record) -> Entry | Progress:
+        kind = values.get("k")
+        parse = _KINDS.get(kind) if isinstance(kind, str) else None
+        if parse is None:
+            if not isinstance(kind, str):
+                raise _Malformed("no kind")
+            return Unknown({key: value for key, value in values.items() if key not in _STAMP})
+        return parse(self, values)
+
+    def _learn(self, values: Record) -> None:
+        for key, value in _map(values, "spell").items():
+            try:
+                id = _id(int(key))
+            except ValueError:
+                continue
+            if isinstance(value, str):
+                self._spelled[id] = _clean(value).encode()
+            elif isinstance(value, list) and len(value) == 1:
+                self._spelled[id] = _bytes({"b64": value[0]}, "")
+
+    def _tokens(self, values: Record) -> tuple[Token, ...]:
+        ids = [_id(id) for id in _list(values, "ids")]
+        data = _bytes(values, _text(values, "text", ""))
+        if not ids and data:
+            raise _Malformed("text without ids")
+        lps = [_logprob(value) for value in _list(values, "lp")] or [None] * len(ids)
+        if len(lps) != len(ids):
+            raise _Malformed("lp does not fit the ids")
+        runs = _split(data, _list(values, "lens"), len(ids)) if ids else []
+        drafted = {index for index in _list(values, "drafted") if isinstance(index, int)}
+        self._learn(values)
+        self._spelled.update((id, run) for id, run in zip(ids, runs, strict=True) if id >= 0)
+        rows = _rows(values, len(ids))
+        return tuple(
+            Token(id, run, lp, self._choices(row), i in drafted)
+            for i, (id, run, lp, row) in enumerate(zip(ids, runs, lps, rows, strict=True))
+        )
+
+    def _choices(self, row: list[tuple[int, float]]) -> tuple[Choice, ...]:
+        spelled = self._spelled
+        return tuple(Choice(id, spelled.get(id, b""), lp) for id, lp in row)
+
+    def spelling(self, id: int) -> bytes:
+        """The bytes of a token id as this file spelled it; b"" when it never did."""
+        return self._spelled.get(id, b"")
+
+    # one function per kind ------------------------------------------------------------------------
+
+    def _head(self, values: Record) -> Head:
+        return Head(
+            id=_text(values, "id", ""),
+            title=_text(values, "title", ""),
+            app=_text(values, "app", ""),
+            fmt=_text(values, "fmt"),
+            v=_int(values, "v", 1),
+            min=_int(values, "min", 1),
+        )
+
+    def _env(self, values: Record) -> Environment:
+        return Environment(
+            id=_text(values, "id"),
+            engine=_text(values, "engine", ""),
+            model=_map(values, "model"),
+            dtype=_text(values, "dtype", ""),
+            quant=_text(values, "quant", ""),
+            attn=_text(values, "attn", ""),
+            kernels=_text(values, "kernels", ""),
+            threads=_int(values, "threads", 0),
+            device=_text(values, "device", ""),
+            vers={
+                str(key): value
+                for key, value in _map(values, "vers").items()
+                if isinstance(value, str)
+            },
+        )
+
+    def _added(self, values: Record) -> Added:
+        source = _text(values, "src")
+        role = values.get("role")
+        text = _text(values, "text", "")
+        data = _bytes(values, text)
+        if values.get("ids") is None:
+            tokens = pieces(text)
+        else:
+            ids = [_id(id) for id in _list(values, "ids")]
+            if not ids and data:
+                raise _Malformed("text without ids")
+            runs = _split(data, _list(values, "lens"), len(ids)) if ids else []
+            tokens = tuple(Token(id, run) for id, run in zip(ids, runs, strict=True))
+            self._spelled.update((token.id, token.data) for token in tokens if token.id >= 0)
+        return Added(
+            id=_text(values, "id"),
+            parent=None if values.get("parent") is None else _text(values, "parent"),
+            at=_int(values, "at", 0),
+            source=source if source in get_args(Source) else "import",  # type: ignore[arg-type]
+            role=_clean(role) if isinstance(role, str) else None,
+            text=text,
+            tokens=tokens,
+        )
+
+    def _moved(self, values: Record) -> Moved:
+        node = None if values.get("node") is None else _text(values, "node")
+        return Moved(node, _int(values, "at", 0))
+
+    def _started(self, values: Record) -> Started:
+        nodes = _list(values, "nodes")
+        if not all(isinstance(node, str) for node in nodes):
+            raise _Malformed("a node that is no id")
+        mode = values.get("mode")
+        return Started(
+            generation=_text(values, "gen"),
+            nodes=tuple(_clean(node) for node in nodes),
+            environment=_text(values, "env", ""),
+            prompt=_map(values, "prompt"),
+            params=_map(values, "params"),
+            mode=mode if mode in ("complete", "chat", "infill") else "complete",  # type: ignore[arg-type]
+        )
+
+    def _prefill(self, values: Record) -> Happened:
+        event = Prefilled(
+            _int(values, "prompt", 0), _int(values, "reused", 0), _number(values, "seconds")
+        )
+        return Happened(_text(values, "gen"), event)
+
+    def _score(self, values: Record) -> Weighed | Unknown:
+        if values.get("node") is None:
+            return Unknown({key: value for key, value in values.items() if key not in _STAMP})
+        lps = tuple(_logprob(value) for value in _list(values, "lp"))
+        self._learn(values)
+        rows = _rows(values, len(lps))
+        return Weighed(
+            node=_text(values, "node"),
+            start=_int(values, "start", 0),
+            logprobs=lps,
+            choices=tuple(tuple(row) for row in rows) if any(rows) else (),
+        )
+
+    def _emitted(self, values: Record) -> Happened:
+        event = Emitted(
+            self._tokens(values),
+            branch=_int(values, "branch", 0, 2**16),
+            ms=_int(values, "ms", 0),
+            index=_int(values, "i", 0, 2**31),
+        )
+        return Happened(_text(values, "gen"), event)
+
+    def _finished(self, values: Record) -> Happened:
+        reason = _text(values, "reason")
+        known = reason in get_args(Reason)
+        event = Finished(
+            reason if known else "failed",  # type: ignore[arg-type]
+            branch=_int(values, "branch", 0, 2**16),
+            stats=_read_stats(_map(values, "stats")),
+            stop=_text(values, "stop", ""),
+            message=_text(values, "message", "") or ("" if known else reason),
+            hint=_text(values, "hint", ""),
+            schedule=_map(values, "schedule"),
+        )
+        return Happened(_text(values, "gen"), event)
+
+    def _meta(self, values: Record) -> Titled:
+        tags = tuple(_clean(tag) for tag in _list(values, "tags") if isinstance(tag, str))
+        return Titled(_text(values, "title", ""), tags)
+
+    def _mark(self, values: Record) -> Marked:
+        on: bool = _get(values, "on", bool, True)
+        return Marked(_text(values, "node"), on, _text(values, "label", ""))
+
+    def _del(self, values: Record) -> Hidden:
+        on: bool = _get(values, "on", bool, True)
+        return Hidden(_text(values, "node"), on)
+
+    def _progress(self, values: Record) -> Progress | Unknown:
+        stage = _text(values, "stage")
+        if stage not in get_args(Stage):
+            return Unknown(dict(values))
+        return Progress(
+            stage,  # type: ignore[arg-type]
+            _int(values, "done", 0),
+            _int(values, "total", 0),
+        )
+
+
+_KINDS: Final[Mapping[str, Callable[[Reader, Record], Entry | Progress]]] = {
+    "head": Reader._head,
+    "env": Reader._env,
+    "node": Reader._added,
+    "move": Reader._moved,
+    "gen": Reader._started,
+    "prefill": Reader._prefill,
+    "score": Reader._score,
+    "tok": Reader._emitted,
+    "end": Reader._finished,
+    "meta": Reader._meta,
+    "mark": Reader._mark,
+    "del": Reader._del,
+    "progress": Reader._progress,
+}
+
+
+def _read_stats(values: Record) -> Stats:
+    return Stats(
+        prompt=_int(values, "prompt", 0),
+        reused=_int(values, "reused", 0),
+        emitted=_int(values, "emitted", 0),
+        drafted=_int(values, "drafted", 0),
+        accepted=_int(values, "accepted", 0),
+        prefill_s=_number(values, "prefill_s"),
+        ttft_s=_number(values, "ttft_s"),
+        decode_s=_number(values, "decode_s"),
+        peak_bytes=_int(values, "peak_bytes", 0),
+    )
+
+
+def _stamp(values: Record) -> Stamp | None:
+    writer, counter, unix_ms = values.get("w"), values.get("n"), values.get("t")
+    if not (isinstance(writer, str) and isinstance(counter, int) and isinstance(unix_ms, int)):
+        return None
+    return Stamp(_clean(writer), counter, unix_ms)
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and objects stand in each other, level by level, without recursion."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        level = [
+            item
+            for outer in level
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(item, dict | list)
+        ]
+    return depth
+
+
+def read(line: bytes) -> Read:
+    """One line by itself: alternatives it does not spell have no bytes. Files: use a `Reader`."""
+    return Reader().read(line)
