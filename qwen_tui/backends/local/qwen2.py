@@ -1,0 +1,265 @@
+"""Our own Qwen2 forward over fused weights: q, k and v in one product, gate and up in another.
+
+Law: in float32 its greedy ids are the reference's, for any batch, chunking and reused prefix. A
+forward that is cancelled leaves the cache as long as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen_tui.backends.local.linear import Linear
+
+KV_GROWTH: Final = 512
+"""Positions the cache grows by at least; it doubles beyond that."""
+
+
+class Cancelled(Exception):
+    """Raised inside a forward when somebody asked it to stop; nothing was kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers of a Qwen2 checkpoint that the forward needs."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocab: int
+    context: int
+    eps: float
+    theta: float
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape | None:
+        """Read a config.json; None when it asks for something this forward does not do (scaled
+        RoPE, sliding windows, another activation or architecture).
+        """
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+        same = config.get("model_type") == "qwen2" and config.get("hidden_act", "silu") == "silu"
+        if not plain or not same or config.get("use_sliding_window"):
+            return None
+        heads = int(config["num_attention_heads"])
+        return cls(
+            hidden=int(config["hidden_size"]),
+            intermediate=int(config["intermediate_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads", heads)),
+            head=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocab=int(config["vocab_size"]),
+            context=int(config.get("max_position_embeddings", 32768)),
+            eps=float(config.get("rms_norm_eps", 1e-6)),
+            theta=float(config.get("rope_theta") or rope.get("rope_theta", 10000.0)),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer's fused weights; norms are [hidden]."""
+
+    norm1: Tensor
+    qkv: Linear
+    out: Linear
+    norm2: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class KV:
+    """Preallocated keys and values, [B, kv_heads, capacity, head] a layer; grows, never `cat`s.
+
+    Rows share one `length`: the positions that are valid in every row.
+    """
+
+    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.rows = 1
+        self.length = 0
+        self.capacity = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds allocated."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+    def reserve(self, positions: int) -> None:
+        """Room for `positions` in every row; what is held is kept."""
+        if positions <= self.capacity:
+            return
+        grown = max(positions, min(2 * self.capacity, self.shape.context), KV_GROWTH)
+        self._reshape(self.rows, grown, list(range(self.rows)))
+
+    def rewind(self, positions: int) -> None:
+        """Forget all beyond the first `positions`."""
+        if not 0 <= positions <= self.length:
+            raise ValueError(f"cannot rewind {self.length} positions to {positions}")
+        self.length = positions
+
+    def select(self, rows: list[int]) -> None:
+        """Row i becomes a copy of what row `rows[i]` held: fan out, drop or reorder branches."""
+        if rows != list(range(self.rows)):
+            self._reshape(len(rows), self.capacity, rows)
+
+    def _reshape(self, rows: int, capacity: int, sources: list[int]) -> None:
+        heads, head = self.shape.kv_heads, self.shape.head
+        for side in (self.keys, self.values):
+            for layer in range(self.shape.layers):
+                fresh = torch.empty(
+                    rows, heads, capacity, head, dtype=self.dtype, device=self.device
+                )
+                if self.length:
+                    held = side[layer][:, :, : self.length]
+                    for row, source in enumerate(sources):
+                        fresh[row, :, : self.length] = held[source]
+                if layer < len(side):
+                    side[layer] = fresh
+                else:
+                    side.append(fresh)
+        self.rows, self.capacity = rows, capacity
+
+
+class Qwen2:
+    """The network. Give it ids and a cache, take logits; it keeps no state of a generation."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        embed: Tensor,
+        layers: list[Layer],
+        norm: Tensor,
+        lm_head: Linear,
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, embed.device
+        self.embed, self.layers, self.norm, self.lm_head = embed, layers, norm, lm_head
+        steps = torch.arange(0, shape.head, 2, dtype=torch.float32) / shape.head
+        self._frequencies = (1.0 / shape.theta**steps).to(self.device)
+        self._cos = self._sin = torch.empty(0, device=self.device)
+
+    @property
+    def nbytes_per_token(self) -> int:
+        """Weight bytes that one decoding step reads, whatever the batch."""
+        layers = sum(
+            part.nbytes
+            for layer in self.layers
+            for part in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+        return layers + self.lm_head.nbytes
+
+    def cache(self) -> KV:
+        """An empty cache for this network."""
+        return KV(self.shape, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KV,
+        *,
+        last: int = 1,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> Tensor:
+        """Run ids [B, T] (int64) after what the cache holds; B is the cache's rows.
+
+        Returns float32 logits [B, last, V] of the last `last` positions (none when 0), and leaves
+        T more positions in the cache. `stopped` is asked before every large product; when it says
+        yes `Cancelled` is raised and the cache's length is as it was.
+        """
+        batch, count = ids.shape
+        start, end = cache.length, cache.length + count
+        cache.reserve(end)
+        self._reach(end)
+        cos, sin = self._cos[start:end], self._sin[start:end]
+        mask = self._mask(start, end) if count > 1 and start else None
+        x = F.embedding(ids, self.embed).view(batch * count, -1)
+        for index, layer in enumerate(self.layers):
+            normed = F.rms_norm(x, (self.shape.hidden,), layer.norm1, self.shape.eps)
+            _ask(stopped)
+            mixed = self._attend(layer.qkv(normed), cache, index, batch, cos, sin, mask)
+            x = x + layer.out(mixed)
+            normed = F.rms_norm(x, (self.shape.hidden,), layer.norm2, self.shape.eps)
+            _ask(stopped)
+            gate, up = layer.gate_up(normed).chunk(2, dim=-1)
+            inner = F.silu(gate).mul_(up)
+            _ask(stopped)
+            x = x + layer.down(inner)
+        cache.length = end
+        if not last:
+            return torch.empty(batch, 0, self.shape.vocab)
+        tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
+        tail = F.rms_norm(tail, (self.shape.hidden,), self.norm, self.shape.eps)
+        return self.lm_head(tail).float().view(batch, last, -1)
+
+    def _attend(
+        self,
+        qkv: Tensor,
+        cache: KV,
+        index: int,
+        batch: int,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | None,
+    ) -> Tensor:
+        """Rotate, store, attend: fused qkv [B·T, (H + 2·Hkv)·D] → [B·T, H·D]."""
+        heads, kv_heads, head = self.shape.heads, self.shape.kv_heads, self.shape.head
+        count = cos.shape[0]
+        qkv = qkv.view(batch, count, heads + 2 * kv_heads, head).transpose(1, 2)
+        turned = _rotated(qkv[:, : heads + kv_heads], cos, sin)
+        query, key = turned[:, :heads], turned[:, heads:]
+        keys, values = cache.keys[index], cache.values[index]
+        end = cache.length + count
+        keys[:, :, cache.length : end] = key
+        values[:, :, cache.length : end] = qkv[:, heads + kv_heads :]
+        mixed = F.scaled_dot_product_attention(
+            query,
+            keys[:, :, :end],
+            values[:, :, :end],
+            attn_mask=mask,
+            is_causal=mask is None and count > 1,
+            enable_gqa=heads != kv_heads,
+        )
+        return mixed.transpose(1, 2).reshape(batch * count, heads * head)
+
+    def _mask(self, start: int, end: int) -> Tensor:
+        """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
+        mask = torch.zeros(end - start, end, dtype=self.dtype, device=self.device)
+        future = torch.ones(end - start, end - start, dtype=torch.bool, device=self.device)
+        mask[:, start:].masked_fill_(future.triu(1), float("-inf"))
+        return mask
+
+    def _reach(self, positions: int) -> None:
+        """RoPE tables [positions, D] in the compute dtype, computed in float32."""
+        if positions <= self._cos.shape[0]:
+            return
+        reach = max(positions, min(2 * positions, self.shape.context))
+        angles = torch.arange(reach, device=self.device).float()[:, None] * self._frequencies
+        angles = torch.cat((angles, angles), dim=-1)
+        self._cos, self._sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding in the half-split convention: x [B, H, T, D], cos and sin [T, D]."""
+    half = x.shape[-1] // 2
+    swapped = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + swapped * sin
+
+
+def _ask(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise Cancelled
