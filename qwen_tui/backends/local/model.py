@@ -1,0 +1,74 @@
+"""What the generation loop asks of a forward pass: one small door, whoever stands behind it.
+
+A model holds a KV cache of `rows` rows, each of `length` positions; all rows advance together.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class Cancelled(Exception):
+    """The person stopped it inside a forward pass; the cache is as it was before that call."""
+
+
+class Model(Protocol):
+    """One forward pass with its KV cache. Used by one thread at a time.
+
+    Every method may raise torch's out-of-memory errors; `reset` is then safe, and nothing else is.
+    """
+
+    @property
+    def length(self) -> int:
+        """How many positions each row of the cache holds."""
+        ...
+
+    @property
+    def rows(self) -> int:
+        """How many rows the cache has (1 after `reset`)."""
+        ...
+
+    @property
+    def vocab_rows(self) -> int:
+        """How many logits a position has, padding rows included."""
+        ...
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
+    ) -> Tensor:
+        """Run `ids` [rows][n] after what is held and append them to the cache.
+
+        Returns float32 logits of the last position, [rows, V], or with `every` of all n positions,
+        [rows, n, V]. Asks `cancel` between layers when n is large, and raises `Cancelled`.
+        """
+        ...
+
+    def rewind(self, length: int) -> int:
+        """Forget all positions from `length` on; returns the length that is really held then: less
+        (0) where this kind of cache cannot go back.
+        """
+        ...
+
+    def branch(self, rows: int) -> None:
+        """From one row make `rows` equal ones."""
+        ...
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, in this order."""
+        ...
+
+    def reset(self) -> None:
+        """Forget everything and give the cache's memory back."""
+        ...
+
+    def memory(self) -> int:
+        """Bytes held now for weights, cache and whatever else the process or device needs."""
+        ...
+
+    def close(self) -> None:
+        """Give the weights back; nothing may be called after it."""
+        ...

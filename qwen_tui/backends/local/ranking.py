@@ -1,0 +1,68 @@
+"""From logits to tokens with their probabilities: one top-k and one logsumexp for a whole step.
+
+Law: a token's logprob is the natural log of its share under softmax of the raw logits, before any
+sampling stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qwen_tui.types import Choice, Token
+
+
+@dataclass(frozen=True, slots=True)
+class Top:
+    """The most probable candidates of some rows, on the host.
+
+    `values` [B, K] float32, descending; `ids` [B, K] int64; `log_mass` [B] float64, the logsumexp
+    of each whole row.
+    """
+
+    values: Tensor
+    ids: Tensor
+    log_mass: Tensor
+
+    def row(self, index: int) -> Top:
+        """The candidates of one row, still with a batch dimension."""
+        one = slice(index, index + 1)
+        return Top(self.values[one], self.ids[one], self.log_mass[one])
+
+    def finite(self, index: int) -> bool:
+        """Whether the row can be sampled: a NaN or +Inf anywhere in it shows in its logsumexp."""
+        return math.isfinite(float(self.log_mass[index]))
+
+
+def peek(logits: Tensor, count: int) -> Top:
+    """The `count` largest of each row of `logits` [B, V] float32, and each row's mass."""
+    values, ids = torch.topk(logits, min(count, logits.shape[-1]))
+    mass = logits.logsumexp(-1)
+    return Top(values.cpu(), ids.cpu(), mass.double().cpu())
+
+
+def rank(
+    logits: Tensor, chosen: int, top: Top, choices: int, data: Callable[[int], bytes]
+) -> Token:
+    """The token `chosen` from one row `logits` [V], with its logprob and its best rivals.
+
+    `top` holds this row's candidates (at least `choices`); equal ones stand in order of id.
+    """
+    mass = float(top.log_mass[0])
+    pairs = sorted(
+        zip(top.values[0].tolist(), top.ids[0].tolist(), strict=True),
+        key=lambda pair: (-pair[0], pair[1]),
+    )
+    logit = next((value for value, token_id in pairs if token_id == chosen), None)
+    if logit is None:
+        logit = float(logits[chosen])
+    rivals = tuple(
+        Choice(token_id, data(token_id), value - mass)
+        for value, token_id in pairs[:choices]
+        if value > -math.inf
+    )
+    return Token(chosen, data(chosen), logit - mass, rivals)
