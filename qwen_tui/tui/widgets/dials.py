@@ -13,6 +13,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual import events
 from textual.binding import Binding
+from textual.content import Content
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
@@ -23,6 +24,7 @@ from qwen_tui import presets
 from qwen_tui.presets import DIALS, Dial, Preset
 from qwen_tui.tui.actions import bindings
 from qwen_tui.types import Sampling, Trouble
+from qwen_tui.visible import visible
 
 MAX_TOKENS: Final = Dial(
     "max_tokens",
@@ -224,10 +226,10 @@ class Dials(ScrollView, can_focus=True):
         return found.label if found is not None else "custom"
 
     def _say(self) -> None:
-        self.border_subtitle = self.complaint or self.help_line()
+        self.border_subtitle = Content(visible(self.complaint or self.help_line()))
         self.set_class(bool(self.complaint), "-wrong")
         dial = ROW_DIALS.get(self.row)
-        self.tooltip = f"{dial.label}: {dial.help}" if dial else None
+        self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
 
     def watch_cursor(self, _old: int, cursor: int) -> None:
         self._say()
@@ -265,7 +267,7 @@ class Dials(ScrollView, can_focus=True):
         ]
         if here and self.typed is not None:
             style = self._style("wrong" if self.complaint else "edit", base)
-            return [*segments, Segment(f" {self.typed}▏", style)]
+            return [*segments, Segment(f" {visible(self.typed)}▏", style)]
         if name not in ROW_DIALS:
             text, neutral = self._words(name)
             style = self._style("neutral" if neutral else "value", base)
@@ -286,7 +288,7 @@ class Dials(ScrollView, can_focus=True):
                 return f"{seed} fixed", False
             return (f"fresh · {self.last_seed}" if self.last_seed is not None else "fresh"), True
         stops = self.controls.stop
-        shown = " ".join(repr(each)[1:-1].replace(" ", "␣") for each in stops)
+        shown = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in stops)
         return (shown, False) if stops else ("none", True)
 
     def _slider(self, dial: Dial, value: float, cells: int, base: Style) -> list[Segment]:

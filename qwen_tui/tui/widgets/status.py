@@ -1,0 +1,229 @@
+"""The status line, the keys that work right now, and notices that stay until they are mended.
+
+Law: what does not fit is left out by rank, never cut in the middle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from textual.binding import Binding
+from textual.content import Content
+from textual.message import Message
+from textual.reactive import reactive
+from textual.screen import Screen
+from textual.style import Style
+from textual.widget import Widget
+from textual.widgets import Static
+
+from qwen_tui.tui.actions import BY_ID, short_key_name
+from qwen_tui.visible import visible
+
+METER_CELLS: Final = 8
+FULL_SHARE: Final = 0.9
+"""From here on the context meter warns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the status line tells. A number that is not known is None or 0; `context` 0: no limit is
+    known.
+    """
+
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    state: str = ""
+    busy: bool = False
+    tokens: int | None = None
+    exact: bool = True
+    context: int = 0
+    tok_s: float = 0.0
+    ttft_s: float = 0.0
+    seed: int | None = None
+    saved: str = ""
+    saved_ok: bool = True
+    chat: bool = False
+    read_only: bool = False
+
+
+def meter(facts: Facts) -> str:
+    """The context meter: `1,204 / 131,072`; `~` before a count that is estimated."""
+    if facts.tokens is None:
+        return ""
+    count = f"{'' if facts.exact else '~'}{facts.tokens:,}"
+    return f"{count} / {facts.context:,}" if facts.context else f"{count} tokens"
+
+
+class Status(Widget):
+    """One line of facts."""
+
+    DEFAULT_CSS = """
+    Status {
+        height: 1;
+        width: 1fr;
+        background: $panel;
+        color: $foreground 80%;
+    }
+    """
+
+    facts: reactive[Facts] = reactive(Facts())
+    """What it tells now."""
+
+    def _pieces(self) -> list[tuple[int, Content]]:
+        """Every piece with its rank: 1 is left out last."""
+        facts = self.facts
+        pieces: list[tuple[int, Content]] = []
+
+        def add(rank: int, text: str, style: str = "") -> None:
+            if text:
+                pieces.append((rank, Content.styled(text, style) if style else Content(text)))
+
+        add(3, visible(facts.model), "bold $foreground")
+        add(6, visible(facts.device))
+        add(7, visible(facts.dtype))
+        add(5, "chat" if facts.chat else "", "$secondary")
+        add(2, "read-only" if facts.read_only else "", "$warning")
+        add(2, visible(facts.state), "$accent" if facts.busy else "")
+        if facts.tokens is not None:
+            full = facts.context and facts.tokens >= facts.context * FULL_SHARE
+            over = facts.context and facts.tokens >= facts.context
+            style = "$error" if over else "$warning" if full else "$foreground"
+            add(1, meter(facts), style)
+        add(4, f"{facts.tok_s:.1f} tok/s" if facts.tok_s else "")
+        add(8, f"TTFT {facts.ttft_s:.2f} s" if facts.ttft_s else "")
+        add(9, f"seed {facts.seed}" if facts.seed is not None else "")
+        add(2, facts.saved, "$success" if facts.saved_ok else "bold $error")
+        return pieces
+
+    def render(self) -> Content:
+        """As many pieces as fit, in their order."""
+        pieces = self._pieces()
+        width = self.size.width - 2
+        while pieces and _width(pieces) > width:
+            pieces.remove(max(pieces, key=lambda piece: piece[0]))
+        gap = Content.styled(GAP, "$foreground 35%")
+        return Content(" ") + gap.join([piece for _, piece in pieces])
+
+
+GAP: Final = " · "
+
+
+def _width(pieces: list[tuple[int, Content]]) -> int:
+    return sum(piece.cell_length for _, piece in pieces) + len(GAP) * (len(pieces) - 1)
+
+
+class KeyLine(Widget):
+    """The keys that work right now, the most useful first; a click presses one."""
+
+    DEFAULT_CSS = """
+    KeyLine {
+        height: 1;
+        width: 1fr;
+        background: $background;
+        color: $foreground 60%;
+    }
+    """
+    ALLOW_SELECT = False
+
+    def on_mount(self) -> None:
+        self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
+
+    def _bindings_changed(self, _screen: Screen[object]) -> None:
+        self.refresh()
+
+    def _keys(self) -> list[Binding]:
+        """One binding per action that works now, by rank."""
+        found: dict[str, Binding] = {}
+        for active in self.screen.active_bindings.values():
+            name = active.binding.id or ""
+            if active.enabled and name in BY_ID and BY_ID[name].rank and name not in found:
+                found[name] = active.binding
+        return sorted(found.values(), key=lambda binding: BY_ID[binding.id or ""].rank)
+
+    def render(self) -> Content:
+        """As many keys as fit; help is always the last."""
+        keys = self._keys()
+        last = [binding for binding in keys if binding.id == "help"]
+        pieces = [self._piece(binding) for binding in keys if binding.id != "help"]
+        tail = [self._piece(binding) for binding in last]
+        room = self.size.width - 1 - sum(piece.cell_length + 2 for piece in tail)
+        kept: list[Content] = []
+        for piece in pieces:
+            room -= piece.cell_length + 2
+            if room < 0:
+                break
+            kept.append(piece)
+        return Content(" ") + Content("  ").join([*kept, *tail])
+
+    @staticmethod
+    def _piece(binding: Binding) -> Content:
+        press = Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"})
+        key = Content.styled(short_key_name(binding.key), "bold $accent")
+        return (key + Content(f" {BY_ID[binding.id or ''].name}")).stylize(press)
+
+
+class Notice(Static):
+    """Something a person should know, with its cure; it stays until it is closed or mended."""
+
+    DEFAULT_CSS = """
+    Notice {
+        width: 1fr;
+        height: auto;
+        max-height: 6;
+        padding: 0 1;
+        display: none;
+        background: $error 15%;
+        border-left: thick $error;
+        color: $foreground;
+        &.-shown { display: block; }
+        &.-mild { background: $warning 12%; border-left: thick $warning; }
+        &.-calm { background: $primary 12%; border-left: thick $primary; }
+    }
+    """
+    ALLOW_SELECT: ClassVar[bool] = True
+
+    class Closed(Message):
+        """A person closed the notice."""
+
+        def __init__(self, notice: Notice) -> None:
+            super().__init__()
+            self.notice = notice
+
+        @property
+        def control(self) -> Notice:
+            """The notice, for `on` selectors."""
+            return self.notice
+
+    def __init__(self, *, id: str | None = None, closable: bool = True) -> None:
+        super().__init__(Content(""), id=id, markup=False)
+        self.closable = closable
+        self.message = ""
+
+    def tell(self, message: str, hint: str = "", *, mood: str = "") -> None:
+        """Show a message and its cure; an empty one hides the notice. `mood`: "", mild or calm."""
+        self.message = message
+        self.set_class(bool(message), "-shown")
+        for name in ("mild", "calm"):
+            self.set_class(mood == name, f"-{name}")
+        if not message:
+            return
+        content = Content.styled(visible(message), "bold")
+        if hint:
+            content += Content("\n") + Content.styled(visible(hint), "$foreground 75%")
+        if self.closable:
+            close = Style.from_meta({"@click": "close"})
+            content = Content("✕ ").stylize(close).stylize("$foreground 60%") + content
+        self.update(content)
+
+    @property
+    def shown(self) -> bool:
+        """Whether it stands on the screen."""
+        return self.has_class("-shown")
+
+    def action_close(self) -> None:
+        """Take it away."""
+        if self.closable and self.shown:
+            self.tell("")
+            self.post_message(self.Closed(self))
