@@ -1,0 +1,511 @@
+"""The streaming output pane: a completion token by token, coloured by how sure the model was.
+
+Law: a picture of the tokens it was given, it changes none; painting one more token costs the same
+after a hundred thousand as after none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from rich.cells import cell_len
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding, BindingType
+from textual.cache import LRUCache
+from textual.geometry import Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.scroll_view import ScrollView
+from textual.selection import Selection
+from textual.strip import Strip
+
+from qwen_tui.tui.flow import Flow, Run
+from qwen_tui.tui.heat import Heat
+from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
+from qwen_tui.types import Reason, Token
+
+END_MARKS: Final[dict[Reason, str]] = {
+    "eos": "■ eos",
+    "stop": "■ stop string",
+    "length": "… length",
+    "cancelled": "⏹ stopped",
+    "oom": "✗ out of memory",
+    "nan": "✗ not a number",
+    "eof": "✗ connection lost",
+    "failed": "✗ failed",
+}
+CONTEXT_SHOWN: Final = 4000
+"""How many characters of the text before the completion are shown, at most."""
+
+_EMPHASIS: Final = Style(bold=True, underline=True)
+_KEPT_STRIPS: Final = 1024
+
+
+class OutputPane(ScrollView, can_focus=True):
+    """Shows tokens as they come; the cursor walks them one by one.
+
+    `show(tokens)` replaces everything, `extend(tokens)` appends, `finish(reason)` writes the end
+    mark. `cursor` is the index of the token a person looks at, or None. The view follows the end
+    while `follow` is true; scrolling up ends that, scrolling back to the end resumes it.
+    """
+
+    DEFAULT_CSS = """
+    OutputPane {
+        width: 1fr;
+        height: 1fr;
+        background: $surface;
+        color: $foreground;
+        overflow-x: hidden;
+        overflow-y: auto;
+        scrollbar-gutter: stable;
+        scrollbar-size-vertical: 1;
+        padding: 0 0 0 1;
+    }
+    """
+
+    ALLOW_SELECT = True
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("left", "step(-1)", "Previous token", show=False),
+        Binding("right", "step(1)", "Next token", show=False),
+        Binding("up", "line(-1)", "Line up", show=False),
+        Binding("down", "line(1)", "Line down", show=False),
+        Binding("pageup", "page(-1)", "Page up", show=False),
+        Binding("pagedown", "page(1)", "Page down", show=False),
+        Binding("home", "row_edge(-1)", "First token of the row", show=False),
+        Binding("end", "row_edge(1)", "Last token of the row", show=False),
+        Binding("ctrl+home", "edge(-1)", "First token", show=False),
+        Binding("ctrl+end", "edge(1)", "Last token", show=False),
+        Binding("enter", "activate", "Open the token", show=False),
+    ]
+
+    cursor: reactive[int | None] = reactive(None, init=False)
+    """Index of the token under the cursor; None: no token is marked."""
+    heat: reactive[Heat] = reactive(Heat(PLAIN_LEVELS, PLAIN), init=False)
+    """The styles; set a new one when the theme changes."""
+    show_heat: reactive[bool] = reactive(True, init=False)
+    """Whether tokens are coloured by their probability."""
+    accepted: reactive[int | None] = reactive(None, init=False)
+    """How many tokens from the first are in the document; the rest is shown tentative. None: no
+    difference is shown."""
+    follow: reactive[bool] = reactive(True, init=False)
+    """Whether the view stays at the end while tokens come."""
+    hint: reactive[str] = reactive("", init=False)
+    """What an empty pane says."""
+
+    @dataclass
+    class TokenSelected(Message):
+        """The cursor stands on another token, or on none."""
+
+        pane: OutputPane
+        index: int | None
+
+        @property
+        def control(self) -> OutputPane:
+            """The pane it came from."""
+            return self.pane
+
+    @dataclass
+    class TokenActivated(Message):
+        """Enter or a double click on a token: show what it beat."""
+
+        pane: OutputPane
+        index: int
+
+        @property
+        def control(self) -> OutputPane:
+            """The pane it came from."""
+            return self.pane
+
+    def __init__(
+        self,
+        *,
+        hint: str = "",
+        special: Container[int] = frozenset(),
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        """`special` holds the ids shown as special tokens."""
+        super().__init__(name=name, id=id, classes=classes)
+        self.set_reactive(OutputPane.hint, hint)
+        self.special = special
+        self.stripped = 0
+        """How many control characters the last copied text lost."""
+        self._tokens: list[Token] = []
+        self._context = ""
+        self._reason: Reason | None = None
+        self._flow = Flow()
+        self._strips: LRUCache[int, Strip] = LRUCache(_KEPT_STRIPS)
+        self._aim = 0
+
+    # -- what is shown ----------------------------------------------------------------------------
+
+    @property
+    def tokens(self) -> Sequence[Token]:
+        """The tokens shown; read only."""
+        return self._tokens
+
+    @property
+    def held(self) -> bytes:
+        """Bytes at the end that are no whole character yet."""
+        return self._flow.held
+
+    def show(
+        self,
+        tokens: Sequence[Token],
+        *,
+        context: str = "",
+        reason: Reason | None = None,
+        accepted: int | None = None,
+    ) -> None:
+        """Show these tokens instead, after `context` (dim, its last characters only).
+
+        What is already there stays laid out when only later tokens or probabilities are new.
+        """
+        self._reason = reason
+        self.set_reactive(OutputPane.accepted, accepted)
+        kept = len(self._tokens)
+        pairs = zip(self._tokens, tokens, strict=False)
+        same = context == self._context and kept <= len(tokens)
+        if same and all(a is b or a.data == b.data for a, b in pairs):
+            self._tokens = list(tokens)
+            self._place(kept)
+        else:
+            self._tokens, self._context = list(tokens), context
+            self._restart()
+        if self.cursor is not None and self.cursor >= len(self._tokens):
+            self.cursor = len(self._tokens) - 1 if self._tokens else None
+        self._repaint()
+
+    def extend(self, tokens: Iterable[Token]) -> None:
+        """Append tokens as they come."""
+        kept = len(self._tokens)
+        self._tokens.extend(tokens)
+        self._reason = None
+        self._place(kept)
+        self._update()
+
+    def finish(self, reason: Reason) -> None:
+        """Mark the end: why there are no more tokens."""
+        self._reason = reason
+        self._flow.changed = min(self._flow.changed, self._flow.height - 1)
+        self._update()
+
+    def clear(self) -> None:
+        """Show nothing; the hint comes back."""
+        self.show(())
+        self.follow = True
+
+    def _restart(self) -> None:
+        """Lay everything out from nothing."""
+        self._flow.clear()
+        shown = self._context[-CONTEXT_SHOWN:]
+        if shown:
+            cut = "…" if len(shown) < len(self._context) else ""
+            self._flow.add(-1, (cut + shown).encode("utf-8", "replace"))
+        self._place(0)
+
+    def _place(self, first: int) -> None:
+        add = self._flow.add
+        for index in range(first, len(self._tokens)):
+            add(index, self._tokens[index].data)
+
+    # -- size and scrolling -----------------------------------------------------------------------
+
+    @property
+    def _row_width(self) -> int:
+        """Cells for text; the last column is left for a hanging blank and the line feed's mark."""
+        return max(1, self.scrollable_content_region.width - 1)
+
+    def _trailer(self) -> list[tuple[str, Style]]:
+        """What follows the last token: bytes that wait for the rest, and the end mark."""
+        parts = []
+        if held := self._flow.held:
+            badge = self.heat.palette.badge
+            if self.cursor is not None and self.cursor >= self._flow.held_since:
+                badge += self.heat.palette.cursor
+            parts.append((f"‹{held.hex(' ').upper()} …›", badge))
+        if self._reason is not None:
+            parts.append((f" {END_MARKS[self._reason]} ", self.heat.palette.end))
+        return parts
+
+    @property
+    def _trailer_row(self) -> int:
+        """The row of the trailer: the last one where it fits, else one more."""
+        room = self._row_width + 1 - self._flow.last_x
+        needed = sum(cell_len(text) for text, _ in self._trailer())
+        return self._flow.height - 1 + (needed > room and self._flow.last_x > 0)
+
+    def _update(self) -> None:
+        """Repaint the rows that changed, grow, and stay at the end where the person is there."""
+        changed = min(self._flow.settle(), self._flow.height - 1)
+        for row in [row for row in self._strips if row >= changed]:
+            self._strips.discard(row)
+        if not self.is_mounted:
+            return
+        height = self._trailer_row + 1
+        if height != self.virtual_size.height:
+            self.virtual_size = Size(0, height)
+        self.refresh_lines(changed, max(1, height - changed, self.size.height))
+        if self.follow:
+            self.scroll_to(y=self.max_scroll_y, animate=False)
+
+    def _repaint(self) -> None:
+        self._strips.clear()
+        self._flow.changed = 0
+        self._update()
+        self.refresh()
+
+    def on_resize(self) -> None:
+        """Lay out for the new width; what was at the top stays there."""
+        top = self._flow.token_at(int(self.scroll_offset.y), 0)
+        if self._flow.width == self._row_width:
+            self._update()
+            return
+        self._flow.rewrap(self._row_width)
+        self._repaint()
+        if not self.follow and top is not None:
+            self.scroll_to(y=self._flow.place(top).y, animate=False)
+
+    def watch_scroll_y(self, old_value: float, new_value: float) -> None:
+        """Follow the end exactly while the view stands there."""
+        super().watch_scroll_y(old_value, new_value)
+        self.follow = new_value >= self.max_scroll_y
+
+    def reveal(self, index: int) -> None:
+        """Scroll so that a token can be seen."""
+        place = self._flow.place(index)
+        top, rows = self.scroll_offset.y, max(1, self.scrollable_content_region.height)
+        if place.y < top:
+            self.scroll_to(y=place.y, animate=False)
+        elif place.last_y >= top + rows:
+            self.scroll_to(y=min(place.y, place.last_y - rows + 1), animate=False)
+
+    # -- painting ---------------------------------------------------------------------------------
+
+    def notify_style_update(self) -> None:
+        """Styles changed: nothing painted before is good."""
+        self._strips.clear()
+        super().notify_style_update()
+
+    def watch_heat(self) -> None:
+        """Paint with the new styles."""
+        self._repaint()
+
+    def watch_show_heat(self) -> None:
+        """Paint with or without probabilities."""
+        self._repaint()
+
+    def watch_accepted(self) -> None:
+        """Paint what is tentative now."""
+        self._repaint()
+
+    def watch_hint(self) -> None:
+        """Paint the new hint."""
+        self._repaint()
+
+    def selection_updated(self, selection: Selection | None) -> None:
+        """The mouse selected other text."""
+        self._strips.clear()
+        self.refresh()
+
+    def render_line(self, y: int) -> Strip:
+        """One row of the view."""
+        row = int(self.scroll_offset.y) + y
+        width = self.scrollable_content_region.width
+        base = self.rich_style
+        if not self._tokens and not self._context and self._reason is None:
+            return self._hint_line(y, width, base)
+        strip = self._strips.get(row)
+        if strip is None or strip.cell_length != width:
+            parts = list(self._row(row)) if row < self._flow.height else []
+            parts = self._selected(row, parts)
+            if row == self._trailer_row:
+                parts += self._trailer()
+            segments = [Segment(text, base + style) for text, style in parts]
+            strip = Strip(segments).crop_extend(0, width, base).apply_offsets(0, row)
+            self._strips[row] = strip
+        return strip
+
+    def _hint_line(self, y: int, width: int, base: Style) -> Strip:
+        lines = self.hint.splitlines()
+        text = lines[y] if y < len(lines) else ""
+        return Strip([Segment(text, base + self.heat.palette.hint)]).crop_extend(0, width, base)
+
+    def _row(self, row: int) -> Iterator[tuple[str, Style]]:
+        """The runs of a row with their styles."""
+        cursor = self.cursor
+        for run in self._flow.runs(row):
+            style = self._style(run)
+            text = run.text
+            under = cursor is not None and run.first <= cursor <= run.last
+            if text.endswith("\n"):
+                text = text[:-1] + ("↵" if under else " ")
+            if under:
+                style += self.heat.palette.cursor
+            yield text, style
+
+    def _style(self, run: Run) -> Style:
+        palette = self.heat.palette
+        if run.first < 0:
+            return palette.context + palette.escape if run.escaped else palette.context
+        style = Style.null()
+        if self.accepted is not None:
+            style += palette.accepted if run.last < self.accepted else palette.tentative
+        token = self._tokens[run.first]
+        warm = self.heat.style(self._logprob(run)) if self.show_heat else None
+        if warm is not None:
+            style += warm
+            return style + _EMPHASIS if run.escaped or token.id in self.special else style
+        if token.id in self.special:
+            style += palette.special
+        return style + palette.escape if run.escaped else style
+
+    def _logprob(self, run: Run) -> float | None:
+        """The least sure of the tokens that share a character."""
+        if run.first == run.last:
+            return self._tokens[run.first].logprob
+        known = [
+            token.logprob
+            for token in self._tokens[run.first : run.last + 1]
+            if token.logprob is not None
+        ]
+        return min(known, default=None)
+
+    def _selected(self, row: int, parts: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
+        """The parts of a row with the mouse selection laid over them."""
+        selection = self.text_selection
+        span = selection.get_span(row) if selection is not None else None
+        if span is None:
+            return parts
+        start, end = span
+        over = self.screen.get_component_rich_style("screen--selection")
+        marked = []
+        at = 0
+        for text, style in parts:
+            low = min(max(start - at, 0), len(text))
+            high = len(text) if end < 0 else min(max(end - at, low), len(text))
+            marked.append((text[:low], style))
+            marked.append((text[low:high], style + over))
+            marked.append((text[high:], style))
+            at += len(text)
+        return [(text, style) for text, style in marked if text]
+
+    def get_selection(self, selection: Selection) -> tuple[str, str] | None:
+        """The exact text under a mouse selection less the controls that `stripped` counts."""
+        ends = [None if each is None else (each.y, each.x) for each in selection]
+        text = self._flow.raw(*ends)
+        kept = "".join(c for c in text if c in "\n\t" or c.isprintable() or not _is_control(c))
+        self.stripped = len(text) - len(kept)
+        return kept, "\n"
+
+    # -- walking ----------------------------------------------------------------------------------
+
+    def validate_cursor(self, cursor: int | None) -> int | None:
+        """Keep it on a token that exists."""
+        if cursor is None or not self._tokens:
+            return None
+        return max(0, min(cursor, len(self._tokens) - 1))
+
+    def watch_cursor(self, old: int | None, new: int | None) -> None:
+        """Repaint both tokens, bring the new one into view, tell the screen."""
+        for index in (old, new):
+            if index is not None:
+                place = self._flow.place(index)
+                for row in range(place.y, place.last_y + 1):
+                    self._strips.discard(row)
+                self._strips.discard(self._trailer_row)
+                self.refresh_lines(place.y, place.last_y - place.y + 1)
+                self.refresh_lines(self._trailer_row)
+        if new is not None:
+            self.follow = new == len(self._tokens) - 1
+            self.reveal(new)
+        self.post_message(self.TokenSelected(self, new))
+
+    def _start(self) -> int:
+        """Where walking begins when no token is marked: the first one in view."""
+        return max(0, self._flow.token_at(int(self.scroll_offset.y), 0) or 0)
+
+    def _go(self, index: int) -> None:
+        """Move the cursor and remember the cell for walking by lines."""
+        self.cursor = index
+        if self.cursor is not None:
+            self._aim = self._flow.place(self.cursor).x
+
+    def action_step(self, by: int) -> None:
+        """To the next or previous token that shows anything."""
+        if not self._tokens:
+            return
+        if self.cursor is None:
+            self._go(len(self._tokens) - 1 if by < 0 else self._start())
+            return
+        index = self.cursor + by
+        while 0 < index < len(self._tokens) - 1 and not self._tokens[index].data:
+            index += by
+        self._go(index)
+
+    def _walk_rows(self, by: int) -> None:
+        if not self._tokens:
+            return
+        if self.cursor is None:
+            self._go(self._start())
+            return
+        place = self._flow.place(self.cursor)
+        row = (place.last_y if by > 0 else place.y) + by
+        row = max(0, min(row, self._flow.height - 1))
+        found = self._flow.token_at(row, self._aim)
+        while found is None and 0 < row < self._flow.height - 1:
+            row += 1 if by > 0 else -1
+            found = self._flow.token_at(row, self._aim)
+        aim = self._aim
+        self._go(len(self._tokens) - 1 if found is None else max(0, found))
+        self._aim = aim
+
+    def action_line(self, by: int) -> None:
+        """To the token above or below."""
+        self._walk_rows(by)
+
+    def action_page(self, by: int) -> None:
+        """A view's height up or down."""
+        self._walk_rows(by * max(1, self.scrollable_content_region.height - 1))
+
+    def action_row_edge(self, side: int) -> None:
+        """To the first or last token of the row."""
+        if self._tokens:
+            row = self._flow.place(self._start() if self.cursor is None else self.cursor).y
+            found = self._flow.token_at(row, 0 if side < 0 else 1 << 30)
+            self._go(max(0, found or 0))
+
+    def action_edge(self, side: int) -> None:
+        """To the first or last token of all."""
+        if self._tokens:
+            self._go(0 if side < 0 else len(self._tokens) - 1)
+
+    def action_activate(self) -> None:
+        """Open the token under the cursor."""
+        if self.cursor is not None:
+            self.post_message(self.TokenActivated(self, self.cursor))
+
+    def on_click(self, event: events.Click) -> None:
+        """Mark the token that was clicked; a double click opens it."""
+        offset = event.get_content_offset(self)
+        if offset is None or not self._tokens:
+            return
+        index = self._flow.token_at(int(self.scroll_offset.y) + offset.y, offset.x)
+        if index is None or index < 0:
+            return
+        if event.chain == 1:
+            self._go(index)
+        elif event.chain == 2:
+            self.post_message(self.TokenActivated(self, index))
+
+
+def _is_control(character: str) -> bool:
+    """C0 less tab and line feed, DEL, and C1."""
+    code = ord(character)
+    return code < 0x20 or 0x7F <= code < 0xA0
