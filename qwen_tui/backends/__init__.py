@@ -1,1 +1,41 @@
+"""Where tokens come from: names of backends, and the one door that opens them.
 
+Law: only strings stand here; opening a backend imports exactly that one, so nothing else pays for
+it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, cast
+
+from qwen_tui.types import BAD_CONFIG, Backend, Progress, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.settings import Settings
+
+NAMES: Final = {"local": "qwen_tui.backends.local:open"}
+"""Name → `module:factory`; a factory takes (settings, report, cancel) and returns a `Backend`."""
+
+
+def open(
+    settings: Settings, report: Callable[[Progress], None], cancel: threading.Event
+) -> Backend:
+    """Import and open the backend that the settings name, reporting how far it is.
+
+    Blocks for as long as loading takes; `cancel` gives it up. Raises Trouble for everything a
+    person can mend, and lets defects through.
+    """
+    if settings.backend not in NAMES:
+        raise Trouble(
+            f"there is no backend {settings.backend!r}",
+            hint=f"backends: {', '.join(NAMES)}",
+            code=BAD_CONFIG,
+        )
+    report(Progress("import", 0, 1))
+    module, _, factory = NAMES[settings.backend].partition(":")
+    opened = getattr(import_module(module), factory)
+    report(Progress("import", 1, 1))
+    return cast("Backend", opened(settings, report, cancel))

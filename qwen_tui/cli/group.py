@@ -1,0 +1,87 @@
+"""The command group in which `qwen-tui [FILE]` stands beside the subcommands.
+
+Law: a command's name wins over a file of that name (`./complete` opens the file); help is plain
+text by subject, so that asking for it costs no more than Python's start.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from typer.core import TyperCommand, TyperGroup
+
+STUDIO: Final = "studio"
+"""The hidden command behind `qwen-tui [FILE]`."""
+
+
+def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
+    """Options under their subjects (`rich_help_panel`), in the order subjects first appear."""
+    subjects: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(ctx):
+        row = parameter.get_help_record(ctx)
+        if row is not None:
+            is_option = parameter.param_type_name == "option"
+            subject = getattr(parameter, "rich_help_panel", None)
+            subject = subject or ("Options" if is_option else "Arguments")
+            subjects.setdefault(subject, []).append(row)
+    if "Options" in subjects:
+        subjects["Options"] = subjects.pop("Options")
+    for subject, rows in subjects.items():
+        with formatter.section(subject):
+            formatter.write_dl(rows, col_max=28)
+
+
+class Command(TyperCommand):
+    """A command whose help groups its options by subject."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_options(self, ctx, formatter)
+
+
+class SavingCommand(Command):
+    """A command whose `--save` may stand without a name."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a bare `--save` (at the end, or before another option) an empty name."""
+        given = []
+        for index, arg in enumerate(args):
+            if arg == "--":
+                given += args[index:]
+                break
+            follower = args[index + 1] if index + 1 < len(args) else "--"
+            bare = arg == "--save" and follower.startswith("-") and follower != "-"
+            given.append("--save=" if bare else arg)
+        return super().parse_args(ctx, given)
+
+
+class Group(TyperGroup):
+    """Commands in plain help."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        _write_options(self, ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+class StudioGroup(Group):
+    """Whatever does not begin with a command's name goes to the studio."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Put the studio's name in front of a line that names no command and asks for no help."""
+        own = {
+            name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)
+        }
+        first = args[0].partition("=")[0] if args else ""
+        if first not in own and first not in self.commands:
+            args = [STUDIO, *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] [FILE]")
+        formatter.write_usage(ctx.command_path, "COMMAND [ARGS]...", prefix="       ")
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        self.format_commands(ctx, formatter)
+        _write_options(self.commands[STUDIO], ctx, formatter)
+        super_rows = [row for p in self.get_params(ctx) if (row := p.get_help_record(ctx))]
+        with formatter.section("Program"):
+            formatter.write_dl(super_rows, col_max=28)

@@ -1,0 +1,73 @@
+"""Signals of the one-shot commands: stop within a token, keep what was said, then die by the
+signal.
+
+Law: a shell must see death by the signal itself, or a loop around us would go on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Final, NoReturn
+
+STOPS: Final = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+
+class Stopped:
+    """Which signal asked us to stop, if any; `cancel` is what a backend looks at."""
+
+    def __init__(self) -> None:
+        self.cancel = threading.Event()
+        self.by: int | None = None
+
+
+@contextmanager
+def stopping() -> Iterator[Stopped]:
+    """While this holds, the first stop signal sets `cancel`; the second kills at once.
+
+    A signal that was ignored when we started (`nohup`) stays ignored. Main thread only.
+    """
+    stopped = Stopped()
+    before = {}
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        stopped.by = stopped.by or signum
+        stopped.cancel.set()
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    for each in STOPS:
+        if signal.getsignal(each) != signal.SIG_IGN:
+            before[each] = signal.signal(each, stop)
+    try:
+        yield stopped
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def dying_at_once() -> Iterator[None]:
+    """While this holds, Ctrl-C kills without Python's say: for long native calls with nothing to
+    save.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def die(signum: int) -> NoReturn:
+    """End this process by that signal, with no traceback and nothing run at exit."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    os._exit(128 + signum)  # where the signal is blocked
