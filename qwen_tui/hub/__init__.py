@@ -1,0 +1,55 @@
+"""Model snapshots: find, describe, hash, list, remove and (only when asked) download them.
+
+Law: no torch, no transformers; nothing but `pull` makes a request, and `huggingface_hub` is
+imported in it alone.
+"""
+
+from __future__ import annotations
+
+from qwen_tui.hub.card import Card, Needs, card, needs
+from qwen_tui.hub.download import pull
+from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
+from qwen_tui.hub.known import KNOWN, Known
+from qwen_tui.hub.snapshots import (
+    DEMO,
+    Snapshot,
+    find,
+    hub_cache,
+    installed,
+    is_hub_id,
+    locate,
+    nearest,
+    offline,
+    remove,
+)
+from qwen_tui.hub.weights import Tensor, header, problems, shards, size_text
+
+__all__ = [
+    "DEMO",
+    "KNOWN",
+    "Card",
+    "Checked",
+    "Fingerprint",
+    "Known",
+    "Needs",
+    "Snapshot",
+    "Stopped",
+    "Tensor",
+    "card",
+    "find",
+    "fingerprint",
+    "header",
+    "hub_cache",
+    "installed",
+    "is_hub_id",
+    "locate",
+    "nearest",
+    "needs",
+    "offline",
+    "problems",
+    "pull",
+    "remove",
+    "shards",
+    "size_text",
+    "verify",
+]

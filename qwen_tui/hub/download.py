@@ -1,0 +1,442 @@
+"""Download a snapshot from the model hub into its ordinary cache: pinned to a commit, resumable,
+verified.
+
+Law: only when a person asked; only safetensors, configuration, tokenizer and licence; every failure
+is one line with its cure and an exit code.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from qwen_tui.hub import snapshots, weights
+from qwen_tui.hub.hashes import CHUNK, Report, Stopped
+from qwen_tui.hub.known import KNOWN
+from qwen_tui.hub.snapshots import Snapshot, is_hub_id, is_wanted, offline, storage
+from qwen_tui.hub.weights import size_text
+from qwen_tui.types import (
+    IO_ERROR,
+    NO_INPUT,
+    NO_PERMISSION,
+    TEMPORARY,
+    UNAVAILABLE,
+    USAGE,
+    Progress,
+    Trouble,
+)
+
+DEFAULT_ENDPOINT: Final = "https://huggingface.co"
+RETRIES: Final = 5
+TIMEOUT: Final = 20.0
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+_ETAG: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+# Read once, when huggingface_hub is imported: no telemetry, no look for updates, no bars of its
+# own.
+_QUIET: Final = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """One file of the repository: its name, size in bytes, and the hub's name for its content."""
+
+    name: str
+    size: int
+    etag: str
+
+
+def pull(
+    model: str,
+    report: Report,
+    cancel: threading.Event,
+    *,
+    env: Mapping[str, str] | None = None,
+    pause: Callable[[float], object] = time.sleep,
+) -> Snapshot:
+    """Download `owner/name` or `owner/name@revision`, or finish a download that broke off.
+
+    `report` gets `Progress("download", bytes, bytes)` over all files. Every file is checked against
+    the hub's hash before it gets its name; a broken connection is resumed where it broke, now and
+    in a later run. Trouble: 66 no such model, 69 no network or requests forbidden, 74 disk, 75 too
+    many requests, 77 not allowed. Raises `Stopped` when cancelled; what was fetched stays.
+    """
+    env = os.environ if env is None else env
+    if not is_hub_id(model):
+        raise Trouble(
+            f"{model[:200]!r} is no hub id", hint="a hub id looks like Qwen/Qwen2.5-7B", code=USAGE
+        )
+    if offline(env):
+        raise Trouble(
+            f"{model} cannot be fetched: HF_HUB_OFFLINE forbids requests",
+            hint="unset it (or set HF_HUB_OFFLINE=0) and try again",
+            code=UNAVAILABLE,
+        )
+    name, _, revision = model.partition("@")
+    hub = _Hub(name, env)
+    commit, files = hub.listing(revision or "main")
+    top = storage(name, env)
+    bar = _Bar(report, sum(each.size for each in files))
+    try:
+        _check_room(top, files, commit, name)
+        (top / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (top / "blobs").mkdir(exist_ok=True)
+        _note_sizes(commit, files, env)
+        for each in files:
+            _fetch(hub, top, commit, each, bar, cancel, pause)
+        if not _COMMIT.fullmatch(revision):
+            _write(top / "refs" / (revision or "main"), commit)
+    except OSError as error:
+        raise _disk(error, name, bar) from None
+    snapshot = snapshots.locate(f"{name}@{commit}", env=env, cwd=Path("/nonexistent"))
+    assert snapshot is not None
+    if snapshot.problems:
+        raise Trouble(
+            f"{name} was fetched but cannot be loaded: {snapshot.problems[0]}", code=NO_INPUT
+        )
+    return snapshot
+
+
+class _Bar:
+    """Bytes that are on disk, of all there will be."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report = report
+        self.total = total
+        self.done = 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        self._report(Progress("download", self.done, self.total))
+
+
+# -- the hub ---------------------------------------------------------------------------------------
+
+
+class _Hub:
+    """The requests of one download, with huggingface_hub's session (proxies, token, user agent)."""
+
+    def __init__(self, name: str, env: Mapping[str, str]) -> None:
+        for variable, value in _QUIET.items():
+            os.environ.setdefault(variable, value)
+        self.name = name
+        self.endpoint = (env.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
+        hub = importlib.import_module("huggingface_hub")
+        self._hub: Any = hub
+        self._errors: Any = importlib.import_module("huggingface_hub.errors")
+        self._tools: Any = importlib.import_module("huggingface_hub.utils")
+        self._tools.logging.set_verbosity_error()
+        # The HTTP library's name changed between its major versions; its base error is this one's
+        # parent.
+        self._http_error: type[Exception] = self._errors.HTTPError
+        self._token = env.get("HF_TOKEN") or None
+        self._resolve = hub.hf_hub_url
+
+    def listing(self, revision: str) -> tuple[str, tuple[_File, ...]]:
+        """The commit that a revision names now, and what we take of it, small files first."""
+        api = self._hub.HfApi(endpoint=self.endpoint, token=self._token)
+        with self.troubles():
+            info = api.model_info(
+                self.name, revision=revision, files_metadata=True, timeout=TIMEOUT
+            )
+        commit = str(info.sha or "")
+        if not _COMMIT.fullmatch(commit):
+            raise Trouble(f"{self.endpoint} names no commit for {self.name}", code=UNAVAILABLE)
+        listed = [_listed(each) for each in info.siblings or []]
+        every = [each.name for each in listed]
+        files = [each for each in listed if is_wanted(each.name, every)]
+        if not any(each.name.endswith(".safetensors") for each in files):
+            unsafe = [each for each in every if each.endswith(weights.UNSAFE)]
+            only = f" (only {unsafe[0]})" if unsafe else ""
+            raise Trouble(f"{self.name} holds no safetensors weights{only}", code=NO_INPUT)
+        odd = [each.name for each in files if not _ETAG.fullmatch(each.etag) or each.size < 0]
+        if odd:
+            raise Trouble(f"{self.endpoint} states no hash for {odd[0]}", code=UNAVAILABLE)
+        return commit, tuple(sorted(files, key=lambda each: (each.size, each.name)))
+
+    @contextmanager
+    def body(self, file: str, commit: str, start: int) -> Iterator[Any]:
+        """The response that streams a file from byte `start` on, or from 0 when its status is 200."""
+        url = self._resolve(self.name, file, revision=commit, endpoint=self.endpoint)
+        headers = self._tools.build_hf_headers(token=self._token, library_name="qwen-tui")
+        headers["Accept-Encoding"] = "identity"
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        session = self._hub.get_session()
+        with session.stream(
+            "GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True
+        ) as response:
+            self._tools.hf_raise_for_status(response)
+            yield response
+
+    @contextmanager
+    def troubles(self) -> Iterator[None]:
+        """Turn what the hub and the network raise into Trouble."""
+        try:
+            yield
+        except (self._http_error, self._errors.OfflineModeIsEnabled) as error:
+            raise self.trouble(error) from None
+        except self._errors.HFValidationError:
+            raise Trouble(f"{self.name!r} is no hub id", code=USAGE) from None
+
+    def is_transient(self, error: Exception) -> bool:
+        """Whether the same request may succeed when it is made again: no answer, or one broken off."""
+        return isinstance(error, self._http_error) and getattr(error, "response", None) is None
+
+    @property
+    def http_error(self) -> type[Exception]:
+        """The base of all that a request raises."""
+        return self._http_error
+
+    def trouble(self, error: Exception) -> Trouble:
+        """One line: what, and what to do."""
+        response = getattr(error, "response", None)
+        if response is None:
+            reason = str(error).partition("\n")[0][:200] or type(error).__name__
+            return Trouble(
+                f"{self.endpoint} cannot be reached: {reason}",
+                hint="check the network, a proxy, or HF_ENDPOINT; what was fetched stays",
+                code=UNAVAILABLE,
+            )
+        status = int(response.status_code)
+        said = response.headers.get("X-Error-Code", "")
+        if status == 404 and said == "RevisionNotFound":
+            return Trouble(f"{self.name} has no such revision", code=NO_INPUT)
+        if said == "RepoNotFound" or status == 404:
+            return self._unknown()
+        if status in (401, 403):
+            return Trouble(
+                f"{self.name} is gated or private, and this token may not read it (HTTP {status})",
+                hint=f"accept its terms at {self.endpoint}/{self.name}, then set HF_TOKEN",
+                code=NO_PERMISSION,
+            )
+        if status == 429:
+            after = response.headers.get("Retry-After", "")
+            when = f" in {after} s" if after.isdigit() else " later"
+            return Trouble(
+                "the hub takes no more requests just now (HTTP 429)",
+                hint=f"try again{when}; a token (HF_TOKEN) raises the limit",
+                code=TEMPORARY,
+            )
+        return Trouble(
+            f"{self.endpoint} answered with HTTP {status}",
+            hint="try again later; what was fetched stays",
+            code=UNAVAILABLE,
+        )
+
+    def _unknown(self) -> Trouble:
+        near = snapshots.nearest(self.name, list(KNOWN))
+        meant = f"; did you mean {near}?" if near and near != self.name else ""
+        return Trouble(
+            f"the hub has no model {self.name}{meant}",
+            hint="if it is private, set HF_TOKEN to a token that may read it",
+            code=NO_INPUT,
+        )
+
+
+def _listed(sibling: Any) -> _File:
+    large = sibling.lfs
+    digest = (large.get("sha256") if isinstance(large, dict) else large.sha256) if large else None
+    size = sibling.size if isinstance(sibling.size, int) else -1
+    return _File(str(sibling.rfilename), size, str(digest or sibling.blob_id or ""))
+
+
+# -- one file --------------------------------------------------------------------------------------
+
+
+def _fetch(
+    hub: _Hub,
+    top: Path,
+    commit: str,
+    file: _File,
+    bar: _Bar,
+    cancel: threading.Event,
+    pause: Callable[[float], object],
+) -> None:
+    """Get one file's content under its hash and link the snapshot to it."""
+    blob = top / "blobs" / file.etag
+    link = top / "snapshots" / commit / file.name
+    if blob.is_file() and blob.stat().st_size == file.size:
+        bar.add(file.size)
+    elif link.is_file() and not link.is_symlink() and link.stat().st_size == file.size:
+        bar.add(file.size)
+        return
+    else:
+        _download(hub, commit, file, blob, bar, cancel, pause)
+    if link.is_symlink() or link.exists():
+        link.unlink()
+    try:
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    except OSError:
+        shutil.move(blob, link)
+
+
+def _download(
+    hub: _Hub,
+    commit: str,
+    file: _File,
+    blob: Path,
+    bar: _Bar,
+    cancel: threading.Event,
+    pause: Callable[[float], object],
+) -> None:
+    part = blob.with_name(f"{file.etag}.incomplete")
+    with part.open("a+b") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Trouble(
+                f"{hub.name} is being fetched by another program",
+                hint="wait for it to end",
+                code=TEMPORARY,
+            ) from None
+        digest = _already(stream, file)
+        bar.add(stream.tell())
+        left = RETRIES
+        while stream.tell() < file.size:
+            before = stream.tell()
+            try:
+                _append(hub, commit, file, stream, digest, bar, cancel)
+            except hub.http_error as error:
+                stream.flush()
+                left = RETRIES if stream.tell() > before else left - 1
+                if left < 0 or not hub.is_transient(error):
+                    raise _far(hub.trouble(error), bar) from None
+                pause(1.0)
+        stream.flush()
+        os.fsync(stream.fileno())
+        if digest.hexdigest() != file.etag:
+            part.unlink()
+            bar.add(-file.size)
+            raise Trouble(
+                f"{file.name} of {hub.name} arrived damaged (its hash is not the hub's); discarded",
+                hint="try again; if it stays, a proxy changes what it passes on",
+                code=UNAVAILABLE,
+            )
+        part.replace(blob)
+
+
+def _new_digest(file: _File) -> Any:
+    """The hub names large files by SHA-256, small ones as Git does."""
+    if len(file.etag) == 64:
+        return hashlib.sha256()
+    return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+
+
+def _already(stream: Any, file: _File) -> Any:
+    """Hash what an earlier run left, and stand behind it; what is too long is no beginning of the
+    file.
+    """
+    digest = _new_digest(file)
+    stream.seek(0, os.SEEK_END)
+    if stream.tell() > file.size:
+        stream.truncate(0)
+    stream.seek(0)
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+    return digest
+
+
+def _append(
+    hub: _Hub,
+    commit: str,
+    file: _File,
+    stream: Any,
+    digest: Any,
+    bar: _Bar,
+    cancel: threading.Event,
+) -> None:
+    """Stream the rest of a file to the end of `stream`; raises what the network raises."""
+    if cancel.is_set():
+        raise Stopped
+    start = stream.tell()
+    with hub.body(file.name, commit, start) as response:
+        skip = start if response.status_code == 200 else 0
+        for chunk in response.iter_raw():
+            if cancel.is_set():
+                raise Stopped
+            # A server that ignores the range sends the beginning again: pass over what is here.
+            fresh = chunk[skip:]
+            skip = max(0, skip - len(chunk))
+            fresh = fresh[: file.size - stream.tell()]
+            stream.write(fresh)
+            digest.update(fresh)
+            bar.add(len(fresh))
+            if stream.tell() >= file.size:
+                return
+    if stream.tell() < file.size:
+        raise hub.http_error("the connection ended early")
+
+
+# -- the disk --------------------------------------------------------------------------------------
+
+
+def _check_room(top: Path, files: tuple[_File, ...], commit: str, name: str) -> None:
+    """Refuse before the first byte what cannot fit."""
+    wanted = 0
+    for each in files:
+        blob = top / "blobs" / each.etag
+        link = top / "snapshots" / commit / each.name
+        if not (blob.is_file() or link.is_file()):
+            part = blob.with_name(f"{each.etag}.incomplete")
+            wanted += each.size - (part.stat().st_size if part.is_file() else 0)
+    place = top
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if wanted > free:
+        raise Trouble(
+            f"{name} needs {size_text(wanted)} more, and {place} has {size_text(free)} free",
+            hint="make room, or set HF_HOME to a larger disk",
+            code=IO_ERROR,
+        )
+
+
+def _note_sizes(commit: str, files: tuple[_File, ...], env: Mapping[str, str]) -> None:
+    """Keep what a whole snapshot is, so that a part of it knows how far it got."""
+    sizes = {each.name: each.size for each in files}
+    with suppress(OSError):
+        _write(snapshots.sizes_file(commit, env), json.dumps(sizes))
+
+
+def _write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
+    with os.fdopen(handle, "w", encoding="utf-8") as stream:
+        stream.write(text)
+    Path(name).chmod(0o644)
+    Path(name).replace(file)
+
+
+def _far(trouble: Trouble, bar: _Bar) -> Trouble:
+    far = f"{size_text(bar.done)} of {size_text(bar.total)} is here"
+    return Trouble(f"{trouble.message}; {far}", hint=trouble.hint, code=trouble.code)
+
+
+def _disk(error: OSError, name: str, bar: _Bar) -> Trouble:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    what = "the disk is full" if full else (error.strerror or str(error))
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    far = f"{size_text(bar.done)} of {size_text(bar.total)} is here"
+    return Trouble(
+        f"{name} cannot be stored: {what}; {far}",
+        hint="make room, or set HF_HOME to another disk; the same command goes on from here",
+        code=NO_PERMISSION if denied else IO_ERROR,
+    )

@@ -1,0 +1,405 @@
+"""Find, list and remove model snapshots on this disk, without torch and without a single request.
+
+Law: what cannot be loaded is named with the reason and the cure; only what we own is ever removed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Final
+
+from qwen_tui import paths
+from qwen_tui.hub import weights
+from qwen_tui.hub.known import KNOWN
+from qwen_tui.hub.weights import size_text
+from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
+
+DEMO: Final = "demo"
+_ID: Final = re.compile(
+    r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w.-][\w./-]{0,120})?"
+)
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A checkpoint's folder. `commit` is "" where none is known; `problems` say why it cannot be
+    loaded.
+
+    `place`: hub cache · models folder · folder · ships with qwen-tui. `bytes` is what it takes on
+    disk.
+    """
+
+    path: Path
+    name: str
+    commit: str = ""
+    place: str = "folder"
+    bytes: int = 0
+    problems: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything needed is there and sound, as far as sizes and headers tell."""
+        return not self.problems
+
+
+def hub_cache(env: Mapping[str, str] | None = None) -> Path:
+    """Where huggingface_hub keeps snapshots, by the variables it honours
+    (huggingface_hub/constants.py).
+    """
+    env = os.environ if env is None else env
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if env.get(variable):
+            return Path(os.path.expandvars(env[variable])).expanduser()
+    base = env.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    top = env.get("HF_HOME") or str(Path(base) / "huggingface")
+    return Path(os.path.expandvars(top)).expanduser() / "hub"
+
+
+def offline(env: Mapping[str, str] | None = None) -> bool:
+    """Whether the person forbade requests (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
+    env = os.environ if env is None else env
+    value = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in ("1", "ON", "YES", "TRUE")
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether a text has the form `owner/name` or `name`, with `@revision` or without."""
+    return (
+        _ID.fullmatch(model) is not None
+        and ".." not in model
+        and "--" not in model.split("@")[0]
+        and model != DEMO
+    )
+
+
+def find(model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Snapshot:
+    """The complete snapshot that `model` names: `demo`, a folder, or a hub id that is on this disk.
+
+    No request is made. Trouble 66 says what is missing or broken and what to do; `./demo` is a
+    folder.
+    """
+    snapshot = locate(model, env=env, cwd=cwd)
+    if snapshot is None:
+        raise _missing(model, env)
+    if snapshot.problems:
+        raise _broken(model, snapshot)
+    return snapshot
+
+
+def locate(
+    model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Snapshot | None:
+    """As `find`, but None for what is not here, a broken snapshot with its problems."""
+    if not model or "\0" in model:
+        raise Trouble("no model is named", hint="-m takes a hub id, a folder, or demo", code=USAGE)
+    if model == DEMO:
+        return _snapshot(paths.demo_dir(), DEMO, place="ships with qwen-tui")
+    folder = Path(cwd or Path.cwd(), Path(model).expanduser())
+    explicit = model.startswith((".", "~")) or Path(model).is_absolute()
+    try:
+        if folder.is_file():
+            raise Trouble(
+                f"{model} is a file; a model is the folder around it",
+                hint=f"try -m {folder.parent}",
+                code=NO_INPUT,
+            )
+        if explicit or (folder / "config.json").is_file():
+            return _snapshot(folder, str(folder)) if folder.is_dir() else None
+    except OSError as error:
+        raise Trouble(
+            f"{model[:200]!r} cannot be looked at: {error.strerror}", code=NO_INPUT
+        ) from None
+    if not is_hub_id(model):
+        return None
+    name, _, revision = model.partition("@")
+    own = paths.models_dir(env) / name
+    if not revision and _is_checkpoint(own):
+        return _snapshot(own, name, place="models folder")
+    return _cached(name, revision, env)
+
+
+def _snapshot(folder: Path, name: str, *, commit: str = "", place: str = "folder") -> Snapshot:
+    return Snapshot(folder, name, commit, place, folder_bytes(folder), weights.problems(folder))
+
+
+def _is_checkpoint(folder: Path) -> bool:
+    """Whether a folder of ours is meant as a checkpoint (an owner's folder holds only folders)."""
+    return (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
+
+
+def folder_bytes(folder: Path) -> int:
+    """What the files of a folder take, links followed, folders inside not entered."""
+    total = 0
+    try:
+        for each in folder.iterdir():
+            if each.is_file():
+                total += each.stat().st_size
+    except OSError:
+        return total
+    return total
+
+
+# -- the hub's cache: models--OWNER--NAME/{refs,blobs,snapshots/<commit>} --------------------------
+
+
+def storage(name: str, env: Mapping[str, str] | None = None) -> Path:
+    """The hub cache's folder of one model, there or not."""
+    return hub_cache(env) / ("models--" + name.replace("/", "--"))
+
+
+def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot | None:
+    top = storage(name, env)
+    commit = _commit(top, revision)
+    if not commit:
+        return None
+    folder = top / "snapshots" / commit
+    snapshot = _snapshot(folder, name, commit=commit, place="hub cache")
+    if not folder.is_dir():
+        snapshot = Snapshot(folder, name, commit, "hub cache", 0, ("nothing but its name is here",))
+    if snapshot.complete:
+        return snapshot
+    present, total = progress(top, folder, commit, env)
+    far = f"{size_text(present)} of {size_text(total)} is here" if total else ""
+    found = (*snapshot.problems, *([far] if far else ()))
+    return Snapshot(folder, name, commit, "hub cache", present, found)
+
+
+def _commit(top: Path, revision: str) -> str:
+    """The commit that a revision names in the cache; "" when nothing of it is there."""
+    if _COMMIT.fullmatch(revision):
+        return revision if (top / "snapshots" / revision).is_dir() else ""
+    try:
+        ref = (top / "refs" / (revision or "main")).read_text("ascii").strip()
+    except (OSError, ValueError):
+        ref = ""
+    if _COMMIT.fullmatch(ref) and (revision or (top / "snapshots" / ref).is_dir()):
+        return ref
+    if revision:
+        return ""
+    # A download that broke off before it wrote its ref: the snapshot with most in it.
+    try:
+        folders = [each for each in (top / "snapshots").iterdir() if _COMMIT.fullmatch(each.name)]
+    except OSError:
+        folders = []
+    if folders:
+        return max(folders, key=lambda each: (folder_bytes(each), each.name)).name
+    return ref if _COMMIT.fullmatch(ref) else ""
+
+
+def progress(
+    top: Path, folder: Path, commit: str, env: Mapping[str, str] | None = None
+) -> tuple[int, int]:
+    """How much of a snapshot is on disk, unfinished files included, and how much there should be.
+
+    The whole (0: unknown) is what `pull` noted, else the cache's tree listing (huggingface_hub ≥
+    2), else what the weights' index says.
+    """
+    present = folder_bytes(folder)
+    with suppress(OSError):
+        present += sum(each.stat().st_size for each in (top / "blobs").glob("*.incomplete"))
+    return present, _noted(commit, env) or _listed(top, commit) or _indexed(folder)
+
+
+def sizes_file(commit: str, env: Mapping[str, str] | None = None) -> Path:
+    """Where `pull` notes the size of each file of a commit."""
+    return paths.cache_dir(env) / "downloads" / f"{commit}.json"
+
+
+def _noted(commit: str, env: Mapping[str, str] | None) -> int:
+    try:
+        sizes = weights.read_json(sizes_file(commit, env))
+        return sum(int(size) for size in sizes.values())
+    except (weights.Broken, TypeError, ValueError):
+        return 0
+
+
+def _listed(top: Path, commit: str) -> int:
+    try:
+        files = weights.read_json(top / "trees" / f"{commit}.json")["files"]
+        sizes = {name: int(entry["size"]) for name, entry in files.items()}
+    except (weights.Broken, KeyError, TypeError, ValueError, AttributeError):
+        return 0
+    return sum(size for name, size in sizes.items() if is_wanted(name, list(sizes)))
+
+
+def _indexed(folder: Path) -> int:
+    try:
+        return int(weights.read_json(folder / weights.INDEX)["metadata"]["total_size"])
+    except (weights.Broken, KeyError, TypeError, ValueError):
+        return 0
+
+
+_SMALL: Final = re.compile(
+    r"[\w.-]*\.json|tokenizer\.model|merges\.txt|vocab\.txt|[\w.-]*\.jinja|README\.md"
+    r"|(LICENSE|LICENCE|NOTICE)[\w.-]*"
+)
+_WEIGHTS: Final = re.compile(r"[\w.-]+\.safetensors")
+
+
+def is_wanted(name: str, among: list[str]) -> bool:
+    """Whether `models pull` fetches a file of a repository that holds `among`: never pickles, never
+    code.
+    """
+    if name.startswith((".", "-")):
+        return False
+    if _WEIGHTS.fullmatch(name):
+        standard = [each for each in among if re.fullmatch(r"model[\w.-]*\.safetensors", each)]
+        return name in standard if standard else True
+    return _SMALL.fullmatch(name) is not None and not name.endswith((".bin.index.json", ".py"))
+
+
+# -- what is not here ------------------------------------------------------------------------------
+
+
+def _missing(model: str, env: Mapping[str, str] | None) -> Trouble:
+    if not is_hub_id(model):
+        return Trouble(
+            f"there is no folder {model[:200]!r}",
+            hint="-m takes a hub id as Qwen/Qwen2.5-7B, a folder, or demo",
+            code=NO_INPUT,
+        )
+    names = [DEMO, *KNOWN, *(each.name for each in _named(env))]
+    near = nearest(model.partition("@")[0], names)
+    what = f"{model} is not on this disk" + (
+        " and requests are switched off" if offline(env) else ""
+    )
+    if near and near != model:
+        return Trouble(f"{what}; did you mean {near}?", hint=_cure(near), code=NO_INPUT)
+    return Trouble(what, hint=_cure(model), code=NO_INPUT)
+
+
+def _cure(model: str) -> str:
+    return f"fetch it: qwen-tui models pull {model}   (or try -m demo, which ships)"
+
+
+def nearest(name: str, among: list[str]) -> str:
+    """The known name that a person most likely meant; "" when none is near or the owner is another
+    one.
+    """
+    lowered = {each.lower(): each for each in among} | {
+        each.rpartition("/")[2].lower(): each for each in reversed(among)
+    }
+    if name.lower() in lowered:
+        return lowered[name.lower()]
+    found = get_close_matches(name.lower(), list(lowered), 1, cutoff=0.8)
+    return lowered[found[0]] if found else ""
+
+
+def _broken(model: str, snapshot: Snapshot) -> Trouble:
+    first, *rest = snapshot.problems
+    more = f" ({len(rest)} more: {'; '.join(rest[:3])})" if rest else ""
+    if snapshot.place == "hub cache":
+        hint = f"go on with the download: qwen-tui models pull {model}"
+    elif snapshot.place == "ships with qwen-tui":
+        hint = "the installation lacks its demo model: install qwen-tui again"
+    else:
+        hint = f"mend the files in {snapshot.path}"
+    return Trouble(f"{model} cannot be loaded: {first}{more}", hint=hint, code=NO_INPUT)
+
+
+# -- all that is here ------------------------------------------------------------------------------
+
+
+def _named(env: Mapping[str, str] | None) -> list[Snapshot]:
+    """Every model in the hub's cache and in our folder by name, not looked into."""
+    cached = [each for each in _folders(hub_cache(env)) if each.name.startswith("models--")]
+    names = [each.name.removeprefix("models--").replace("--", "/") for each in cached]
+    found = [
+        Snapshot(top, name, place="hub cache") for top, name in zip(cached, names, strict=True)
+    ]
+    ours = paths.models_dir(env)
+    for each in _folders(ours):
+        inside = [each] if _is_checkpoint(each) else _folders(each)
+        found += [
+            Snapshot(folder, folder.relative_to(ours).as_posix(), place="models folder")
+            for folder in inside
+        ]
+    return found
+
+
+def _folders(top: Path) -> list[Path]:
+    try:
+        return sorted(each for each in top.iterdir() if each.is_dir() and each.name[:1] != ".")
+    except OSError:
+        return []
+
+
+def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
+    """Every snapshot on this disk: the demo, our models folder, the hub's cache; broken ones with
+    their problems.
+
+    Models of the hub's cache that are no text generators (no config.json beside weights) are left
+    out unless a download of them is under way.
+    """
+    found = {DEMO: _snapshot(paths.demo_dir(), DEMO, place="ships with qwen-tui")}
+    for each in _named(env):
+        snapshot = (
+            locate(each.name, env=env, cwd=Path("/nonexistent")) if is_hub_id(each.name) else None
+        )
+        if snapshot is not None and (snapshot.complete or _generates(snapshot.path)):
+            found.setdefault(each.name, snapshot)
+    return tuple(found.values())
+
+
+def _generates(folder: Path) -> bool:
+    try:
+        config = weights.read_json(folder / "config.json")
+    except weights.Broken:
+        return True
+    architectures = config.get("architectures")
+    named = [str(each) for each in architectures] if isinstance(architectures, list) else []
+    return not named or any("CausalLM" in each or "LMHead" in each for each in named)
+
+
+def remove(model: str, env: Mapping[str, str] | None = None) -> int:
+    """Delete a model from the hub's cache or our models folder; the bytes that were freed.
+
+    Every revision of it goes. Trouble 2 for what is not ours to delete, 66 for what is not there.
+    """
+    name = model.partition("@")[0]
+    if name == DEMO:
+        raise Trouble("the demo ships with qwen-tui and stays", code=USAGE)
+    if not is_hub_id(name):
+        raise Trouble(
+            f"{model[:200]!r} is no model of the cache; a folder of yours is yours to delete",
+            code=USAGE,
+        )
+    own = paths.models_dir(env) / name
+    tops = [own] if _is_checkpoint(own) else []
+    tops += [top for top in (storage(name, env),) if top.is_dir()]
+    if not tops:
+        raise Trouble(
+            f"{name} is not on this disk", hint="see: qwen-tui models list", code=NO_INPUT
+        )
+    freed = 0
+    for top in tops:
+        freed += tree_bytes(top)
+        try:
+            if top.is_symlink():
+                top.unlink()
+            else:
+                shutil.rmtree(top)
+        except OSError as error:
+            code = NO_PERMISSION if isinstance(error, PermissionError) else IO_ERROR
+            raise Trouble(f"{top} cannot be removed: {error.strerror}", code=code) from None
+    return freed
+
+
+def tree_bytes(top: Path) -> int:
+    """What a folder and all below it take on disk; links are not followed."""
+    total = 0
+    for folder, _, names in os.walk(top):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size  # noqa: PTH118
+            except OSError:
+                continue
+    return total

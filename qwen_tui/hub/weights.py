@@ -1,0 +1,254 @@
+"""Safetensors on disk: read their headers, and say in words what is wrong with a checkpoint's
+files.
+
+Law: only headers are read, nothing is executed, and no byte of a hostile file makes it raise.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+MAX_HEADER: Final = 100_000_000
+MAX_JSON: Final = 64 << 20
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
+UNSAFE: Final = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
+ITEM_BITS: Final[Mapping[str, int]] = {
+    "F64": 64, "I64": 64, "U64": 64, "C64": 64,
+    "F32": 32, "I32": 32, "U32": 32,
+    "F16": 16, "BF16": 16, "I16": 16, "U16": 16,
+    "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "I8": 8, "U8": 8, "BOOL": 8,
+    "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
+}  # fmt: skip
+"""Bits per element by safetensors' dtype names."""
+
+
+class Broken(ValueError):
+    """A file is not what it should be; the message is for a person and does not name the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor as a safetensors header declares it; `dtype` is safetensors' name, `bytes` its
+    size.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it holds."""
+        count = 1
+        for size in self.shape:
+            count *= size
+        return count
+
+
+def size_text(count: int) -> str:
+    """Bytes as a person reads them, in decimal units as downloads are given: `15.2 GB`."""
+    for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= power:
+            return f"{count / power:.1f} {unit}"
+    return f"{count} bytes"
+
+
+def look(file: Path) -> None:
+    """Refuse what only looks like a file of a checkpoint: missing, empty, an LFS pointer, a web
+    page; Broken.
+    """
+    try:
+        if not file.exists():
+            raise Broken("is a link to nothing" if file.is_symlink() else "is missing")
+        if not file.is_file():
+            raise Broken("is not a file")
+        with file.open("rb") as stream:
+            start = stream.read(256)
+    except OSError as error:
+        raise Broken(f"cannot be read: {error.strerror}") from None
+    if not start:
+        raise Broken("is empty")
+    if start.startswith(b"version https://git-lfs"):
+        raise Broken("is a Git LFS pointer, not the file itself (run `git lfs pull` there)")
+    opening = start.lstrip().lower()
+    if opening.startswith((b"<!doctype", b"<html")):
+        raise Broken("is a web page, not the file itself (a failed download)")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from disk; Broken when it is anything else."""
+    look(file)
+    try:
+        if file.stat().st_size > MAX_JSON:
+            raise Broken(f"is larger than {MAX_JSON >> 20} MiB")
+        value = json.loads(file.read_bytes())
+    except OSError as error:
+        raise Broken(f"cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise Broken(f"is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Broken("does not hold a JSON object")
+    return value
+
+
+def header(file: Path) -> tuple[Tensor, ...]:
+    """The tensors a safetensors file declares, checked against its size; Broken when it cannot be
+    whole.
+
+    The format: u64 little-endian length, that much JSON, then the data (huggingface/safetensors).
+    """
+    look(file)
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            opening = stream.read(8)
+            length = struct.unpack("<Q", opening)[0] if len(opening) == 8 else 0
+            if not 2 <= length <= MAX_HEADER:
+                raise Broken("is not a safetensors file (its header's length makes no sense)")
+            if 8 + length > size:
+                raise Broken(f"is cut off inside its header: {size_text(size)}")
+            raw = stream.read(length)
+        declared = json.loads(raw)
+    except OSError as error:
+        raise Broken(f"cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, Broken):
+            raise
+        raise Broken("is not a safetensors file (its header is not JSON)") from None
+    if not isinstance(declared, dict):
+        raise Broken("is not a safetensors file (its header is no object)")
+    tensors = []
+    end = 0
+    for name, entry in declared.items():
+        if name != "__metadata__":
+            tensor, stop = _tensor(name, entry)
+            tensors.append(tensor)
+            end = max(end, stop)
+    whole = 8 + length + end
+    if size < whole:
+        raise Broken(f"is cut off: {size_text(size)} of {size_text(whole)}")
+    if size > whole:
+        raise Broken(f"is longer than it says: {size:,} bytes instead of {whole:,}")
+    return tuple(tensors)
+
+
+def _tensor(name: str, entry: object) -> tuple[Tensor, int]:
+    wrong = Broken(f"has a bad entry for tensor {name[:80]!r} in its header")
+    if not isinstance(entry, dict):
+        raise wrong
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not (isinstance(dtype, str) and _naturals(shape) and _naturals(offsets)):
+        raise wrong
+    assert isinstance(shape, list)
+    assert isinstance(offsets, list)
+    if len(offsets) != 2 or offsets[0] > offsets[1]:
+        raise wrong
+    tensor = Tensor(name, dtype, tuple(shape), offsets[1] - offsets[0])
+    bits = ITEM_BITS.get(dtype)
+    if bits is not None and (tensor.elements * bits + 7) // 8 != tensor.bytes:
+        raise wrong
+    return tensor, offsets[1]
+
+
+def _naturals(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**63 for each in value
+    )
+
+
+def shards(folder: Path) -> tuple[str, ...]:
+    """The names of the weight files of a checkpoint, by its index or its single file; Broken when
+    there are none.
+    """
+    if (folder / INDEX).exists() or (folder / INDEX).is_symlink():
+        return tuple(sorted(set(weight_map(folder).values())))
+    if (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
+        return (SINGLE,)
+    names = sorted(each.name for each in _files(folder))
+    safe = [name for name in names if name.endswith(".safetensors")]
+    if len(safe) == 1:
+        return (safe[0],)
+    if safe:
+        raise Broken(f"holds {len(safe)} weight files but no {INDEX} that says what is where")
+    unsafe = [name for name in names if name.endswith(UNSAFE)]
+    if unsafe:
+        raise Broken(
+            f"holds weights only as {unsafe[0]}; only safetensors are loaded, for other formats "
+            "can run code or need another reader"
+        )
+    raise Broken("holds no weights (*.safetensors)")
+
+
+def weight_map(folder: Path) -> dict[str, str]:
+    """Tensor name → shard, from the index; Broken when it is malformed or names a file outside the
+    folder.
+    """
+    try:
+        index = read_json(folder / INDEX)
+    except Broken as error:
+        raise Broken(f"{INDEX} {error}") from None
+    places = index.get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise Broken(f"{INDEX} has no weight_map")
+    for place in places.values():
+        if (
+            not isinstance(place, str)
+            or not place.endswith(".safetensors")
+            or place.startswith(".")
+        ):
+            raise Broken(f"{INDEX} names a weight file that is none: {str(place)[:80]!r}")
+        if "/" in place or "\\" in place or "\0" in place:
+            raise Broken(f"{INDEX} names a weight file outside the folder: {place[:80]!r}")
+    return places
+
+
+def _files(folder: Path) -> list[Path]:
+    try:
+        return [each for each in folder.iterdir() if not each.name.startswith(".")]
+    except OSError:
+        return []
+
+
+def problems(folder: Path) -> tuple[str, ...]:
+    """What keeps a folder from being a checkpoint we can load, a line each; empty when nothing
+    does.
+
+    Reads config.json and the weights' headers: milliseconds for 15 GB.
+    """
+    if not folder.is_dir():
+        return (f"{folder} is not a folder",)
+    found = []
+    for name in ("config.json", "tokenizer.json"):
+        try:
+            if name == "config.json":
+                read_json(folder / name)
+            else:
+                look(folder / name)
+        except Broken as error:
+            found.append(f"{name} {error}")
+    try:
+        names = shards(folder)
+        places = weight_map(folder) if (folder / INDEX).exists() else {}
+    except Broken as error:
+        said = str(error)
+        return (*found, said if said.startswith(INDEX) else f"{folder.name} {said}")
+    for name in names:
+        try:
+            declared = {tensor.name for tensor in header(folder / name)}
+        except Broken as error:
+            found.append(f"{name} {error}")
+            continue
+        lost = [
+            tensor for tensor, place in places.items() if place == name and tensor not in declared
+        ]
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            found.append(f"{name} lacks tensor {lost[0][:80]!r}{more}")
+    return tuple(found)
