@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from qwen_tui.visible import cells, graphemes, visible
@@ -62,6 +62,55 @@ def _units(text: str, column: int) -> Iterator[_Unit]:
             unit = _Unit(raw, shown, cells(shown), shown != raw)
         column += unit.cells
         yield unit
+
+
+def plain_breaks(text: str, width: int, start: int = 0) -> Iterator[int]:
+    """Where rows of at most `width` cells begin, `start` left out; every character is one cell.
+
+    Breaks stand after blanks; one blank or line feed may hang in the column after the last.
+    """
+    length = len(text)
+    while length - start > width:
+        cut = start + width
+        if text[cut] in " \n":
+            cut += 1
+        else:
+            blank = text.rfind(" ", start, cut)
+            cut = blank + 1 if blank > start else cut
+        if cut >= length:
+            return
+        yield cut
+        start = cut
+
+
+def unit_breaks(
+    text: str, starts: Sequence[int], columns: Sequence[int], width: int, start: int = 0
+) -> Iterator[int]:
+    """The same for text whose unit i begins at `starts[i]` and cell `columns[i]` (one entry more
+    for the end); a row may end beside an ideograph too, and always ends between units.
+    """
+
+    def may_break(unit: int) -> bool:
+        if text[starts[unit - 1]] == " ":
+            return True
+        wide = columns[unit] - columns[unit - 1] == 2 or columns[unit + 1] - columns[unit] == 2
+        return wide and text[starts[unit]] not in _NEVER_FIRST
+
+    count = len(starts) - 1
+    unit = bisect_left(starts, start)
+    while True:
+        end = bisect_right(columns, columns[unit] + width, lo=unit) - 1
+        if end >= count:
+            return
+        if text[starts[end]] in " \n":
+            cut = end + 1
+        else:
+            breaks = (each for each in range(end, unit + 1, -1) if may_break(each))
+            cut = next(breaks, max(end, unit + 1))
+        if cut >= count:
+            return
+        yield starts[cut]
+        unit = cut
 
 
 class _Block:
@@ -174,52 +223,11 @@ class _Block:
     def wrap(self, width: int, row: int) -> None:
         """Break into rows of at most `width` cells, keeping the rows before `row`."""
         del self.rows[max(row, 0) + 1 :]
+        start = self.rows[-1]
         if self.starts:
-            self._wrap_units(width)
+            self.rows.extend(unit_breaks(self.shown, self.starts, self.columns, width, start))
         else:
-            self._wrap_plain(width)
-
-    def _wrap_plain(self, width: int) -> None:
-        shown, rows = self.shown, self.rows
-        length, start = len(shown), rows[-1]
-        while length - start > width:
-            cut = start + width
-            if shown[cut] in " \n":
-                cut += 1  # one blank may hang in the spare column
-            else:
-                space = shown.rfind(" ", start, cut)
-                cut = space + 1 if space > start else cut
-            if cut >= length:
-                break
-            rows.append(cut)
-            start = cut
-
-    def _wrap_units(self, width: int) -> None:
-        columns, starts, rows = self.columns, self.starts, self.rows
-        count = len(starts) - 1
-        unit = bisect_left(starts, rows[-1])
-        while True:
-            end = bisect_right(columns, columns[unit] + width, lo=unit) - 1
-            if end >= count:
-                break
-            if self.shown[starts[end]] in " \n":
-                cut = end + 1
-            else:
-                breaks = (j for j in range(end, unit + 1, -1) if self._may_break(j))
-                cut = next(breaks, max(end, unit + 1))
-            if cut >= count:
-                break
-            rows.append(starts[cut])
-            unit = cut
-
-    def _may_break(self, unit: int) -> bool:
-        """Whether a row may end before this unit: after a blank, and beside an ideograph."""
-        starts, columns = self.starts, self.columns
-        before = starts[unit - 1]
-        if self.shown[before] == " ":
-            return True
-        wide = columns[unit] - columns[unit - 1] == 2 or columns[unit + 1] - columns[unit] == 2
-        return wide and self.shown[starts[unit]] not in _NEVER_FIRST
+            self.rows.extend(plain_breaks(self.shown, width, start))
 
     def split_last_row(self) -> _Block:
         """Cut the last row off into a block of its own."""

@@ -137,7 +137,7 @@ class OutputPane(ScrollView, can_focus=True):
         self.stripped = 0
         """How many control characters the last copied text lost."""
         self._tokens: list[Token] = []
-        self._context = ""
+        self._before = ""
         self._reason: Reason | None = None
         self._flow = Flow()
         self._strips: LRUCache[int, Strip] = LRUCache(_KEPT_STRIPS)
@@ -171,12 +171,12 @@ class OutputPane(ScrollView, can_focus=True):
         self.set_reactive(OutputPane.accepted, accepted)
         kept = len(self._tokens)
         pairs = zip(self._tokens, tokens, strict=False)
-        same = context == self._context and kept <= len(tokens)
+        same = context == self._before and kept <= len(tokens)
         if same and all(a is b or a.data == b.data for a, b in pairs):
             self._tokens = list(tokens)
             self._place(kept)
         else:
-            self._tokens, self._context = list(tokens), context
+            self._tokens, self._before = list(tokens), context
             self._restart()
         if self.cursor is not None and self.cursor >= len(self._tokens):
             self.cursor = len(self._tokens) - 1 if self._tokens else None
@@ -204,9 +204,9 @@ class OutputPane(ScrollView, can_focus=True):
     def _restart(self) -> None:
         """Lay everything out from nothing."""
         self._flow.clear()
-        shown = self._context[-CONTEXT_SHOWN:]
+        shown = self._before[-CONTEXT_SHOWN:]
         if shown:
-            cut = "…" if len(shown) < len(self._context) else ""
+            cut = "…" if len(shown) < len(self._before) else ""
             self._flow.add(-1, (cut + shown).encode("utf-8", "replace"))
         self._place(0)
 
@@ -244,7 +244,7 @@ class OutputPane(ScrollView, can_focus=True):
     def _update(self) -> None:
         """Repaint the rows that changed, grow, and stay at the end where the person is there."""
         changed = min(self._flow.settle(), self._flow.height - 1)
-        for row in [row for row in self._strips if row >= changed]:
+        for row in [row for row in list(self._strips.keys()) if row >= changed]:
             self._strips.discard(row)
         if not self.is_mounted:
             return
@@ -319,7 +319,7 @@ class OutputPane(ScrollView, can_focus=True):
         row = int(self.scroll_offset.y) + y
         width = self.scrollable_content_region.width
         base = self.rich_style
-        if not self._tokens and not self._context and self._reason is None:
+        if not self._tokens and not self._before and self._reason is None:
             return self._hint_line(y, width, base)
         strip = self._strips.get(row)
         if strip is None or strip.cell_length != width:
