@@ -27,8 +27,12 @@ from qwen_tui.types import NO_INPUT, Progress, Stage, Trouble
 
 LAYOUT: Final = 1
 """Version of the packed layout; a change makes old files useless, and they are made anew."""
-HEADER_ROOM: Final = 1 << 20
+HEADER_ROOM: Final = (1 << 20) - 8
 """Bytes kept free for the header, which is known only when the last tensor is written."""
+ALIGN: Final = 64
+"""Every tensor starts at a multiple of this: kernels load whole vectors."""
+MARGIN: Final = 4096
+"""Bytes after the last tensor, for kernels that load past the end of a row."""
 SAMPLE: Final = 4096
 """Bytes at both ends of every tensor that its checksum covers."""
 DTYPES: Final = {
@@ -285,7 +289,12 @@ class _Writer:
             self.tensor(f"{name}.{part}", tensor)
 
     def tensor(self, name: str, tensor: Tensor) -> None:
-        """Append one tensor."""
+        """Append one tensor, at an aligned place."""
+        if gap := -self._at % ALIGN:
+            self._append(f"gap.{self._at}", torch.zeros(gap, dtype=torch.uint8))
+        self._append(name, tensor)
+
+    def _append(self, name: str, tensor: Tensor) -> None:
         data = tensor.contiguous().view(torch.uint8).numpy().reshape(-1)
         self._header[name] = {
             "dtype": DTYPES[tensor.dtype],
@@ -297,7 +306,8 @@ class _Writer:
         self._at += data.nbytes
 
     def close(self) -> None:
-        """Write the header in the room kept for it."""
+        """Write the margin, then the header in the room kept for it."""
+        self._append("margin", torch.zeros(MARGIN, dtype=torch.uint8))
         metadata = {"sums": json.dumps(self._sums), "format": "pt", "layout": str(LAYOUT)}
         header = json.dumps({"__metadata__": metadata, **self._header}).encode()
         if len(header) > HEADER_ROOM:

@@ -1,0 +1,258 @@
+"""Our own forward against the reference, on tiny real checkpoints: the same numbers, faster."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from fixtures.checkpoints import qwen2
+from qwen_tui.backends.local import packed
+from qwen_tui.backends.local.linear import Kind
+from qwen_tui.backends.local.qwen2 import Cancelled, Qwen2, Shape
+from qwen_tui.types import Progress, Trouble
+
+
+def shape_of(folder: Path) -> Shape:
+    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+    assert shape is not None
+    return shape
+
+
+def open_network(
+    folder: Path,
+    kind: Kind = "dense",
+    dtype: torch.dtype = torch.float32,
+    cache: Path | None = None,
+) -> Qwen2:
+    return opened(folder, kind, dtype, cache).network
+
+
+def opened(folder: Path, kind: Kind, dtype: torch.dtype, cache: Path | None) -> packed.Loaded:
+    return packed.load(
+        folder,
+        shape_of(folder),
+        kind=kind,
+        dtype=dtype,
+        device=torch.device("cpu"),
+        cache=cache,
+        report=lambda progress: None,
+    )
+
+
+def reference_logits(folder: Path, ids: Tensor) -> Tensor:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+    with torch.inference_mode():
+        logits: Tensor = model(ids).logits
+    return logits
+
+
+def some_ids(count: int, seed: int = 0) -> Tensor:
+    return torch.tensor([random.Random(seed).choices(range(300), k=count)])
+
+
+@pytest.fixture(params=[False, True], ids=["untied", "tied"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return qwen2(tmp_path / "model", hidden=64, intermediate=128, layers=3, tied=request.param)
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """Wide enough for the kernels of the quantised kinds."""
+    return qwen2(tmp_path / "model", hidden=128, intermediate=192, layers=2)
+
+
+def test_logits_are_the_references(folder: Path) -> None:
+    ids = some_ids(60)
+    network = open_network(folder)
+    ours = network.forward(ids, network.cache(), last=60)
+    assert torch.allclose(ours, reference_logits(folder, ids), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 7, 16, 59])
+def test_any_chunking_gives_the_same_logits(folder: Path, chunk: int) -> None:
+    ids = some_ids(60)
+    network = open_network(folder)
+    whole = network.forward(ids, network.cache(), last=1)
+    cache = network.cache()
+    for start in range(0, 60, chunk):
+        part = network.forward(ids[:, start : start + chunk], cache)
+    assert torch.allclose(part, whole, atol=1e-4, rtol=1e-4)
+    assert cache.length == 60
+
+
+def test_a_rewound_cache_goes_on_as_if_nothing_had_been_there(folder: Path) -> None:
+    network = open_network(folder)
+    cache = network.cache()
+    dice = random.Random(3)
+    held: list[int] = []
+    for _ in range(200):
+        keep = dice.randint(0, len(held))
+        cache.rewind(keep)
+        fresh = dice.choices(range(300), k=dice.randint(1, 9))
+        held = held[:keep] + fresh
+        ours = network.forward(torch.tensor([fresh]), cache)
+        if len(held) > 900:
+            held, _ = [], cache.rewind(0)
+    again = network.forward(torch.tensor([held]), network.cache()) if held else ours
+    assert torch.allclose(ours, again, atol=1e-4, rtol=1e-4)
+
+
+def test_rows_of_a_batch_do_not_see_each_other(folder: Path) -> None:
+    network = open_network(folder)
+    prompt, tails = some_ids(20), [some_ids(5, seed)[0].tolist() for seed in (1, 2, 3)]
+    cache = network.cache()
+    network.forward(prompt, cache, last=0)
+    cache.select([0, 0, 0])
+    together = network.forward(torch.tensor(tails), cache)
+    for row, tail in enumerate(tails):
+        alone = network.forward(torch.cat([prompt, torch.tensor([tail])], dim=1), network.cache())
+        assert torch.allclose(together[row], alone[0], atol=1e-4, rtol=1e-4)
+    cache.select([2])
+    left = network.forward(torch.tensor([[7]]), cache)
+    alone = network.forward(
+        torch.cat([prompt, torch.tensor([[*tails[2], 7]])], dim=1), network.cache()
+    )
+    assert torch.allclose(left, alone, atol=1e-4, rtol=1e-4)
+
+
+def test_cancelled_between_products_leaves_the_cache_whole(folder: Path) -> None:
+    network = open_network(folder)
+    cache = network.cache()
+    network.forward(some_ids(10), cache, last=0)
+    expected = network.forward(torch.tensor([[5]]), cache)
+    for patience in range(3 * network.shape.layers):
+        cache.rewind(10)
+        asked = iter(range(10_000))
+        with pytest.raises(Cancelled):
+            network.forward(some_ids(7, 9), cache, stopped=lambda a=asked, p=patience: next(a) >= p)
+        assert cache.length == 10
+        assert torch.allclose(network.forward(torch.tensor([[5]]), cache), expected, atol=1e-5)
+
+
+def test_what_it_cannot_do_is_left_to_the_reference(tmp_path: Path) -> None:
+    config = json.loads((qwen2(tmp_path / "m") / "config.json").read_text("utf-8"))
+    assert Shape.of(config) is not None
+    assert Shape.of({**config, "model_type": "llama"}) is None
+    assert Shape.of({**config, "use_sliding_window": True}) is None
+    assert Shape.of({**config, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}}) is None
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    name = "model.layers.1.mlp.up_proj.weight"
+    with pytest.raises(Trouble, match=name):
+        open_network(qwen2(tmp_path / "m", omit=name))
+
+
+# -- quantised kinds and the packed file -----------------------------------------------------------
+
+
+@pytest.mark.parametrize(("kind", "worst"), [("int8", 0.12), ("nf4", 0.9)])
+def test_quantised_logits_stay_near_the_full_ones(wide: Path, kind: Kind, worst: float) -> None:
+    """Random weights are the hardest case; the bound is about twice what rounding explains."""
+    ids = some_ids(40)
+    network = open_network(wide, kind, torch.bfloat16)
+    full = reference_logits(wide, ids)[..., :320]
+    ours = network.forward(ids, network.cache(), last=40)[..., :320]
+    assert ((ours - full).norm() / full.norm()).item() < worst
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_many_rows_and_few_rows_agree(wide: Path, kind: Kind) -> None:
+    """The kernel for few rows and the big product over unpacked weights are the same layer."""
+    network = open_network(wide, kind, torch.bfloat16)
+    layer = network.layers[0].gate_up
+    rows = torch.randn(400, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    many = layer(rows).float()
+    few = torch.cat([layer(rows[start : start + 4]) for start in range(0, 400, 4)]).float()
+    assert ((many - few).norm() / many.norm()).item() < 0.01
+
+
+@pytest.mark.parametrize("kind", ["int8", "nf4"])
+def test_the_second_load_is_mapped_from_the_packed_file(
+    wide: Path, tmp_path: Path, kind: Kind
+) -> None:
+    cache, ids = tmp_path / "packed", some_ids(12)
+    first = opened(wide, kind, torch.bfloat16, cache)
+    (file,) = cache.iterdir()
+    stages: list[Progress] = []
+    second = packed.load(
+        wide,
+        shape_of(wide),
+        kind=kind,
+        dtype=torch.bfloat16,
+        device=torch.device("cpu"),
+        cache=cache,
+        report=stages.append,
+    )
+    assert second.packed == first.packed == file
+    assert {progress.stage for progress in stages} == {"load"}
+    in_memory = open_network(wide, kind, torch.bfloat16)
+    logits = [
+        network.forward(ids, network.cache(), last=12)
+        for network in (first.network, second.network, in_memory)
+    ]
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+
+
+def test_changed_weights_are_packed_anew(wide: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "packed"
+    opened(wide, "int8", torch.bfloat16, cache)
+    qwen2(wide, hidden=128, intermediate=192, layers=2, seed=5)
+    opened(wide, "int8", torch.bfloat16, cache)
+    assert len(list(cache.iterdir())) == 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "header", "body", "empty"])
+def test_a_damaged_packed_file_is_made_anew(wide: Path, tmp_path: Path, damage: str) -> None:
+    cache, ids = tmp_path / "packed", some_ids(12)
+    first = opened(wide, "int8", torch.bfloat16, cache)
+    whole = first.network.forward(ids, first.network.cache())
+    assert first.packed is not None
+    data = bytearray(first.packed.read_bytes())
+    if damage == "cut":
+        del data[-5000:]
+    elif damage == "header":
+        data[20] ^= 0xFF
+    elif damage == "body":
+        data[-10] ^= 0xFF
+    else:
+        data.clear()
+    first.packed.unlink()
+    first.packed.write_bytes(data)
+    again = opened(wide, "int8", torch.bfloat16, cache)
+    assert "made anew" in again.note
+    assert torch.equal(again.network.forward(ids, again.network.cache()), whole)
+
+
+def test_a_cache_that_cannot_be_written_is_only_a_note(wide: Path, tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("not a folder")
+    loaded = opened(wide, "int8", torch.bfloat16, blocked / "packed")
+    assert loaded.packed is None
+    assert "in memory" in loaded.note
+    ids = some_ids(5)
+    assert loaded.network.forward(ids, loaded.network.cache()).isfinite().all()
+
+
+def test_loading_can_be_stopped_and_leaves_nothing_behind(wide: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "packed"
+    with pytest.raises(Trouble, match="stopped"):
+        packed.load(
+            wide,
+            shape_of(wide),
+            kind="int8",
+            dtype=torch.bfloat16,
+            device=torch.device("cpu"),
+            cache=cache,
+            report=lambda progress: None,
+            stopped=lambda: True,
+        )
+    assert not list(cache.iterdir())
