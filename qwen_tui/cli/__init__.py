@@ -1,1 +1,129 @@
+"""The command line: parse, introduce the rooms to each other, map every failure to an exit code.
 
+Law: stdout is data and stderr narration; exit codes are an interface; what a command does not need
+is not imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from qwen_tui import __version__
+from qwen_tui.cli import complete, studio
+from qwen_tui.cli.group import STUDIO, StudioGroup
+from qwen_tui.types import INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
+
+_Refused = typer.BadParameter.__mro__[2]
+"""The parser's own exceptions, all with `format_message`."""
+_INTERRUPTED = 130
+"""What Typer makes of a KeyboardInterrupt."""
+
+app = typer.Typer(
+    name="qwen-tui",
+    cls=StudioGroup,
+    help="A terminal workbench for language-model completion with Qwen2.5.",
+    epilog="Exit codes: see `qwen-tui complete --help`.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"qwen-tui {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """A terminal workbench for language-model completion with Qwen2.5.
+
+    Without a command, opens the studio: on FILE, on a piped text, or empty.
+    """
+
+
+for _command in (complete, studio):
+    _command.register(app)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command line and return its exit code; where a signal stopped it, die by that."""
+    try:
+        code = _run(sys.argv[1:] if arguments is None else arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        _die(getattr(signal, "SIGPIPE", signal.SIGTERM))
+    except (KeyboardInterrupt, typer.Abort):
+        _die(signal.SIGINT)
+    except Exception as error:  # the border: one line, and the rest into the log
+        from qwen_tui.cli.narrate import complain
+
+        trouble = _trouble(error)
+        complain(trouble)
+        return trouble.code
+    if code == _INTERRUPTED:
+        _die(signal.SIGINT)
+    return code
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    code = command.main(args=arguments, prog_name="qwen-tui", standalone_mode=False)
+    return code if isinstance(code, int) else 0
+
+
+def _die(signum: int) -> None:
+    from qwen_tui.cli.output import silence_stdout
+    from qwen_tui.cli.signals import die
+
+    silence_stdout()
+    die(signum)
+
+
+def _trouble(error: Exception) -> Trouble:
+    """What to tell a person about whatever went wrong."""
+    if isinstance(error, Trouble):
+        return error
+    if isinstance(error, _UsageError):
+        where = getattr(getattr(error, "ctx", None), "command_path", "qwen-tui")
+        # type: ignore[attr-defined]
+        return Trouble(error.format_message(), hint=f"{where} --help", code=USAGE)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        code = {FileNotFoundError: NO_INPUT, PermissionError: NO_PERMISSION}.get(
+            type(error), IO_ERROR
+        )
+        return Trouble(f"{where}{error.strerror}", code=code)
+    return Trouble(
+        f"unexpected {type(error).__name__}: {error}", hint=_logged(error), code=INTERNAL
+    )
+
+
+def _logged(error: Exception) -> str:
+    """Where the traceback went; never with the values of variables, which hold prompts and keys."""
+    from qwen_tui import paths
+
+    try:
+        file = paths.made(paths.logs_dir()) / "crash.log"
+        handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
+    except OSError as why:
+        return f"the details could not be logged: {why.strerror}"
+    file.chmod(0o600)
+    log = logging.getLogger("qwen_tui.crash")
+    log.propagate = False
+    log.addHandler(handler)
+    log.error("qwen-tui %s", __version__, exc_info=error)
+    handler.close()
+    log.removeHandler(handler)
+    return f"the details are in {file}"

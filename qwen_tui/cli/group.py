@@ -23,6 +23,7 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
             is_option = parameter.param_type_name == "option"
             subject = getattr(parameter, "rich_help_panel", None)
             subject = subject or ("Options" if is_option else "Arguments")
+            row = row if is_option else (row[0].split(" ")[0], row[1])
             subjects.setdefault(subject, []).append(row)
     if "Options" in subjects:
         subjects["Options"] = subjects.pop("Options")

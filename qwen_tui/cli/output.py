@@ -36,6 +36,15 @@ class Output:
             silence_stdout()
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
 
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
+
     def close(self) -> None:
         """All is written."""
 
@@ -46,7 +55,7 @@ class Output:
 class FileOutput(Output):
     """A file that appears whole, under its name, when it is closed; devices are written directly.
 
-    Trouble 73 or 77 when it cannot be made; raised before anything is loaded or generated.
+    Trouble 73 or 77 when it cannot be made, raised at once; the file is begun by the first write.
     """
 
     def __init__(self, path: Path) -> None:
@@ -55,18 +64,37 @@ class FileOutput(Output):
         self._part = self._path if direct else self._path.with_name(f".{self._path.name}.part")
         try:
             if direct:
-                stream = self._path.open("wb")
-            else:
-                self._part.unlink(missing_ok=True)
-                stream = os.fdopen(os.open(self._part, _FRESH, 0o666), "wb")
+                super().__init__(self._path.open("wb"), str(path))
+                return
+            self._part.unlink(missing_ok=True)
+            super().__init__(self._begun(), str(path))
         except PermissionError:
             raise Trouble(f"{path} may not be written", code=NO_PERMISSION) from None
         except OSError as error:
             raise Trouble(f"{path} cannot be made: {error.strerror}", code=CANNOT_CREATE) from None
-        super().__init__(stream, str(path))
+        # Nothing may lie about should the process be killed while it only loads.
+        self._part.unlink()
+        self._stream.close()
+
+    def _begun(self) -> BinaryIO:
+        return os.fdopen(os.open(self._part, _FRESH, 0o666), "wb")
+
+    def write(self, data: bytes) -> None:
+        self._reopen()
+        super().write(data)
+
+    def _reopen(self) -> None:
+        if self._stream.closed:
+            try:
+                self._stream = self._begun()
+            except OSError as error:
+                raise Trouble(
+                    f"{self._name} cannot be made: {error.strerror}", code=CANNOT_CREATE
+                ) from None
 
     def close(self) -> None:
         try:
+            self._reopen()
             self._stream.close()
             if self._part != self._path:
                 self._part.replace(self._path)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 STOPS: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
@@ -34,7 +34,7 @@ def stopping() -> Iterator[Stopped]:
     A signal that was ignored when we started (`nohup`) stays ignored. Main thread only.
     """
     stopped = Stopped()
-    before = {}
+    before: dict[int, Any] = {}
 
     def stop(signum: int, frame: FrameType | None) -> None:
         stopped.by = stopped.by or signum
