@@ -13,7 +13,8 @@ from torch import Tensor
 from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local import packed
 from qwen_tui.backends.local.linear import Kind
-from qwen_tui.backends.local.qwen2 import Cancelled, Qwen2, Shape
+from qwen_tui.backends.local.model import Cancelled
+from qwen_tui.backends.local.qwen2 import Qwen2, Shape
 from qwen_tui.types import Progress, Trouble
 
 

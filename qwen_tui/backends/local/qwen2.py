@@ -15,13 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_tui.backends.local.linear import Linear
+from qwen_tui.backends.local.model import Cancelled
 
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
-
-
-class Cancelled(Exception):
-    """Raised inside a forward when somebody asked it to stop; nothing was kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +159,12 @@ class Qwen2:
         )
         return layers + self.lm_head.nbytes
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        embed = 0 if self.shape.tied and self.lm_head.nbytes == self.embed.nbytes else 1
+        return self.nbytes_per_token + embed * self.embed.nbytes
+
     def cache(self) -> KV:
         """An empty cache for this network."""
         return KV(self.shape, self.dtype, self.device)
@@ -173,7 +176,7 @@ class Qwen2:
         cache: KV,
         *,
         last: int = 1,
-        stopped: Callable[[], bool] = lambda: False,
+        stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
         """Run ids [B, T] (int64) after what the cache holds; B is the cache's rows.
 
@@ -260,6 +263,6 @@ def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + swapped * sin
 
 
-def _ask(stopped: Callable[[], bool]) -> None:
-    if stopped():
+def _ask(stopped: Callable[[], bool] | None) -> None:
+    if stopped is not None and stopped():
         raise Cancelled

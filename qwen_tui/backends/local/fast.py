@@ -1,0 +1,83 @@
+"""The model door over our own Qwen2 forward: one network, one preallocated cache.
+
+Law: a forward that is cancelled or runs out of memory leaves the cache as long as it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from qwen_tui.backends.local.qwen2 import KV, Qwen2
+
+
+class FastModel:
+    """`Model` over a `Qwen2` network; `packed` is the file its weights are mapped from, if any."""
+
+    def __init__(self, network: Qwen2, *, packed: Path | None = None) -> None:
+        self.packed = packed
+        self._network = network
+        self._cache: KV = network.cache()
+
+    @property
+    def length(self) -> int:
+        """Positions each row of the cache holds."""
+        return self._cache.length
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache."""
+        return self._cache.rows
+
+    @property
+    def vocab_rows(self) -> int:
+        """Logits a position has, padding rows included."""
+        return self._network.shape.vocab
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
+    ) -> Tensor:
+        """Run `ids` [rows][n]; float32 logits [rows, V], or [rows, n, V] with `every`.
+
+        Cancelling is asked before every large product of more than one position: a step of
+        decoding is shorter than a person's patience, and must not be torn.
+        """
+        batch = torch.tensor(ids, dtype=torch.int64, device=self._network.device)
+        count = batch.shape[1]
+        logits = self._network.forward(
+            batch,
+            self._cache,
+            last=count if every else 1,
+            stopped=cancel.is_set if count > 1 else None,
+        )
+        return logits if every else logits[:, 0]
+
+    def rewind(self, length: int) -> int:
+        """Forget all positions from `length` on."""
+        self._cache.rewind(min(length, self._cache.length))
+        return self._cache.length
+
+    def branch(self, rows: int) -> None:
+        """From one row make `rows` equal ones."""
+        self._cache.select([0] * rows)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, in this order."""
+        self._cache.select(list(rows))
+
+    def reset(self) -> None:
+        """Forget everything and give the cache's memory back."""
+        self._cache = self._network.cache()
+
+    def memory(self) -> int:
+        """Bytes of weights (mapped ones too) and cache."""
+        return self._network.nbytes + self._cache.nbytes
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.reset()
+        self._network = None  # type: ignore[assignment]  # nothing may be called after it
