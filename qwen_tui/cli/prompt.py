@@ -99,6 +99,7 @@ def decoded(data: bytes, name: str, encoding: str | None = None) -> str:
             )
     zero = data.find(b"\0")
     if zero >= 0:
+        _decoded_as(data[:zero], name, "utf-8")
         raise Trouble(
             f"{name} is no text: a NUL byte at byte offset {zero}",
             hint="if it is text in another encoding, name it with --encoding",
