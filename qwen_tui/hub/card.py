@@ -242,7 +242,7 @@ def _published(name: str) -> Known | None:
 
 
 def licence(folder: Path, name: str, readme: str | None = None) -> str:
-    """The licence's name, from the model card, else as published, else a LICENSE file's first line."""
+    """The licence's name: from the model card, else as published, else a LICENSE's first line."""
     matter = _front_matter(_text(folder / "README.md") if readme is None else readme)
     stated = matter.get("license_name") or matter.get("license", "")
     if stated and stated != "other":

@@ -173,7 +173,7 @@ class _Hub:
 
     @contextmanager
     def body(self, file: str, commit: str, start: int) -> Iterator[Any]:
-        """The response that streams a file from byte `start` on, or from 0 when its status is 200."""
+        """The response that streams a file from byte `start` on; from 0 when its status is 200."""
         url = self._resolve(self.name, file, revision=commit, endpoint=self.endpoint)
         headers = self._tools.build_hf_headers(token=self._token, library_name="qwen-tui")
         headers["Accept-Encoding"] = "identity"
@@ -197,7 +197,7 @@ class _Hub:
             raise Trouble(f"{self.name!r} is no hub id", code=USAGE) from None
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether the same request may succeed when it is made again: no answer, or one broken off."""
+        """Whether the same request may succeed when made again: no answer, or one broken off."""
         return isinstance(error, self._http_error) and getattr(error, "response", None) is None
 
     @property

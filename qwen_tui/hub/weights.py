@@ -198,14 +198,11 @@ def weight_map(folder: Path) -> dict[str, str]:
     if not isinstance(places, dict) or not places:
         raise Broken(f"{INDEX} has no weight_map")
     for place in places.values():
-        if (
-            not isinstance(place, str)
-            or not place.endswith(".safetensors")
-            or place.startswith(".")
-        ):
-            raise Broken(f"{INDEX} names a weight file that is none: {str(place)[:80]!r}")
-        if "/" in place or "\\" in place or "\0" in place:
-            raise Broken(f"{INDEX} names a weight file outside the folder: {place[:80]!r}")
+        shown = repr(str(place)[:80])
+        if not isinstance(place, str) or not place.endswith(".safetensors"):
+            raise Broken(f"{INDEX} names a weight file that is none: {shown}")
+        if "/" in place or "\\" in place or "\0" in place or place.startswith("."):
+            raise Broken(f"{INDEX} names a weight file outside the folder: {shown}")
     return places
 
 
