@@ -1,0 +1,101 @@
+"""What each generation of a session is doing, branch by branch: its pace, how it ended, its facts.
+
+Law: derived from entries alone, so a session from a file knows what a live one knew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from qwen_tui.session.tree import Place
+from qwen_tui.types import Emitted, Finished, Prefilled, Progress, Started
+
+
+@dataclass(slots=True, eq=False)
+class Branch:
+    """One of a generation's completions. Milliseconds count from the generation's start."""
+
+    node: str
+    count: int = 0
+    first: int = 0
+    first_ms: int | None = None
+    last_ms: int = 0
+    finished: Finished | None = None
+
+    def emit(self, event: Emitted) -> None:
+        """Count one step."""
+        self.count += len(event.tokens)
+        if self.first_ms is None:
+            self.first_ms, self.first = event.ms, len(event.tokens)
+        self.last_ms = event.ms
+
+    @property
+    def tok_s(self) -> float:
+        """Decoding speed so far in tokens per second, the first step left out; 0.0 when unknown."""
+        if self.first_ms is None or self.last_ms <= self.first_ms:
+            return self.finished.stats.tok_s if self.finished else 0.0
+        return (self.count - self.first) * 1000 / (self.last_ms - self.first_ms)
+
+
+@dataclass(slots=True, eq=False)
+class Run:
+    """One generation. `place` is where its nodes fork; `live` is False for one read from a file.
+
+    `progress` is the last long stage reported, until the first token.
+    """
+
+    started: Started
+    place: Place
+    branches: list[Branch]
+    live: bool = False
+    progress: Progress | None = None
+    prefilled: Prefilled | None = None
+
+    @property
+    def id(self) -> str:
+        """The generation's id."""
+        return self.started.generation
+
+    @property
+    def running(self) -> bool:
+        """Live, and a branch has not ended."""
+        return self.live and not self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Every branch has its end."""
+        return all(branch.finished for branch in self.branches)
+
+    @property
+    def interrupted(self) -> bool:
+        """Read from a file, or given up, without an end."""
+        return not self.live and not self.ended
+
+    @property
+    def count(self) -> int:
+        """Tokens emitted by all branches."""
+        return sum(branch.count for branch in self.branches)
+
+    @property
+    def tok_s(self) -> float:
+        """Tokens per second of all branches together."""
+        return sum(branch.tok_s for branch in self.branches)
+
+    @property
+    def ttft_ms(self) -> int | None:
+        """Milliseconds to the first token of any branch."""
+        firsts = [branch.first_ms for branch in self.branches if branch.first_ms is not None]
+        return min(firsts, default=None)
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The values it ran with, by name."""
+        return self.started.params
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that was really used."""
+        seed = self.started.params.get("seed")
+        return seed if isinstance(seed, int) else None

@@ -1,0 +1,367 @@
+"""Append-only branching text: a node forks its parent's path at a token offset.
+
+Law: `path(node) == path(parent)[:at] + tokens(node)`; `at` counts tokens of the whole path. Nodes
+and tokens are only ever added. What a damaged or hostile file says is mended and warned about.
+"""
+
+from __future__ import annotations
+
+import codecs
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+from qwen_tui.types import Added, Choice, Reason, Source, Token
+
+FOLDED: Final = frozenset({"template", "seed"})
+"""Roles whose tokens are in the context and not in the document's text: what a chat template puts
+around a turn, and the `<|endoftext|>` that seeds an empty document."""
+
+GAP: Final = Token(-1, "\ufffd".encode())
+"""The first of a run of lost tokens; the others are `LOST`, so that offsets stay true."""
+LOST: Final = Token(-1, b"")
+MAX_GAP: Final = 1_000_000
+"""Most lost tokens one hole is believed to have."""
+_CACHED_PATHS = 4
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """One run of text. `at` and `end` count tokens of its path; `tokens` only grows.
+
+    `reason` is how its generation ended: None for a person's text, and while it runs or when it was
+    interrupted. `gaps` are (index, count) of tokens a damaged file lost.
+    `jump` is an ancestor far up, so that any ancestor is found in O(log depth) steps.
+    """
+
+    id: str
+    parent: str | None
+    at: int
+    source: Source
+    role: str | None = None
+    tokens: list[Token] = field(default_factory=list)
+    generation: str | None = None
+    branch: int = 0
+    reason: Reason | None = None
+    gaps: list[tuple[int, int]] = field(default_factory=list)
+    children: list[str] = field(default_factory=list)
+    depth: int = 0
+    jump: str | None = None
+    missing: bool = False
+    hidden: bool = False
+    marked: bool = False
+    label: str = ""
+
+    @property
+    def end(self) -> int:
+        """Length of the node's path in tokens."""
+        return self.at + len(self.tokens)
+
+    @property
+    def folded(self) -> bool:
+        """In the context, not in the text."""
+        return self.role in FOLDED
+
+
+class Place(NamedTuple):
+    """A point in the tree: after `at` tokens of the path of `node`; None, 0: the empty document."""
+
+    node: str | None
+    at: int
+
+
+class Piece(NamedTuple):
+    """The part of a path that one node holds: path tokens `start` … `stop` (exclusive)."""
+
+    node: Node
+    start: int
+    stop: int
+
+    @property
+    def tokens(self) -> list[Token]:
+        """The tokens of the part."""
+        return self.node.tokens[self.start - self.node.at : self.stop - self.node.at]
+
+
+class Tree:
+    """All nodes of a session. Everything is iterative, so depth is no limit."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.warnings: list[str] = []
+        self._forks: dict[Place, list[str]] = {}
+        self._paths: OrderedDict[str, list[Token]] = OrderedDict()
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.nodes
+
+    def __getitem__(self, id: str) -> Node:
+        return self.nodes[id]
+
+    def __len__(self) -> int:
+        return len(self.nodes)
+
+    # -- growing -----------------------------------------------------------------------------------
+
+    def add(self, entry: Added) -> Node:
+        """Hang a node in the tree, mended where the entry cannot be true:
+
+        the parent becomes the node that holds path token `at - 1`; an unknown parent is stood in
+        for by a root of lost tokens; an `at` beyond the parent's end is cut; an id seen before is
+        kept as it was.
+        """
+        known = self.nodes.get(entry.id)
+        if known is not None:
+            return self._again(known, entry)
+        if entry.parent == entry.id:
+            self.warnings.append(f"node {entry.id} is its own parent: taken as a root")
+            place = Place(None, 0)
+        else:
+            place = self.resolve(self._parent(entry), entry.at)
+        node = Node(entry.id, place.node, place.at, entry.source, entry.role, list(entry.tokens))
+        self._hang(node)
+        return node
+
+    def _hang(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        self._forks.setdefault(Place(node.parent, node.at), []).append(node.id)
+        if node.parent is None:
+            return
+        parent = self.nodes[node.parent]
+        parent.children.append(node.id)
+        node.depth = parent.depth + 1
+        # Skew-binary jump pointers (Myers, "An applicative random-access stack", 1983).
+        over = self.nodes[parent.jump] if parent.jump else None
+        far = self.nodes[over.jump] if over and over.jump else None
+        if over and far and parent.depth - over.depth == over.depth - far.depth:
+            node.jump = far.id
+        else:
+            node.jump = parent.id
+
+    def _parent(self, entry: Added) -> str | None:
+        if entry.parent is None or entry.parent in self.nodes:
+            return entry.parent
+        self.warnings.append(
+            f"node {entry.parent} is unknown: what hung from it stands at the root"
+        )
+        holder = Node(entry.parent, None, 0, "import", missing=True)
+        self._hang(holder)
+        if entry.at:
+            self._lose(holder, entry.at)
+        return holder.id
+
+    def _again(self, known: Node, entry: Added) -> Node:
+        """A second record of a node: fills a stand-in that is a root, else changes nothing."""
+        if known.missing and entry.parent is None and len(entry.tokens) >= len(known.tokens):
+            known.tokens[:] = entry.tokens
+            known.source, known.role, known.missing = entry.source, entry.role, False
+            known.gaps.clear()
+            self._paths.clear()
+        elif known.missing or (known.parent, known.at) != (entry.parent, entry.at):
+            self.warnings.append(f"node {entry.id} comes twice: the first one stands")
+        return known
+
+    def extend(self, id: str, index: int, tokens: Sequence[Token]) -> int:
+        """Put `tokens` at place `index` of the node's own tokens; what is there already stays.
+
+        A hole before them becomes a visible gap. Returns how many tokens were added.
+        """
+        node = self.nodes[id]
+        have = len(node.tokens)
+        if index > have:
+            self._lose(node, index - have)
+        fresh = tokens[max(0, len(node.tokens) - index) :] if index < have else tokens
+        node.tokens.extend(fresh)
+        return len(fresh)
+
+    def _lose(self, node: Node, count: int) -> None:
+        believed = count if count <= MAX_GAP else 1
+        node.gaps.append((len(node.tokens), count))
+        node.tokens.append(GAP)
+        node.tokens.extend([LOST] * (believed - 1))
+        self.warnings.append(f"{count} tokens of node {node.id} are lost")
+
+    def weigh(
+        self,
+        id: str,
+        start: int,
+        logprobs: Sequence[float | None],
+        choices: Sequence[tuple[Choice, ...]] = (),
+    ) -> None:
+        """Note what a model thought of the node's tokens from `start`; None changes nothing."""
+        tokens = self.nodes[id].tokens
+        for i, logprob in enumerate(logprobs[: max(0, len(tokens) - start)]):
+            row = choices[i] if i < len(choices) else ()
+            if logprob is not None:
+                tokens[start + i] = replace(tokens[start + i], logprob=logprob, choices=row)
+        self._paths.clear()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def length(self, id: str | None) -> int:
+        """Tokens of the path of a node; 0 for None."""
+        return 0 if id is None else self.nodes[id].end
+
+    def resolve(self, id: str | None, at: int) -> Place:
+        """The same place said by the node that holds the token before it: (None, 0) at the start.
+
+        Raises KeyError for an unknown node; `at` is cut to the path's length.
+        """
+        at = min(at, self.length(id))
+        while id is not None:
+            node = self.nodes[id]
+            if node.at < at:
+                return Place(id, at)
+            far = node.jump
+            id = far if far is not None and self.nodes[far].at >= at else node.parent
+        return Place(None, 0)
+
+    def chain(self, id: str | None, at: int | None = None) -> list[Piece]:
+        """The nodes a path runs through, root first, each with its part (never empty)."""
+        stop = self.length(id) if at is None else min(at, self.length(id))
+        out: list[Piece] = []
+        while id is not None:
+            node = self.nodes[id]
+            if node.at < stop:
+                out.append(Piece(node, node.at, stop))
+                stop = node.at
+            id = node.parent
+        out.reverse()
+        return out
+
+    def path(self, id: str | None, at: int | None = None) -> list[Token]:
+        """The tokens from the root to the node's end, or the first `at` of them. A fresh list."""
+        if id is None:
+            return []
+        return self._full(id)[:at]
+
+    def _full(self, id: str) -> list[Token]:
+        chain: list[Node] = []
+        base: list[Token] = []
+        step: str | None = id
+        while step is not None:
+            node = self.nodes[step]
+            found = self._paths.get(step)
+            if found is not None:
+                found.extend(node.tokens[len(found) - node.at :])
+                if step == id:
+                    self._paths.move_to_end(id)
+                    return found
+                base = found.copy()
+                break
+            chain.append(node)
+            step = node.parent
+        for node in reversed(chain):
+            del base[node.at :]
+            base.extend(node.tokens)
+        self._paths[id] = base
+        if len(self._paths) > _CACHED_PATHS:
+            self._paths.popitem(last=False)
+        return base
+
+    def forks(self, place: Place) -> list[str]:
+        """Ids of the nodes that fork at a place, in the order they were added, hidden ones too."""
+        return list(self._forks.get(self.resolve(*place), ()))
+
+    def shown(self, place: Place) -> list[str]:
+        """As `forks`, without the hidden ones."""
+        return [id for id in self.forks(place) if not self.nodes[id].hidden]
+
+    def siblings(self, id: str) -> list[str]:
+        """The node and those beside it that are not hidden, in the order they were added."""
+        node = self.nodes[id]
+        return self.shown(Place(node.parent, node.at))
+
+    def roots(self) -> list[str]:
+        """Ids of the nodes without a parent."""
+        return list(self._forks.get(Place(None, 0), ()))
+
+    def children(self, id: str) -> list[str]:
+        """Ids of the nodes that hang from a node, wherever they fork it, in order of the fork."""
+        return sorted(self.nodes[id].children, key=lambda child: self.nodes[child].at)
+
+    def is_shown(self, id: str) -> bool:
+        """Neither the node nor anything it hangs from is hidden."""
+        step: str | None = id
+        while step is not None:
+            node = self.nodes[step]
+            if node.hidden:
+                return False
+            step = node.parent
+        return True
+
+
+class Layout:
+    """Characters ⇄ tokens of a run, grown as it grows.
+
+    A character whose bytes lie in several tokens belongs to the first of them. Folded tokens have
+    no characters. Bytes that are not UTF-8 show as U+FFFD, as in `types.text_of`.
+    """
+
+    def __init__(self, tokens: Iterable[Token] = ()) -> None:
+        self.starts: list[int] = []
+        self._parts: list[str] = []
+        self._size = 0
+        self._pending = b""
+        self.extend(tokens)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def extend(self, tokens: Iterable[Token], *, folded: bool = False) -> None:
+        """Append tokens; `folded` ones take a place and no characters."""
+        if folded:
+            self._flush()
+            self.starts.extend(self._size for _ in tokens)
+            return
+        for token in tokens:
+            self.starts.append(self._size + bool(self._pending))
+            data = self._pending + token.data
+            text, used = codecs.utf_8_decode(data, "replace", False)
+            self._pending = data[used:]
+            if text:
+                self._parts.append(text)
+                self._size += len(text)
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._parts.append("\ufffd")
+            self._size += 1
+            self._pending = b""
+
+    @property
+    def text(self) -> str:
+        """The run's characters."""
+        if len(self._parts) > 1:
+            self._parts = ["".join(self._parts)]
+        return "".join(self._parts) + ("\ufffd" if self._pending else "")
+
+    @property
+    def size(self) -> int:
+        """Number of characters."""
+        return self._size + bool(self._pending)
+
+    def span(self, index: int) -> tuple[int, int]:
+        """Character offsets (start, stop) of token `index`; empty for one that only ends a
+        character.
+        """
+        stop = self.starts[index + 1] if index + 1 < len(self.starts) else self.size
+        return self.starts[index], stop
+
+    def token(self, offset: int) -> int:
+        """Index of the token that the character at `offset` belongs to; the number of tokens at or
+        beyond the end.
+        """
+        if offset >= self.size:
+            return len(self.starts)
+        return bisect_right(self.starts, offset) - 1
+
+    def boundary(self, offset: int) -> int:
+        """The least number of tokens that holds all characters before `offset` and splits none."""
+        index = self.token(offset)
+        while index < len(self.starts) and self.starts[index] < offset:
+            offset = self.span(index)[1]
+            index = self.token(offset)
+        return index
