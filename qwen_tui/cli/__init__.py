@@ -95,10 +95,10 @@ def _trouble(error: Exception) -> Trouble:
     """What to tell a person about whatever went wrong."""
     if isinstance(error, Trouble):
         return error
-    if isinstance(error, _UsageError):
+    if isinstance(error, _Refused):
+        message = getattr(error, "format_message", error.__str__)()
         where = getattr(getattr(error, "ctx", None), "command_path", "qwen-tui")
-        # type: ignore[attr-defined]
-        return Trouble(error.format_message(), hint=f"{where} --help", code=USAGE)
+        return Trouble(message, hint=f"{where.replace(f' {STUDIO}', '')} --help", code=USAGE)
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         code = {FileNotFoundError: NO_INPUT, PermissionError: NO_PERMISSION}.get(

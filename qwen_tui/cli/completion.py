@@ -1,24 +1,24 @@
 """One completion from start to end: prompt, context, weights, events, output, session, exit code.
 
 Law: what can be refused is refused before weights are loaded; what was generated is never lost to a
-failure that comes after it.
+failure that comes after it; what is printed as JSON and what is saved are the same entries.
 """
 
 from __future__ import annotations
 
 import json
-import secrets
-from collections.abc import Sequence
-from contextlib import closing
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
-from qwen_tui import backends, hub, journal, settings, window
+from qwen_tui import __version__, backends, hub, journal, settings, window
 from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.narrate import Narrator, complain
 from qwen_tui.cli.output import Output, Teller, opened
-from qwen_tui.cli.recording import Recording
 from qwen_tui.cli.signals import die, dying_at_once, stopping
+from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.types import (
     BAD_DATA,
@@ -31,15 +31,11 @@ from qwen_tui.types import (
     Backend,
     Emitted,
     Entry,
-    Event,
     Finished,
-    Prefilled,
+    Happened,
     Progress,
     Reason,
     Request,
-    Sampling,
-    Source,
-    Token,
     Trouble,
     joined,
 )
@@ -83,15 +79,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is known before weights are loaded: the person's text and the exact request."""
+    """All that is known before weights are loaded: the session so far, and the exact request."""
 
     settings: Settings
     vocab: Vocab
     context: int
-    text: str
-    source: Source
-    document: tuple[Token, ...]
+    session: Session
     request: Request
+
+
+Sink = Callable[[Entry | Progress], None]
 
 
 def run(wanted: Wanted) -> int:
@@ -104,69 +101,68 @@ def run(wanted: Wanted) -> int:
     signum = None
     with Narrator(quiet=wanted.quiet) as narrator:
         narrator.warn(written.notes)
-        plan = planned(wanted, written, narrator)
         with opened(wanted.output, raw=wanted.raw) as output:
             if wanted.dry_run:
-                show_tokens(plan, output, as_json=wanted.as_json)
+                plan = planned(wanted, written, narrator, ignore)
+                show_tokens(plan.request, output, as_json=wanted.as_json)
                 room = f" of {plan.context:,}" if plan.context else ""
                 narrator.say(f"{len(plan.request.prompt):,}{room} tokens; nothing was sent")
-                code = DONE
-            else:
-                code, signum = generate(plan, wanted, output, narrator)
+                return DONE
+            code, signum = generate(wanted, written, output, narrator)
     if signum is not None:
         die(signum)
     return code
 
 
-def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator) -> Plan:
+def ignore(entry: Entry | Progress) -> None:
+    """A sink for entries nobody wants."""
+
+
+def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: Sink) -> Plan:
     """Settings, tokenizer, tokens and context, all checked; no weights."""
     flags = wanted.flags
     if wanted.escape and flags.get("stop"):
         flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
     chosen = settings.load(flags)
     narrator.warn(chosen.warnings)
-    folder = hub.find(chosen.model).folder
+    folder = hub.find(chosen.model).path
     chosen = settings.for_checkpoint(chosen, folder)
     vocab = Vocab.load(folder)
-    document = vocab.encode(written.text, special=chosen.special) or start_of_document(vocab)
     context = hub.card(folder).context
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
-    prompt, max_tokens = window.fit(
-        document, chosen.max_tokens, context, chosen.truncate, chosen.explicit("max_tokens")
-    )
-    if len(prompt) < len(document):
-        narrator.warn([f"{len(document) - len(prompt):,} tokens of the prompt were left out"])
+    session = Session.new(app=f"qwen-tui {__version__}", vocab=vocab, sink=sink)
+    session.commit(written.text, written.source)
     weigh = flags.get("choices") is not None or wanted.save is not None
-    request = Request(
-        prompt=prompt,
-        sampling=seeded(chosen.sampling),
-        max_tokens=max_tokens,
+    request = session.request(
+        chosen.sampling,
+        max_tokens=chosen.max_tokens,
         stop=chosen.stop,
         choices=chosen.choices if weigh else 0,
         branches=chosen.branches,
         ignore_eos=chosen.ignore_eos,
     )
-    return Plan(chosen, vocab, context, written.text, written.source, document, request)
-
-
-def start_of_document(vocab: Vocab) -> tuple[Token, ...]:
-    """What an empty prompt is seeded with: the token that parts documents."""
-    if vocab.end_of_text is None:
+    if not request.prompt:
         raise Trouble(
-            "the prompt is empty, and this model has no token to start from", code=BAD_DATA
+            "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
         )
-    return (vocab.token(vocab.end_of_text),)
+    prompt, max_tokens = window.fit(
+        request.prompt,
+        chosen.max_tokens,
+        context,
+        chosen.truncate,
+        chosen.explicit("max_tokens"),
+    )
+    if len(prompt) < len(request.prompt):
+        left_out = len(request.prompt) - len(prompt)
+        narrator.warn([f"{left_out:,} tokens of the prompt were left out"])
+    request = replace(request, prompt=prompt, max_tokens=max_tokens)
+    return Plan(chosen, vocab, context, session, request)
 
 
-def seeded(sampling: Sampling) -> Sampling:
-    """The same values with a seed: a fresh 64-bit one where none was given."""
-    return sampling if sampling.seed is not None else replace(sampling, seed=secrets.randbits(64))
-
-
-def show_tokens(plan: Plan, output: Output, *, as_json: bool = False) -> None:
+def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> None:
     """The exact tokens, one a line: place, id, spelling; bytes that are no UTF-8 as `\\xHH`."""
-    for place, token in enumerate(plan.request.prompt):
+    for place, token in enumerate(request.prompt):
         if as_json:
             row: dict[str, Any] = {"i": place, "id": token.id}
             row["text"] = token.data.decode("utf-8", "replace")
@@ -179,54 +175,76 @@ def show_tokens(plan: Plan, output: Output, *, as_json: bool = False) -> None:
 
 
 def generate(
-    plan: Plan, wanted: Wanted, output: Output, narrator: Narrator
+    wanted: Wanted, written: prompts.Prompt, output: Output, narrator: Narrator
 ) -> tuple[int, int | None]:
-    """Load, stream, tell and save; the exit code, and the signal that stopped it."""
+    """Plan, load, stream, tell and save; the exit code, and the signal that stopped it."""
+    sinks: list[Sink] = [Records(output)] if wanted.as_json else []
+
+    def sink(entry: Entry | Progress) -> None:
+        for each in sinks:
+            each(entry)
+
+    plan = planned(wanted, written, narrator, sink)
     narrator.say(f"seed {plan.request.sampling.seed}")
-    told = Records(output) if wanted.as_json else Text(output, plan, echo=wanted.echo)
+    told = None
+    if not wanted.as_json:
+        told = Text(output, plan, lead=written.text.encode() if wanted.echo else b"")
+        sinks.append(told)
     with dying_at_once():
-        backend = load(plan.settings, narrator, told)
-    ends: list[Finished] = []
+        backend = load(plan.settings, narrator, sink)
     with closing(backend), stopping() as stopped:
         narrator.say(described(backend))
-        with closing(Recording(plan, backend, wanted.save)) as recording:
-            for entry in recording.entries:
-                told.entry(entry)
-            stream = backend.stream(plan.request, stopped.cancel)
-            try:
-                for event in stream:
-                    if isinstance(event, Progress):
-                        narrator.report(event)
-                    elif isinstance(event, Prefilled):
-                        narrator.clear()
-                    recording.keep(event)
-                    if isinstance(event, Finished):
-                        ends.append(event)
-                    told.event(event, recording.generation)
-                told.finish()
-            finally:
-                getattr(stream, "close", lambda: None)()
-        if recording.name:
-            narrator.say(f"saved in {recording.name}")
-    return concluded(ends, plan, narrator), stopped.by
+        with kept(plan.session, wanted.save, sinks, narrator):
+            ends = stream(plan, backend, narrator, sink, stopped.cancel)
+        if told is not None:
+            told.finish()
+    return concluded(ends, plan.request, narrator), stopped.by
 
 
-def load(settings: Settings, narrator: Narrator, told: Records | Text) -> Backend:
+def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:
     """Open the backend, with a bar on stderr and, for `--json`, records of its progress."""
-    import threading
 
     def report(progress: Progress) -> None:
         narrator.report(progress)
-        told.event(progress, None)
+        sink(progress)
 
     try:
         return backends.open(settings, report, threading.Event())
     except MemoryError:
-        raise Trouble(
-            "out of memory while loading", hint="--quant nf4 needs a quarter", code=TEMPORARY
-        ) from None
+        hint = "--quant nf4 needs a quarter of it"
+        raise Trouble("out of memory while loading", hint=hint, code=TEMPORARY) from None
     finally:
         narrator.clear()
+
+
+def stream(
+    plan: Plan, backend: Backend, narrator: Narrator, sink: Sink, cancel: threading.Event
+) -> list[Finished]:
+    """Run the request: every event through the session, and so to its sinks; how it ended."""
+    ends: list[Finished] = []
+    generation, _ = plan.session.start(plan.request, backend.environment)
+    events = backend.stream(plan.request, cancel)
+    try:
+        for event in events:
+            if isinstance(event, Progress):
+                narrator.report(event)
+                sink(event)
+                continue
+            narrator.clear()
+            plan.session.happen(generation, event)
+            if isinstance(event, Finished):
+                ends.append(event)
+    finally:
+        getattr(events, "close", lambda: None)()
+    return ends
+
+
+@contextmanager
+def kept(
+    session: Session, save: str | None, sinks: list[Sink], narrator: Narrator
+) -> Iterator[None]:
+    """While this holds, what happens goes into the session file that `--save` asks for."""
+    yield
 
 
 def described(backend: Backend) -> str:
@@ -236,11 +254,11 @@ def described(backend: Backend) -> str:
     return " · ".join(filter(None, [str(name), env.device, env.dtype, env.quant]))
 
 
-def concluded(ends: Sequence[Finished], plan: Plan, narrator: Narrator) -> int:
+def concluded(ends: Sequence[Finished], request: Request, narrator: Narrator) -> int:
     """Say how it ended; the exit code of the first branch that ended badly."""
     ends = sorted(ends, key=lambda end: end.branch)
     for end in ends:
-        narrator.finished(end, branches=plan.request.branches)
+        narrator.finished(end, branches=request.branches)
         if end.message:
             narrator.clear()
             complain(Trouble(end.message, hint=end.hint))
@@ -249,19 +267,14 @@ def concluded(ends: Sequence[Finished], plan: Plan, narrator: Narrator) -> int:
 
 
 class Text:
-    """Tells the completion as text: the bytes of its tokens, without an ending end-of-text."""
+    """A sink that tells the completion as text: its tokens' bytes, without an ending end-of-text."""
 
-    def __init__(self, output: Output, plan: Plan, *, echo: bool) -> None:
-        lead = plan.text.encode() if echo else b""
+    def __init__(self, output: Output, plan: Plan, *, lead: bytes) -> None:
         self._teller = Teller(output, branches=plan.request.branches, lead=lead)
         self._ends = frozenset() if plan.request.ignore_eos else plan.vocab.eos_ids
 
-    def entry(self, entry: Entry) -> None:
-        """Entries are the session's affair; the first one lets the echo out."""
-        self._teller.begin()
-
-    def event(self, event: Event, generation: str | None) -> None:
-        """Tell emitted tokens as they come."""
+    def __call__(self, entry: Entry | Progress) -> None:
+        event = entry.event if isinstance(entry, Happened) else None
         if isinstance(event, Emitted):
             data = joined(token for token in event.tokens if token.id not in self._ends)
             self._teller.feed(event.branch, data)
@@ -269,24 +282,16 @@ class Text:
             self._teller.end(event.branch)
 
     def finish(self) -> None:
-        """All branches are over."""
+        """Tell what is left of every branch."""
         self._teller.finish()
 
 
 class Records:
-    """Tells everything as JSON lines: the very records that a session file holds, unstamped."""
+    """A sink that tells everything as JSON lines: the records of a session file, unstamped."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._scribe = journal.Scribe()
 
-    def entry(self, entry: Entry) -> None:
-        """One line."""
+    def __call__(self, entry: Entry | Progress) -> None:
         self._output.write(journal.line(self._scribe.record(entry)))
-
-    def event(self, event: Event, generation: str | None) -> None:
-        """One line."""
-        self._output.write(journal.line(self._scribe.record(event, generation=generation)))
-
-    def finish(self) -> None:
-        """Nothing is held back."""
