@@ -7,6 +7,7 @@ character straddles an edge, and every cell knows the tokens whose bytes it show
 from __future__ import annotations
 
 import codecs
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
@@ -21,6 +22,17 @@ _NEVER_FIRST: Final = frozenset(
     "、。，．・：；？！」』）】〕〉》”’…ー～々ぁぃぅぇぉっゃゅょァィゥェォッャュョ%,.:;?!)]}"
 )
 """Characters that may not begin a row after a break between ideographs (JIS X 4051, in short)."""
+
+
+_NARROW_SET: Final = (
+    "\x20-\x7e\xa1-\xac\xae-\u024f\u0370-\u0377\u037a-\u037f\u0384-\u0482\u048a-\u052f"
+    "\u2010-\u2027\u2030-\u205e\u2400-\u2421\u25af"
+)
+_WIDE_SET: Final = "\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff60"
+NARROW: Final = re.compile(f"[{_NARROW_SET}]*")
+"""Text whose every character is harmless, a grapheme of its own and one cell wide."""
+ALONE: Final = re.compile(f"[{_NARROW_SET}{_WIDE_SET}]*")
+"""Text whose every character is harmless and a grapheme of its own, one cell wide or two."""
 
 
 class Run(NamedTuple):
@@ -51,6 +63,9 @@ class _Unit(NamedTuple):
 
 def _units(text: str, column: int) -> Iterator[_Unit]:
     """The graphemes of text without line feeds; `column` is the cell it begins at, for tabs."""
+    if ALONE.fullmatch(text):
+        yield from (_Unit(raw, raw, 1 if raw < "\u3000" else 2, False) for raw in text)
+        return
     for raw in graphemes(text):
         if raw == "\t":
             width = TAB_STOP - column % TAB_STOP

@@ -1,0 +1,421 @@
+"""The prompt editor: the document a person writes, byte for byte what the model is sent.
+
+Law: nothing is normalised. What was set, typed or pasted comes back from `text` unchanged; a paste
+is one step of undo.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Final, Literal
+
+from rich.text import Text
+from textual import events
+from textual.actions import SkipAction
+from textual.binding import Binding, BindingType
+from textual.document._document import EditResult, Location, Selection
+from textual.document._edit import Edit
+from textual.document._history import EditHistory
+from textual.message import Message
+from textual.reactive import reactive
+from textual.timer import Timer
+from textual.widgets import TextArea
+
+from qwen_tui.tui.document import FaithfulDocument, GraphemeNavigator, Span, WrappedRows, shown
+from qwen_tui.tui.heat import Heat
+from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
+from qwen_tui.types import Token
+
+PASTE_MOST: Final = 4 << 20
+"""Characters of one paste that go in without asking."""
+EDITED_AFTER_S: Final = 0.12
+"""How long typing is gathered before `Edited` is posted."""
+UNDO_STEPS: Final = 1000
+MATCHES_MOST: Final = 10_000
+
+
+class Editor(TextArea):
+    """A `TextArea` that keeps text exact, walks graphemes, wears heat, finds, and stays quick.
+
+    Enter always writes a newline. Ctrl+Z, Ctrl+Y and Ctrl+C go on to the screen when the editor has
+    nothing to undo, redo or copy; keys it does not bind always do.
+    """
+
+    DEFAULT_CSS = """
+    Editor {
+        border: none;
+        padding: 0 0 0 1;
+        scrollbar-size-vertical: 1;
+        &:focus { border: none; }
+    }
+    """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+home", "document_edge(-1)", "Start of the document", show=False),
+        Binding("ctrl+end", "document_edge(1)", "End of the document", show=False),
+        Binding("ctrl+shift+home", "document_edge(-1, True)", "Select to the start", show=False),
+        Binding("ctrl+shift+end", "document_edge(1, True)", "Select to the end", show=False),
+        Binding("ctrl+f", "find", "Find", show=False),
+    ]
+
+    heat: reactive[Heat] = reactive(Heat(PLAIN_LEVELS, PLAIN), init=False)
+    """The text styles in use; set a new one when the theme changes, then paint again."""
+
+    @dataclass
+    class Edited(Message):
+        """The text changed; posted once per `EDITED_AFTER_S`, with its length in characters."""
+
+        editor: Editor
+        size: int
+
+        @property
+        def control(self) -> Editor:
+            """The editor it came from."""
+            return self.editor
+
+    @dataclass
+    class PasteCut(Message):
+        """A paste was longer than `PASTE_MOST`: `rest` was left out. `paste_more(rest)` adds it."""
+
+        editor: Editor
+        kept: int
+        rest: str
+
+        @property
+        def control(self) -> Editor:
+            """The editor it came from."""
+            return self.editor
+
+    @dataclass
+    class FindAsked(Message):
+        """A person wants to search: the screen shows its find bar."""
+
+        editor: Editor
+
+        @property
+        def control(self) -> Editor:
+            """The editor it came from."""
+            return self.editor
+
+    document: FaithfulDocument
+    wrapped_document: WrappedRows
+    navigator: GraphemeNavigator
+
+    def __init__(
+        self,
+        text: str = "",
+        *,
+        tab_behavior: Literal["focus", "indent"] = "focus",
+        placeholder: str = "",
+        paste_most: int = PASTE_MOST,
+        name: str | None = None,
+        id: str | None = None,
+        classes: str | None = None,
+    ) -> None:
+        """`tab_behavior` "focus" lets Tab move the focus, "indent" writes a tab's spaces."""
+        super().__init__(
+            "",
+            soft_wrap=True,
+            tab_behavior=tab_behavior,
+            highlight_cursor_line=False,
+            placeholder=placeholder,
+            name=name,
+            id=id,
+            classes=classes,
+        )
+        self.match_cursor_bracket = False
+        self.history = EditHistory(
+            max_checkpoints=UNDO_STEPS, checkpoint_timer=2.0, checkpoint_max_characters=100
+        )
+        self.paste_most = paste_most
+        self._edited_timer: Timer | None = None
+        self._needle = ""
+        self._fold_case = True
+        self._matches: list[int] | None = None
+        if text:
+            self._set_document(text, None)
+
+    # -- the document -----------------------------------------------------------------------------
+
+    def _set_document(self, text: str, language: str | None) -> None:
+        """Build the faithful document in place of Textual's, which splits at many characters."""
+        self.document = FaithfulDocument(text)
+        self.wrapped_document = WrappedRows(self.document.shown, tab_width=self.indent_width)
+        self.navigator = GraphemeNavigator(self.wrapped_document, self.document)
+        self._build_highlight_map()
+        self.move_cursor((0, 0))
+        self._rewrap_and_refresh_virtual_size()
+        self.refresh()
+
+    def set_text(self, text: str, *, keep_cursor: bool = True) -> None:
+        """Show another text and forget the undo steps; text that only grew is appended cheaply.
+
+        The caret stays after as many characters as before, or goes to the end.
+        """
+        caret, now = self.caret, self.text
+        at_end = caret == len(now)
+        if text != now:
+            if now and text.startswith(now):
+                self._append(text[len(now) :])
+            else:
+                self.load_text(text)
+        self.history.clear()
+        target = caret if keep_cursor and not (at_end and text.startswith(now)) else len(text)
+        if self.caret != target:
+            self.caret = target
+
+    def _append(self, text: str) -> None:
+        """Add text at the end without a step of undo."""
+        edit = Edit(text, self.document.end, self.document.end, True)
+        start = self.document.end
+        result = edit.do(self)
+        self.wrapped_document.wrap_range(start, start, result.end_location)
+        edit.after(self)
+        self._build_highlight_map()
+        self.post_message(self.Changed(self))
+        self._refresh_size()
+        self.refresh()
+
+    @property
+    def size_in_characters(self) -> int:
+        """The length of the text."""
+        return len(self.document.text)
+
+    @property
+    def caret(self) -> int:
+        """Characters before the cursor."""
+        return self.document.get_index_from_location(self.selection.end)
+
+    @caret.setter
+    def caret(self, offset: int) -> None:
+        self.move_cursor(self.document.get_location_from_index(offset))
+
+    @property
+    def selected(self) -> tuple[int, int]:
+        """The selection as character offsets, low end first."""
+        low, high = sorted(map(self.document.get_index_from_location, self.selection))
+        return low, high
+
+    def select(self, start: int, end: int) -> None:
+        """Select the characters from start to end; the cursor stands at the end."""
+        locate = self.document.get_location_from_index
+        self.selection = Selection(locate(start), locate(end))
+
+    # -- styles -----------------------------------------------------------------------------------
+
+    def paint(self, spans: Iterable[Span]) -> None:
+        """Style these characters and no others; spans move with edits, one edited inside goes."""
+        self.document.paint(spans)
+        self._line_cache.clear()
+        self.refresh()
+
+    def watch_heat(self) -> None:
+        """The theme changed: found text and escapes wear it at once."""
+        self._line_cache.clear()
+        self.refresh()
+
+    def get_line(self, line_index: int) -> Text:
+        """A row as it is shown, with its styles."""
+        raw = self.document.get_line(line_index)
+        safe = shown(raw)
+        line = Text(safe, end="", no_wrap=True)
+        for left, right, style in self.document.marks[line_index]:
+            line.stylize(style, left, right)
+        if safe != raw:
+            for column, (was, now) in enumerate(zip(raw, safe, strict=True)):
+                if was != now:
+                    line.stylize(self.heat.palette.escape, column, column + 1)
+        if self._needle:
+            self._stylize_matches(line, line_index)
+        return line
+
+    # -- cursor -----------------------------------------------------------------------------------
+
+    def clamp_visitable(self, location: Location) -> Location:
+        """The nearest place where a cursor may stand: never inside a grapheme."""
+        return self.navigator.settled(location)
+
+    def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
+        """None: searching a whole book for a bracket at every step is not worth it."""
+        return None
+
+    def action_cursor_right(self, select: bool = False) -> None:
+        """One grapheme right; an offered text is never taken by this."""
+        target = self.get_cursor_right_location()
+        self.move_cursor(target, select=select)
+
+    def action_document_edge(self, side: int, select: bool = False) -> None:
+        """To the document's start or end."""
+        self.move_cursor((0, 0) if side < 0 else self.document.end, select=select)
+
+    # -- editing ----------------------------------------------------------------------------------
+
+    def edit(self, edit: Edit) -> EditResult:
+        """Do one edit; see `TextArea.edit`."""
+        self._matches = None
+        result = super().edit(edit)
+        self._note_edit()
+        return result
+
+    def _note_edit(self) -> None:
+        """Post `Edited` soon, once for all edits until then."""
+        self._matches = None
+        if self._edited_timer is None and self.is_mounted:
+            self._edited_timer = self.set_timer(EDITED_AFTER_S, self._post_edited)
+
+    def _post_edited(self) -> None:
+        self._edited_timer = None
+        self.post_message(self.Edited(self, self.size_in_characters))
+
+    def flush_edited(self) -> None:
+        """Post what waits at once, as before the text is sent."""
+        if self._edited_timer is not None:
+            self._edited_timer.stop()
+            self._post_edited()
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether there is typing to take back."""
+        return bool(self.history._undo_stack)
+
+    @property
+    def can_redo(self) -> bool:
+        """Whether there is typing to do again."""
+        return bool(self.history._redo_stack)
+
+    def action_undo(self) -> None:
+        """Take back the last step; with none the key goes on to the screen."""
+        if not self.can_undo:
+            raise SkipAction
+        self.undo()
+        self._note_edit()
+
+    def action_redo(self) -> None:
+        """Do the last step again; with none the key goes on to the screen."""
+        if not self.can_redo:
+            raise SkipAction
+        self.redo()
+        self._note_edit()
+
+    async def _on_key(self, event: events.Key) -> None:
+        """Shift+Enter is Enter, as terminals that can tell them apart report it."""
+        if event.key == "shift+enter" and not self.read_only:
+            event.stop()
+            event.prevent_default()
+            self._restart_blink()
+            self._replace_via_keyboard("\n", *self.selection)
+            return
+        await super()._on_key(event)
+
+    async def _on_paste(self, event: events.Paste) -> None:
+        """Insert pasted text in one step; what is too much waits for a person's word."""
+        event.stop()
+        event.prevent_default()
+        if self.read_only or not event.text:
+            return
+        kept, rest = event.text[: self.paste_most], event.text[self.paste_most :]
+        self.paste_more(kept)
+        self.focus()
+        if rest:
+            self.post_message(self.PasteCut(self, len(kept), rest))
+
+    def paste_more(self, text: str) -> None:
+        """Put text in place of the selection, as one step of undo, whatever its length."""
+        self.history.checkpoint()
+        if result := self._replace_via_keyboard(text, *self.selection):
+            self.move_cursor(result.end_location)
+
+    # -- an offered text --------------------------------------------------------------------------
+
+    def offer(self, text: str) -> None:
+        """Show the beginning of `text` at the cursor as if it stood there: its first line, up to
+        the end of the row. It is never part of `text`; "" takes it away.
+        """
+        first, more, _ = text.partition("\n")
+        self.suggestion = shown(first.replace("\t", "    ")) + ("⏎" if more else "")
+
+    # -- finding ----------------------------------------------------------------------------------
+
+    def action_find(self) -> None:
+        """Ask the screen for its find bar."""
+        self.post_message(self.FindAsked(self))
+
+    @property
+    def matches(self) -> list[int]:
+        """The offsets where the searched text begins, at most `MATCHES_MOST`."""
+        if self._matches is None:
+            self._matches = list(self._search())
+        return self._matches
+
+    def _search(self) -> Iterator[int]:
+        if not self._needle:
+            return
+        flags = re.IGNORECASE if self._fold_case else 0
+        for count, match in enumerate(re.finditer(re.escape(self._needle), self.text, flags)):
+            if count == MATCHES_MOST:
+                return
+            yield match.start()
+
+    def find(self, needle: str, *, ignore_case: bool = True) -> int:
+        """Highlight every place of a text and go to the first at or after the cursor.
+
+        Returns how many there are; "" ends the search.
+        """
+        start = self.selected[0]
+        self._needle, self._fold_case, self._matches = needle, ignore_case, None
+        self._line_cache.clear()
+        self.refresh()
+        if self.matches:
+            at = bisect_left(self.matches, start)
+            self._show_match(at % len(self.matches))
+        return len(self.matches)
+
+    def find_next(self, *, backwards: bool = False) -> int | None:
+        """Go to the next place, around the end; its number from 1, None where there is none."""
+        if not self.matches:
+            return None
+        low, high = self.selected
+        if backwards:
+            at = bisect_left(self.matches, low) - 1
+        else:
+            at = bisect_left(self.matches, max(high, low + 1))
+        at %= len(self.matches)
+        self._show_match(at)
+        return at + 1
+
+    def _show_match(self, at: int) -> None:
+        start = self.matches[at]
+        self.select(start, start + len(self._needle))
+        self.scroll_cursor_visible(center=True)
+        self._line_cache.clear()
+
+    def _stylize_matches(self, line: Text, row: int) -> None:
+        begin = self.document.get_index_from_location((row, 0))
+        length = len(self._needle)
+        at = bisect_left(self.matches, begin - length + 1)
+        palette, selected = self.heat.palette, self.selected
+        while at < len(self.matches) and self.matches[at] < begin + len(line):
+            left = self.matches[at] - begin
+            current = selected == (self.matches[at], self.matches[at] + length)
+            style = palette.current_match if current else palette.match
+            line.stylize(style, max(0, left), left + length)
+            at += 1
+
+
+def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterator[Span]:
+    """The spans that colour tokens whose text begins at character `start`.
+
+    A character made of several tokens wears the style of the one that completes it; a token whose
+    probability is not known wears none.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    for token in tokens:
+        end = start + len(decoder.decode(token.data))
+        style = heat.style(token.logprob)
+        if style is not None and end > start:
+            yield Span(start, end, style)
+        start = end
