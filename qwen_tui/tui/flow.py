@@ -35,6 +35,11 @@ ALONE: Final = re.compile(f"[{_NARROW_SET}{_WIDE_SET}]*")
 """Text whose every character is harmless and a grapheme of its own, one cell wide or two."""
 
 
+_JOINER: Final = re.compile("[\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e01ef]")
+"""Invisible characters that, with what follows, may belong to the grapheme before them."""
+_TAKEN_BACK: Final = 8
+
+
 class Run(NamedTuple):
     """A stretch of one row shown in one style: tokens `first` to `last` share its bytes."""
 
@@ -344,19 +349,35 @@ class Flow:
         if line.isascii() and line.isprintable():
             block.add_plain(line, first, last)
             return
-        if block.shown:
-            raw, since, until = block.take_last()
-        else:
-            raw, since, until = "", first, last
-        consumed = 0
-        for unit in _units(raw + line, block.column(len(block.shown))):
-            begin, consumed = consumed, consumed + len(unit.raw)
-            low = since if begin < len(raw) else first
-            high = last if consumed > len(raw) else until
+        again, owners = self._take_back(block)
+        owners.append((len(again) + len(line), first, last))
+        at = begin = 0
+        for unit in _units(again + line, block.column(len(block.shown))):
+            while begin >= owners[at][0]:
+                at += 1
+            low, begin = owners[at][1], begin + len(unit.raw)
+            while begin > owners[at][0]:
+                at += 1
             if unit.raw == unit.shown and unit.cells == len(unit.raw) == 1 and not block.starts:
-                block.add_plain(unit.raw, low, high)
+                block.add_plain(unit.raw, low, owners[at][2])
             else:
-                block.add_unit(unit, low, high)
+                block.add_unit(unit, low, owners[at][2])
+
+    @staticmethod
+    def _take_back(block: _Block) -> tuple[str, list[tuple[int, int, int]]]:
+        """Remove the end that what comes next may join: the last grapheme, and while that is an
+        invisible joiner, the one before it. Its raw text, and (end, first, last) of its owners.
+        """
+        taken: list[tuple[str, int, int]] = []
+        while block.shown and len(taken) < _TAKEN_BACK:
+            taken.append(block.take_last())
+            if _JOINER.match(taken[-1][0]) is None:
+                break
+        text, owners = "", []
+        for raw, first, last in reversed(taken):
+            text += raw
+            owners.append((len(text), first, last))
+        return text, owners
 
     def _fit(self) -> None:
         """Wrap what was added: the last two rows are open, those before them stand."""

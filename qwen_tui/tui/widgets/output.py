@@ -27,6 +27,7 @@ from qwen_tui.tui.flow import Flow, Run
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Reason, Token
+from qwen_tui.visible import strip_controls
 
 END_MARKS: Final[dict[Reason, str]] = {
     "eos": "■ eos",
@@ -399,10 +400,8 @@ class OutputPane(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The exact text under a mouse selection less the controls that `stripped` counts."""
         ends = [None if each is None else (each.y, each.x) for each in selection]
-        text = self._flow.raw(*ends)
-        kept = "".join(c for c in text if c in "\n\t" or c.isprintable() or not _is_control(c))
-        self.stripped = len(text) - len(kept)
-        return kept, "\n"
+        text, self.stripped = strip_controls(self._flow.raw(*ends))
+        return text, "\n"
 
     # -- walking ----------------------------------------------------------------------------------
 
@@ -503,9 +502,3 @@ class OutputPane(ScrollView, can_focus=True):
             self._go(index)
         elif event.chain == 2:
             self.post_message(self.TokenActivated(self, index))
-
-
-def _is_control(character: str) -> bool:
-    """C0 less tab and line feed, DEL, and C1."""
-    code = ord(character)
-    return code < 0x20 or 0x7F <= code < 0xA0
