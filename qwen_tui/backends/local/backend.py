@@ -1,0 +1,191 @@
+"""The local backend: finds a checkpoint, plans, loads it, and runs requests through the loop.
+
+Law: what was chosen and why, and all that an exact replay needs, is known before the first token.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import torch
+
+from qwen_tui import hub, journal, paths
+from qwen_tui.backends.local import plan as planning
+from qwen_tui.backends.local import weights
+from qwen_tui.backends.local.cache import Held
+from qwen_tui.backends.local.loop import Engine, Run
+from qwen_tui.backends.local.model import Model
+from qwen_tui.backends.local.plan import Plan
+from qwen_tui.backends.local.spelling import Spellings
+from qwen_tui.settings import Settings
+from qwen_tui.types import Abilities, Environment, Event, Progress, Request, Token
+from qwen_tui.vocab import Vocab
+
+MOST_CHOICES: Final = 100
+HASHED_BYTES: Final = 256 << 20
+"""Weights up to this size are hashed when they are opened; larger ones when somebody asks."""
+CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
+"""Positions prefilled at once, by kind of device: efficient, and still with progress to see."""
+PACKAGES: Final = (
+    "qwen-tui", "torch", "transformers", "accelerate", "bitsandbytes", "tokenizers", "safetensors",
+)  # fmt: skip
+
+Path_: TypeAlias = Literal["auto", "reference", "fast"]
+Report: TypeAlias = Callable[[Progress], None]
+
+
+class Local:
+    """A `Backend` over one loaded checkpoint."""
+
+    abilities = Abilities(choices=MOST_CHOICES, score=True, branches=True, token_ids=True)
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        vocab: Vocab,
+        plan: Plan,
+        environment: Environment,
+        *,
+        why: tuple[str, ...] = (),
+        chunk: int = 0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`chunk` 0 takes the device's own."""
+        self.name = name
+        self.environment = environment
+        self.context = plan.context
+        self.why = plan.why + why
+        self._model = model
+        self._vocab = vocab
+        self._closed = False
+        known = min(vocab.rows_known, model.vocab_rows)
+        self._engine = Engine(
+            model=model,
+            held=Held(),
+            words=vocab,
+            spellings=cache(lambda: Spellings(known, vocab.data, vocab.is_special)),
+            known=known,
+            ends=vocab.eos_ids,
+            context=plan.context,
+            chunk=chunk or CHUNKS.get(plan.device.partition(":")[0], 256),
+            threads=plan.threads,
+            dtype=plan.dtype,
+            clock=clock,
+        )
+
+    def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
+        """Run one generation; an empty prompt is seeded with `<|endoftext|>`."""
+        end = self._vocab.end_of_text
+        if not request.prompt and end is not None:
+            request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
+        return Run(self._engine, request, cancel).stream()
+
+    def close(self) -> None:
+        """Free weights and cache; calling it twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._model.close()
+
+
+def opened(
+    settings: Settings,
+    report: Report,
+    cancel: threading.Event,
+    *,
+    path: Path_ = "auto",
+    chunk: int = 0,
+) -> Local:
+    """Find, plan and load; raises Trouble. `path` picks the forward pass: `auto` is our own where
+    the architecture is Qwen2, else transformers'.
+    """
+    snapshot = hub.find(settings.model)
+    card = hub.card(snapshot.path, snapshot.name)
+    plan = planning.plan(card, settings)
+    if plan.device == "cpu":
+        torch.set_num_threads(plan.threads)
+    vocab = Vocab.load(snapshot.path)
+    model, kernels, why = _loaded(snapshot.path, plan, report, cancel, path)
+    environment = _environment(snapshot, card, plan, vocab, model, kernels)
+    return Local(card.name, model, vocab, plan, environment, why=why, chunk=chunk)
+
+
+def _loaded(
+    folder: Path, plan: Plan, report: Report, cancel: threading.Event, path: Path_
+) -> tuple[Model, str, tuple[str, ...]]:
+    """The model, the name of what computes, and more reasons."""
+    from qwen_tui.backends.local.qwen2 import Shape
+
+    weights.quiet()
+    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+    if path == "fast" and shape is None:
+        raise ValueError("this architecture has no fast path")
+    if shape is not None and path != "reference" and not plan.spread:
+        from qwen_tui.backends.local import packed
+        from qwen_tui.backends.local.fast import FastModel
+
+        kinds: dict[str, Any] = {"none": "dense"}
+        found = packed.load(
+            folder,
+            shape,
+            kind=kinds.get(plan.quant, plan.quant),
+            dtype=weights.DTYPES[plan.dtype],
+            device=torch.device(plan.device),
+            cache=paths.packed_dir(),
+            report=report,
+            stopped=cancel.is_set,
+        )
+        note = (found.note,) if found.note else ()
+        model = FastModel(found.network, packed=found.packed)
+        return model, "qwen-tui", ("our own Qwen2 forward over fused weights", *note)
+    from qwen_tui.backends.local.reference import Reference
+
+    network = weights.load(folder, plan, report, cancel)
+    return Reference(network), "transformers", ("transformers' own forward",)
+
+
+def _environment(
+    snapshot: hub.Snapshot, card: hub.Card, plan: Plan, vocab: Vocab, model: Model, kernels: str
+) -> Environment:
+    prints = hub.fingerprint(snapshot.path, hash_weights=card.bytes <= HASHED_BYTES)
+    named = {"path": str(snapshot.path)} if snapshot.place == "folder" else {"repo": snapshot.name}
+    environment = Environment(
+        id="",
+        engine="qwen-tui/local",
+        model={
+            **named,
+            "commit": snapshot.commit,
+            "files": dict(prints.files),
+            "config_sha256": prints.config_sha256,
+            "tokenizer_sha256": prints.tokenizer_sha256,
+            "vocab_rows": model.vocab_rows,
+            "vocab_tokens": vocab.rows_known,
+        },
+        dtype=plan.dtype,
+        quant=plan.quant,
+        attn=plan.attn,
+        kernels=kernels,
+        threads=plan.threads,
+        device=plan.device,
+        vers=_versions(),
+    )
+    return replace(environment, id=journal.environment_id(environment))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,140 @@
+"""The KV cache of the reference path: every touch of a transformers cache is here.
+
+Law: after any call each row holds exactly `length` positions, also when a forward pass was left in
+the middle; what cannot be rewound is built anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+LEAST_ROOM: Final = 256
+"""Positions a layer's buffer has room for at least; beyond that it grows by a quarter."""
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's keys and values in buffers with room to grow, instead of a copy per token.
+
+    `keys` and `values` are views [B, heads, length, head] of the buffers, so whoever reads them
+    sees an ordinary dynamic layer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._rooms: tuple[Tensor, Tensor] | None = None
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Append [B, heads, n, head] and return all that is held."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        keys, values = self._reserve(start, end, key_states, value_states)
+        keys[:, :, start:end] = key_states
+        values[:, :, start:end] = value_states
+        self.keys, self.values = keys[:, :, :end], values[:, :, :end]
+        return self.keys, self.values
+
+    def reset(self) -> None:
+        """Forget everything and free the buffers."""
+        super().reset()
+        self._rooms = None
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Row i becomes a copy of row `beam_idx[i]`."""
+        super().reorder_cache(beam_idx)
+        self._rooms = None
+
+    def _reserve(
+        self, held: int, wanted: int, key_states: Tensor, value_states: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        rooms = self._rooms
+        if rooms is None or rooms[0].shape[2] < wanted:
+            capacity = max(wanted + wanted // 4, LEAST_ROOM)
+            rooms = (_room(key_states, capacity), _room(value_states, capacity))
+            if held:
+                rooms[0][:, :, :held] = self.keys
+                rooms[1][:, :, :held] = self.values
+            self._rooms = rooms
+        return rooms
+
+
+def _room(states: Tensor, capacity: int) -> Tensor:
+    batch, heads, _, head = states.shape
+    return states.new_empty((batch, heads, capacity, head))
+
+
+class Kept:
+    """A transformers cache with the few things a loop needs: its length, rewind, rows."""
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+        self.length = 0
+        self.rows = 1
+        self.states = self._fresh()
+
+    def _fresh(self) -> DynamicCache:
+        """An empty cache; ordinary attention layers grow in place, others are transformers' own."""
+        states = DynamicCache(config=self._config)
+        states.layers = [
+            GrowingLayer() if type(layer) is DynamicLayer else layer for layer in states.layers
+        ]
+        if states.layer_class_to_replicate is DynamicLayer:
+            states.layer_class_to_replicate = GrowingLayer
+        return states
+
+    def took(self, count: int) -> None:
+        """A forward pass that appended `count` positions is complete."""
+        self.length += count
+
+    def rewind(self, length: int) -> int:
+        """Forget what lies from `length` on, in every layer, however far each one had come.
+
+        Returns the length that is held then: 0 when this kind of cache cannot go back (sliding
+        windows that have slid, recurrent states). `crop` takes a negative count in transformers 5.
+        """
+        back = length < self.length
+        for layer in self.states.layers:
+            surplus = layer.get_seq_length() - length if hasattr(layer, "get_seq_length") else 0
+            if surplus <= 0 and (layer.is_croppable or not back):
+                continue
+            if not layer.is_croppable:
+                return self.reset()
+            try:
+                layer.crop(-surplus)
+            except (RuntimeError, ValueError):
+                return self.reset()
+        self.length = min(length, self.length)
+        return self.length
+
+    def repair(self) -> int:
+        """After a forward pass that did not end: back to what was held, or to nothing."""
+        if all(layer.is_croppable for layer in self.states.layers):
+            return self.rewind(self.length)
+        return self.reset()
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Row i becomes a copy of what row `rows[i]` held."""
+        if list(rows) == list(range(self.rows)):
+            return
+        for layer in self.states.layers:
+            if getattr(layer, "keys", None) is not None:
+                order = torch.tensor(rows, device=layer.keys.device)
+            else:
+                order = torch.tensor(rows)
+            layer.reorder_cache(order)
+        self.rows = len(rows)
+
+    def reset(self) -> int:
+        """Forget everything; returns the length, 0."""
+        self.states = self._fresh()
+        self.length = 0
+        self.rows = 1
+        return 0

@@ -1,0 +1,388 @@
+"""One generation: reuse what is held, prefill in chunks, then forward, sample, rank, emit.
+
+Law: each branch ends with exactly one `Finished`; what was emitted stays; when it is over, by
+whatever way, the model has one row again and `Held.ids` says what is in it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+from torch import Tensor
+
+from qwen_tui.backends.local import resources
+from qwen_tui.backends.local.cache import Held
+from qwen_tui.backends.local.model import Cancelled, Model
+from qwen_tui.backends.local.ranking import Top, peek, rank
+from qwen_tui.backends.local.sampling import HEADS, AllBanned, Chain, Window, uniform
+from qwen_tui.backends.local.spelling import Spellings, rest_of
+from qwen_tui.backends.local.stops import StopWatch
+from qwen_tui.types import (
+    Emitted,
+    Event,
+    Finished,
+    Prefilled,
+    Progress,
+    Reason,
+    Request,
+    Scored,
+    Stats,
+    Token,
+)
+
+SCORE_CHUNK: Final = 64
+"""Positions scored at once: each needs a whole row of logits."""
+MEMORY_EVERY: Final = 64
+"""Decoding steps between two looks at the memory held."""
+
+
+class Words(Protocol):
+    """What the loop asks of a vocabulary; `qwen_tui.vocab.Vocab` has it."""
+
+    def data(self, id: int, /) -> bytes:
+        """A token's bytes."""
+        ...
+
+    def is_special(self, id: int, /) -> bool:
+        """Whether it is a special token."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Engine:
+    """What stays from one generation to the next.
+
+    `known` is how many ids the tokenizer has: logits beyond are padding, and cut off before any
+    statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds.
+    """
+
+    model: Model
+    held: Held
+    words: Words
+    spellings: Callable[[], Spellings]
+    known: int
+    ends: frozenset[int]
+    context: int
+    chunk: int
+    threads: int
+    dtype: str
+    clock: Callable[[], float]
+
+
+@dataclass(slots=True)
+class Branch:
+    """One completion as it grows: `ids` are its own, after the prompt."""
+
+    index: int
+    window: Window
+    watch: StopWatch
+    prefix: bytes
+    ids: list[int] = field(default_factory=list)
+    emitted: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    done: bool = False
+
+
+class Run:
+    """One request on its way through the engine."""
+
+    def __init__(self, engine: Engine, request: Request, cancel: threading.Event) -> None:
+        self._engine, self._request, self._cancel = engine, request, cancel
+        self._model = engine.model
+        self._began = engine.clock()
+        self._prompt = [token.id for token in request.prompt]
+        self._chain = Chain.of(request.sampling)
+        seed = request.sampling.seed
+        self._seed = secrets.randbits(64) if seed is None else seed
+        window = Window(request.sampling.repeat_last_n, self._prompt)
+        self._branches = [
+            Branch(index, window.copy(), StopWatch(request.stop), request.prefix)
+            for index in range(max(1, request.branches))
+        ]
+        self._rows: list[Branch] = []
+        self._top_width = max(HEADS[0], request.choices)
+        self._chunk = engine.chunk
+        self._reused = 0
+        self._prefill_s = 0.0
+        self._peak = 0
+        self._chunks: list[int] = []
+        self._batches: list[tuple[int, int]] = []
+        self._retried = False
+
+    def stream(self) -> Iterator[Event]:
+        """The events of this generation, in order."""
+        try:
+            refusal = self._refusal()
+            if refusal:
+                yield from self._end_all("failed", *refusal)
+                return
+            logits = yield from self._prefill()
+            yield from self._decode(logits)
+        except Cancelled:
+            yield from self._end_all("cancelled")
+        except (RuntimeError, MemoryError) as error:
+            if not resources.ran_out(error):
+                raise
+            self._drop()
+            yield from self._end_all("oom", *self._oom_words())
+        finally:
+            self._settle()
+
+    # -- before the first token -------------------------------------------------------------------
+
+    def _refusal(self) -> tuple[str, str] | None:
+        engine, count = self._engine, len(self._prompt)
+        if not count:
+            return "the prompt is empty", "begin with <|endoftext|> or with a word"
+        if min(self._prompt) < 0:
+            return (
+                "the prompt has tokens without ids",
+                "encode its text with this model's tokenizer",
+            )
+        if max(self._prompt) >= self._model.vocab_rows:
+            return (
+                f"token {max(self._prompt)} is beyond the model's {self._model.vocab_rows} rows",
+                "the prompt was encoded with another tokenizer",
+            )
+        if count > engine.context:
+            return (
+                f"the prompt has {count:,} tokens, the context {engine.context:,}",
+                "--truncate left or middle cuts it",
+            )
+        return None
+
+    def _prefill(self) -> Generator[Event, None, Tensor]:
+        """Run what is not held yet; returns the last position's logits [1, known]."""
+        request, held, count = self._request, self._engine.held, len(self._prompt)
+        began = self._engine.clock()
+        if request.score:
+            held.ids = held.ids[: self._model.rewind(0)]
+        self._reused = held.keep(self._model, self._prompt)
+        chunk = min(self._chunk, SCORE_CHUNK) if request.score else self._chunk
+        if request.score:
+            yield Scored(0, (Token(self._prompt[0], request.prompt[0].data),))
+        while True:
+            start = len(held.ids)
+            part = self._prompt[start : start + chunk]
+            if count - self._reused > chunk:
+                yield Progress("prefill", start, count)
+            logits = self._forward_prompt(part)
+            if request.score:
+                yield from self._scored(start, logits)
+                logits = logits[:, -1]
+            if len(held.ids) == count:
+                break
+        if count - self._reused > chunk:
+            yield Progress("prefill", count, count)
+        self._peak = max(self._peak, self._model.memory())
+        self._prefill_s = self._engine.clock() - began
+        yield Prefilled(count, self._reused, self._prefill_s)
+        return logits
+
+    def _forward_prompt(self, part: list[int]) -> Tensor:
+        """Run one chunk of the prompt; the cache then holds it."""
+        self._ask()
+        logits = self._model.forward([part], every=self._request.score, cancel=self._cancel)
+        self._engine.held.ids += part
+        self._chunks.append(len(part))
+        return logits[..., : self._engine.known]
+
+    def _scored(self, start: int, logits: Tensor) -> Iterator[Event]:
+        """How probable the prompt's own tokens were: position p's logits weigh token p + 1."""
+        choices, data = self._request.choices, self._engine.words.data
+        following = self._request.prompt[start + 1 : start + 1 + logits.shape[1]]
+        if not following:
+            return
+        top = peek(logits[0], max(1, choices))
+        tokens = []
+        for place, token in enumerate(following):
+            if token.id >= self._engine.known or not top.finite(place):
+                tokens.append(Token(token.id, token.data))
+                continue
+            weighed = rank(logits[0, place], token.id, top.row(place), choices, data)
+            tokens.append(Token(token.id, token.data, weighed.logprob, weighed.choices))
+        yield Scored(start + 1, tuple(tokens))
+
+    # -- token by token ---------------------------------------------------------------------------
+
+    def _decode(self, logits: Tensor) -> Iterator[Event]:
+        self._rows = list(self._branches)
+        if self._spent(0):
+            yield from self._end_all("length")
+            return
+        self._model.branch(len(self._rows))
+        logits = logits.expand(len(self._rows), -1)
+        while True:
+            top = peek(logits, self._top_width)
+            for row, branch in enumerate(self._rows):
+                yield from self._advance(branch, logits[row], top.row(row))
+            live = [row for row, branch in enumerate(self._rows) if not branch.done]
+            if not live:
+                return
+            self._ask()
+            if len(live) < len(self._rows):
+                self._keep_rows(live)
+            logits = yield from self._step()
+            if not self._rows:
+                return
+
+    def _step(self) -> Generator[Event, None, Tensor]:
+        """One forward of every live branch's newest token; returns logits [rows, known]."""
+        newest = [[branch.ids[-1]] for branch in self._rows]
+        if not self._batches or self._batches[-1][1] != len(newest):
+            self._batches.append((len(self._rows[0].ids), len(newest)))
+        try:
+            logits = self._model.forward(newest, cancel=self._cancel)
+        except (RuntimeError, MemoryError) as error:
+            if not resources.ran_out(error) or self._retried:
+                raise
+            self._retried = True
+            logits = yield from self._again_smaller()
+        else:
+            self._engine.held.ids.append(self._rows[0].ids[-1])
+        if len(self._rows[0].ids) % MEMORY_EVERY == 0:
+            self._peak = max(self._peak, self._model.memory())
+        return logits[:, : self._engine.known]
+
+    def _again_smaller(self) -> Generator[Event, None, Tensor]:
+        """Memory ran out: keep the tokens, drop the cache, and go on with one branch, its text run
+        again in smaller chunks. Other branches end here.
+        """
+        first, *others = self._rows
+        self._drop()
+        for branch in others:
+            yield from self._end(branch, "oom", *self._oom_words())
+        self._rows = [first]
+        held, ids = self._engine.held, self._prompt + first.ids
+        self._chunk = max(1, self._chunk // 4)
+        while True:
+            self._ask()
+            part = ids[len(held.ids) : len(held.ids) + self._chunk]
+            logits = self._model.forward([part], cancel=self._cancel)
+            held.ids += part
+            self._chunks.append(len(part))
+            if len(held.ids) == len(ids):
+                return logits
+
+    def _advance(self, branch: Branch, row: Tensor, top: Top) -> Iterator[Event]:
+        """Sample one token of one branch, and end the branch if that was its last."""
+        engine, request = self._engine, self._request
+        position = len(self._prompt) + len(branch.ids)
+        if not top.finite(0):
+            yield from self._end(branch, "nan", *self._nan_words(position))
+            return
+        allowed = engine.spellings().allowed(branch.prefix) if branch.prefix else None
+        allowed = allowed[allowed < row.shape[0]] if allowed is not None else None
+        u = uniform(self._seed, branch.index, position)
+        try:
+            chosen = self._chain.sample(row, branch.window, u, top=top, allowed=allowed)
+        except AllBanned:
+            words = ("every token is banned here", "loosen the logit bias or the prefix")
+            yield from self._end(branch, "failed", *words)
+            return
+        token = rank(row, chosen, top, request.choices, engine.words.data)
+        branch.prefix = rest_of(branch.prefix, token.data)
+        branch.ids.append(chosen)
+        branch.window.push(chosen)
+        yield from self._emit(branch, token)
+
+    def _emit(self, branch: Branch, token: Token) -> Iterator[Event]:
+        now = self._engine.clock()
+        branch.first, branch.last = branch.first or now, now
+        ms = round((now - self._began) * 1000)
+        if token.id in self._engine.ends and not self._request.ignore_eos:
+            yield from self._let_go(branch, [*branch.watch.flush(), (token, ms)])
+            yield from self._end(branch, "eos")
+            return
+        ready, stop = branch.watch.feed(token, ms)
+        yield from self._let_go(branch, ready)
+        if stop:
+            yield from self._end(branch, "stop", stop=stop)
+        elif self._spent(len(branch.ids)):
+            yield from self._end(branch, "length")
+
+    def _let_go(self, branch: Branch, ready: Sequence[tuple[Token, int]]) -> Iterator[Event]:
+        for token, ms in ready:
+            yield Emitted((token,), branch.index, ms, branch.emitted)
+            branch.emitted += 1
+
+    def _spent(self, count: int) -> bool:
+        """Whether `count` tokens are all that may come."""
+        most = self._request.max_tokens
+        return 0 <= most <= count or len(self._prompt) + count >= self._engine.context
+
+    def _ask(self) -> None:
+        if self._cancel.is_set():
+            raise Cancelled
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def _keep_rows(self, live: list[int]) -> None:
+        """Drop the rows of branches that ended; the cache's ids are those of its first row."""
+        self._model.select(live)
+        self._rows = [self._rows[row] for row in live]
+        self._engine.held.ids = self._prompt + self._rows[0].ids[:-1]
+
+    def _end_all(self, reason: Reason, message: str = "", hint: str = "") -> Iterator[Event]:
+        for branch in self._branches:
+            if not branch.done:
+                yield from self._end(branch, reason, message, hint)
+
+    def _end(
+        self, branch: Branch, reason: Reason, message: str = "", hint: str = "", stop: str = ""
+    ) -> Iterator[Event]:
+        yield from self._let_go(branch, branch.watch.flush())
+        branch.done = True
+        self._peak = max(self._peak, self._model.memory())
+        stats = Stats(
+            prompt=len(self._prompt),
+            reused=self._reused,
+            emitted=branch.emitted,
+            prefill_s=self._prefill_s,
+            ttft_s=branch.first - self._began if branch.first else 0.0,
+            decode_s=branch.last - branch.first,
+            peak_bytes=self._peak,
+        )
+        yield Finished(reason, branch.index, stats, stop, message, hint, self._schedule())
+
+    def _schedule(self) -> dict[str, Any]:
+        return {
+            "chunks": list(self._chunks),
+            "reused": self._reused,
+            "batch": [list(pair) for pair in self._batches] or [[0, len(self._branches)]],
+            "drafts": [],
+            "threads": self._engine.threads,
+        }
+
+    def _drop(self) -> None:
+        self._model.reset()
+        self._engine.held.ids = []
+        resources.give_back()
+
+    def _settle(self) -> None:
+        """One row again, holding what `Held.ids` says."""
+        with suppress(Cancelled):
+            if self._model.rows > 1:
+                self._model.select([0])
+        held = self._engine.held
+        if self._model.length != len(held.ids):
+            held.ids = held.ids[: self._model.rewind(min(self._model.length, len(held.ids)))]
+
+    def _oom_words(self) -> tuple[str, str]:
+        return (
+            f"memory ran out at {len(self._engine.held.ids) or len(self._prompt):,} tokens",
+            "--quant nf4, --ctx-size, fewer branches, or a smaller model",
+        )
+
+    def _nan_words(self, position: int) -> tuple[str, str]:
+        other = "bf16 or fp32" if self._engine.dtype == "fp16" else "fp32"
+        return (
+            f"the model's logits are not finite at position {position:,}",
+            f"--dtype {other}; if that does not help, the weights are damaged",
+        )
