@@ -1,7 +1,7 @@
 """The tree of roads: who forked where, its first words and how it ended; Enter goes there.
 
-Law: a picture of the session's tree. What goes on from a row's end stands below it at the same depth;
-other roads stand deeper.
+Law: a picture of the session's tree. What goes on from a row's end stands below it, at the same
+depth; other roads stand deeper.
 """
 
 from __future__ import annotations
