@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui.hub import weights
-from qwen_tui.hub.known import KNOWN, Known
+from qwen_tui.hub.known import BASE_KIND, INSTRUCT_KIND, KNOWN, Known
 from qwen_tui.types import NO_INPUT, Trouble
 
 MAX_README: Final = 1 << 20
@@ -84,9 +84,7 @@ class Card:
     @property
     def kind(self) -> str:
         """One sentence that says what to expect from it."""
-        if self.instruct:
-            return "instruct: tuned to answer turns (chat), and it still continues text"
-        return "base: it continues text and does not chat; write the beginning of a document"
+        return INSTRUCT_KIND if self.instruct else BASE_KIND
 
 
 def card(folder: Path, name: str = "") -> Card:

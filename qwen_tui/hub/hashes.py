@@ -175,7 +175,9 @@ def verify(
     """Hash every file of a checkpoint anew and compare with what is on record; Trouble 66,
     `Stopped`.
 
-    A first verification outside the hub's cache records what it found, for the next one.
+    A first verification outside the hub's cache records what it found, for the next one. A file
+    that was written anew since is reported once and recorded; one that changed without being
+    written (bit rot) stays reported.
     """
     memory = _Memory(env)
     results = []
@@ -191,7 +193,7 @@ def verify(
             actual = sha256(file, report=report, cancel=cancel)
             before = memory.recorded(file)
             results.append(Checked(name, actual, before, "recorded" if before else ""))
-            if not before:
+            if not memory.get(file):
                 memory.put(file, actual)
     memory.write()
     return tuple(results)

@@ -16,6 +16,8 @@ CITATION: Final = """\
     month = {September},
     year = {2024}
 }"""
+BASE_KIND: Final = "base: it continues text and does not chat; write the beginning of a document"
+INSTRUCT_KIND: Final = "instruct: tuned to answer turns (chat), and it still continues text"
 TOKENIZER_BYTES: Final = 11_500_000
 """tokenizer.json, vocab.json and merges.txt of Qwen2.5, rounded."""
 
@@ -39,6 +41,11 @@ class Known:
     licence: str
     instruct: bool
     citation: str = CITATION
+
+    @property
+    def kind(self) -> str:
+        """One sentence that says what to expect from it."""
+        return INSTRUCT_KIND if self.instruct else BASE_KIND
 
     @property
     def head_dim(self) -> int:

@@ -1,0 +1,246 @@
+"""`qwen-tui doctor`: what this machine would do with the model, and why; versions, terminal,
+places.
+
+Law: it changes nothing and makes no request; the exit code says whether the model can run.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+
+from qwen_tui.cli import options
+from qwen_tui.cli.group import Command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from qwen_tui.hub import Snapshot
+    from qwen_tui.settings import Settings
+
+PACKAGES: Final = (
+    "textual",
+    "rich",
+    "torch",
+    "transformers",
+    "accelerate",
+    "bitsandbytes",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add `doctor`."""
+    app.command("doctor", cls=Command)(doctor)
+
+
+def doctor(
+    model: options.Model = None,
+    quant: options.Quant = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    verify_weights: Annotated[
+        bool,
+        typer.Option(
+            "--verify-weights", help="hash every file of the model and compare with the record"
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+) -> int:
+    """Show how the model would run here and why; versions, terminal, places on disk.
+
+    Exits 0 when the model can run, else with the code of what is in its way; 65 when
+    --verify-weights finds a file that changed.
+    """
+    from qwen_tui import settings
+    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.cli.table import safe_json, show
+
+    parameters = {
+        "model": model, "quant": quant, "device": device,
+        "dtype": dtype, "threads": threads, "context": context,
+    }  # fmt: skip
+    found = settings.load(parameters)
+    with Narrator() as narrator:
+        narrator.warn(found.warnings)
+        about, code = _model(found, verify=verify_weights, narrator=narrator)
+    sections = {
+        "model": about,
+        "versions": _versions(),
+        "terminal": _terminal(),
+        "places": _places(),
+    }
+    if as_json:
+        print(safe_json({name: _grouped(rows) for name, rows in sections.items()} | {"exit": code}))
+        return code
+    for name, rows in sections.items():
+        if name != "model":
+            print(f"\n{name}")
+        show([("  " * (name != "model") + label, text) for label, text in rows])
+    return code
+
+
+def _grouped(rows: list[tuple[str, str]]) -> dict[str, Any]:
+    """Rows of the same label become a list."""
+    grouped: dict[str, Any] = {}
+    label = ""
+    for name, text in rows:
+        label = name or label
+        before = grouped.get(label)
+        if before is None:
+            grouped[label] = text
+        else:
+            grouped[label] = [*before, text] if isinstance(before, list) else [before, text]
+    return grouped
+
+
+# -- the model -------------------------------------------------------------------------------------
+
+
+def _model(found: Settings, *, verify: bool, narrator: Any) -> tuple[list[tuple[str, str]], int]:
+    """What is known of the configured model, and the exit code it earns."""
+    from qwen_tui import hub
+    from qwen_tui.types import DONE, Trouble
+
+    rows = [("model", f"{found.model}  ({found.origin['model']})")]
+    code = DONE
+    snapshot = _located(found.model)
+    try:
+        snapshot = hub.find(found.model)
+        card = hub.card(snapshot.path, snapshot.name)
+        rows += [("folder", str(snapshot.path)), ("kind", card.kind)]
+        rows += _plan_rows(card, found)
+    except Trouble as trouble:
+        rows += [("trouble", trouble.message), ("cure", trouble.hint)]
+        code = trouble.code
+    if verify and snapshot is not None:
+        checked, verdict = _verify(snapshot, narrator)
+        rows += checked
+        code = code or verdict
+    return [row for row in rows if row[1]], code
+
+
+def _located(model: str) -> Snapshot | None:
+    from qwen_tui import hub
+    from qwen_tui.types import Trouble
+
+    try:
+        return hub.locate(model)
+    except Trouble:
+        return None
+
+
+def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
+    from qwen_tui.backends.local import plan
+
+    decided = plan.plan(card, found)
+    return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
+
+
+def _verify(snapshot: Snapshot, narrator: Any) -> tuple[list[tuple[str, str]], int]:
+    from qwen_tui import hub
+    from qwen_tui.types import BAD_DATA, DONE, Trouble
+
+    try:
+        results = hub.verify(snapshot.path, report=narrator.report)
+    except Trouble as trouble:
+        return [("verified", trouble.message)], trouble.code
+    narrator.clear()
+    said = {"hub": "as the hub states", "recorded": "as recorded before", "": "recorded now"}
+    rows: list[tuple[str, str]] = []
+    for each in results:
+        verdict = said[each.source]
+        if not each.ok:
+            verdict = f"CHANGED: {each.actual[:16]}… instead of {each.expected[:16]}…"
+        rows.append(("" if rows else "verified", f"{each.name}  {verdict}"))
+    if all(each.ok for each in results):
+        return rows, DONE
+    cure = (
+        f"qwen-tui models rm {snapshot.name}, then models pull {snapshot.name}"
+        if snapshot.place == "hub cache"
+        else "restore the file; or, if you changed it yourself, verify once more"
+    )
+    return [*rows, ("cure", cure)], BAD_DATA
+
+
+# -- the machine -----------------------------------------------------------------------------------
+
+
+def _versions() -> list[tuple[str, str]]:
+    from importlib import metadata
+
+    from qwen_tui import __version__
+
+    rows = [
+        ("qwen-tui", __version__),
+        ("Python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
+    ]
+    for package in PACKAGES:
+        try:
+            rows.append((package, metadata.version(package)))
+        except metadata.PackageNotFoundError:
+            rows.append((package, "not installed"))
+    return rows
+
+
+def _terminal() -> list[tuple[str, str]]:
+    """What the terminal says of itself; nothing is asked of it."""
+    from rich.console import Console
+
+    console = Console()
+    term = os.environ.get("TERM", "")
+    inside = [name for name in ("TMUX", "STY", "SSH_TTY", "WT_SESSION") if os.environ.get(name)]
+    colours = {"truecolor": "16 million", "256": "256", "standard": "16", "windows": "16"}
+    rows = [
+        ("standard output", "a terminal" if sys.stdout.isatty() else "no terminal"),
+        ("TERM", (term or "(unset)") + (f" inside {', '.join(inside)}" if inside else "")),
+        ("size", f"{console.width} × {console.height}"),
+        ("colours", colours.get(console.color_system or "", "none")),
+        ("encoding", sys.stdout.encoding or "(unknown)"),
+    ]
+    if term in ("", "dumb"):
+        rows.append(("studio", "will not open on this terminal; use complete, or --plain"))
+    if os.environ.get("NO_COLOR"):
+        rows.append(("NO_COLOR", "set: shown with bold, underline and glyphs"))
+    return rows
+
+
+def _places() -> list[tuple[str, str]]:
+    from qwen_tui import hub, paths
+
+    places = (
+        ("configuration", paths.config_file()),
+        ("sessions", paths.sessions_dir()),
+        ("drafts", paths.drafts_dir()),
+        ("logs", paths.logs_dir()),
+        ("cache", paths.cache_dir()),
+        ("own models", paths.models_dir()),
+        ("hub cache", hub.hub_cache()),
+        ("themes", paths.themes_dir()),
+        ("demo", paths.demo_dir()),
+    )
+    return [(label, f"{place}{_state(place)}") for label, place in places]
+
+
+def _state(place: Path) -> str:
+    import shutil
+
+    from qwen_tui import hub
+
+    try:
+        if not place.exists():
+            return "  (not there yet)"
+        free = "" if place.is_file() else f", {hub.size_text(shutil.disk_usage(place).free)} free"
+        may = "" if os.access(place, os.W_OK) else ", not writable"
+    except OSError as error:
+        return f"  ({error.strerror})"
+    notes = (may + free).removeprefix(", ")
+    return f"  ({notes})" if notes else ""

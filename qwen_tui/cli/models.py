@@ -1,0 +1,314 @@
+"""`qwen-tui models list|info|pull|rm`: the checkpoints on this disk and those one can fetch.
+
+Law: `list`, `info` and `rm` make no request; `pull` is the only command that reaches the hub.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwen_tui.cli.group import Command, Group
+
+if TYPE_CHECKING:
+    from qwen_tui.hub import Card, Known, Snapshot
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="a hub id, a folder, or `demo`")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of a table")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `models` and its commands."""
+    group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True)
+    group.command("list", cls=Command)(list_models)
+    group.command("info", cls=Command)(info)
+    group.command("pull", cls=Command)(pull)
+    group.command("rm", cls=Command)(remove)
+    app.add_typer(group, name="models", help="List, describe, download and remove models.")
+
+
+# -- list ------------------------------------------------------------------------------------------
+
+
+def list_models(as_json: AsJson = False) -> None:
+    """List the models on this disk, and the Qwen2.5s that one can pull."""
+    from qwen_tui import hub
+    from qwen_tui.cli.table import safe_json, show
+
+    here = hub.installed()
+    names = {each.name for each in here}
+    absent = [known for name, known in hub.KNOWN.items() if name not in names]
+    if as_json:
+        for snapshot in here:
+            print(safe_json(_here_json(snapshot)))
+        for known in absent:
+            print(safe_json(_known_json(known)))
+        return
+    rows = [_here_row(each) for each in here] + [_known_row(each) for each in absent]
+    show(
+        rows,
+        header=("model", "kind", "parameters", "size", "context", "memory 4-bit/bf16", "state"),
+        right=(2, 3, 4, 5),
+    )
+
+
+def _card(snapshot: Snapshot) -> Card | None:
+    from qwen_tui import hub
+    from qwen_tui.types import Trouble
+
+    if snapshot.problems:
+        return None
+    try:
+        return hub.card(snapshot.path, snapshot.name)
+    except Trouble:
+        return None
+
+
+def _here_row(snapshot: Snapshot) -> tuple[str, ...]:
+    from qwen_tui import hub
+
+    card = _card(snapshot)
+    size = hub.size_text(snapshot.bytes)
+    if card is None:
+        why = snapshot.problems[0] if snapshot.problems else "its files cannot be read"
+        return (snapshot.name, "", "", size, "", "", f"broken: {why}")
+    state = snapshot.place
+    return (
+        snapshot.name,
+        _kind(card),
+        _count(card.parameters),
+        size,
+        f"{card.context:,}",
+        _memory(card),
+        state,
+    )
+
+
+def _known_row(known: Known) -> tuple[str, ...]:
+    from qwen_tui import hub
+
+    return (
+        known.name,
+        _kind(known),
+        _count(known.parameters),
+        hub.size_text(known.download_bytes),
+        f"{known.context:,}",
+        _memory(known),
+        "not here: models pull",
+    )
+
+
+def _kind(what: Card | Known) -> str:
+    return "instruct" if what.instruct else "base"
+
+
+def _count(parameters: int) -> str:
+    """A parameter count as people say it: 7.62 B, 494 M."""
+    for unit, power in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if parameters >= power:
+            scaled = parameters / power
+            return f"{scaled:.2f} {unit}" if scaled < 100 else f"{scaled:.0f} {unit}"
+    return str(parameters)
+
+
+def _memory(what: Card | Known) -> str:
+    """What it takes with 2,048 tokens in the KV cache."""
+    from qwen_tui import hub
+
+    sizes = [hub.needs(what, "bf16", quant).total(2048) / 2**30 for quant in ("nf4", "none")]
+    return " / ".join(f"{size:.1f}" for size in sizes) + " GiB"
+
+
+def _here_json(snapshot: Snapshot) -> dict[str, Any]:
+    card = _card(snapshot)
+    about: dict[str, Any] = {
+        "name": snapshot.name,
+        "here": True,
+        "place": snapshot.place,
+        "path": str(snapshot.path),
+        "commit": snapshot.commit,
+        "bytes": snapshot.bytes,
+        "complete": snapshot.complete,
+        "problems": list(snapshot.problems),
+    }
+    if card is not None:
+        about |= {
+            "kind": _kind(card),
+            "parameters": card.parameters,
+            "context": card.context,
+            "licence": card.licence,
+        }
+    return about
+
+
+def _known_json(known: Known) -> dict[str, Any]:
+    return {
+        "name": known.name,
+        "here": False,
+        "download_bytes": known.download_bytes,
+        "kind": _kind(known),
+        "parameters": known.parameters,
+        "context": known.context,
+        "licence": known.licence,
+    }
+
+
+# -- info ------------------------------------------------------------------------------------------
+
+
+def info(model: Model, as_json: AsJson = False) -> None:
+    """Describe a model: parameters, shape, context, memory, licence, citation."""
+    from qwen_tui import hub
+    from qwen_tui.cli.table import safe_json, show
+
+    snapshot = hub.locate(model)
+    known = hub.KNOWN.get(model)
+    if snapshot is None and known is not None:
+        rows, citation = _known_rows(known), known.citation
+        about = _known_json(known)
+    else:
+        snapshot = hub.find(model)
+        card = hub.card(snapshot.path, snapshot.name)
+        rows, citation = _card_rows(snapshot, card), card.citation
+        about = _here_json(snapshot) | _card_json(card)
+    if as_json:
+        print(safe_json(about | {"citation": citation}))
+        return
+    show(rows)
+    if citation:
+        from qwen_tui.visible import visible
+
+        print("\n" + visible(citation))
+
+
+def _shape_rows(what: Card | Known) -> list[tuple[str, str]]:
+    heads = f"{what.heads} query / {what.kv_heads} key-value × {what.head_dim}"
+    return [
+        ("parameters", f"{what.parameters:,} ({_count(what.parameters)})"),
+        ("layers", str(what.layers)),
+        ("hidden", f"{what.hidden:,} (feed-forward {what.intermediate:,})"),
+        ("heads", heads),
+        ("vocabulary", f"{what.vocab_rows:,} rows{', tied' if what.tied else ''}"),
+        ("context", f"{what.context:,} tokens"),
+    ]
+
+
+def _memory_rows(what: Card | Known) -> list[tuple[str, str]]:
+    from qwen_tui import hub
+
+    kinds = (("bf16", "none"), ("int8", "int8"), ("4-bit", "nf4"))
+    sizes = [
+        f"{label} {hub.needs(what, 'bf16', quant).total(2048) / 2**30:.1f}"
+        for label, quant in kinds
+    ]
+    per_token = hub.needs(what).kv_per_token
+    return [
+        ("memory", " · ".join(sizes) + " GiB with 2,048 tokens"),
+        ("KV cache", f"{per_token:,} bytes a token in bf16"),
+    ]
+
+
+def _card_rows(snapshot: Snapshot, card: Card) -> list[tuple[str, str]]:
+    from qwen_tui import hub
+
+    return [
+        ("model", snapshot.name),
+        ("kind", card.kind),
+        ("folder", str(snapshot.path)),
+        ("commit", snapshot.commit or "(unknown)"),
+        ("architecture", ", ".join(card.architectures) or card.model_type or "(unstated)"),
+        *_shape_rows(card),
+        ("weights", f"{hub.size_text(card.bytes)} in {card.dtype or 'no known dtype'}"),
+        *([("quantised", card.quantised)] if card.quantised else []),
+        *([("sliding window", f"{card.window:,} tokens")] if card.window else []),
+        *([("rope scaling", card.rope)] if card.rope else []),
+        *_memory_rows(card),
+        ("chat template", card.template or "none"),
+        ("infill", "its tokenizer has the fill-in-the-middle tokens" if card.infill else "no"),
+        ("licence", card.licence or "(unstated)"),
+    ]
+
+
+def _known_rows(known: Known) -> list[tuple[str, str]]:
+    from qwen_tui import hub
+
+    return [
+        ("model", known.name),
+        ("kind", known.kind),
+        ("state", "not on this disk"),
+        ("fetch it", f"qwen-tui models pull {known.name}"),
+        ("download", hub.size_text(known.download_bytes)),
+        *_shape_rows(known),
+        *_memory_rows(known),
+        ("licence", known.licence),
+    ]
+
+
+def _card_json(card: Card) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    about = asdict(card)
+    del about["path"]
+    return about | {"kind": _kind(card), "architectures": list(card.architectures)}
+
+
+# -- pull and rm -----------------------------------------------------------------------------------
+
+
+def pull(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a hub id, or ID@REVISION")],
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="only errors on stderr")] = False,
+) -> None:
+    """Download a model from the hub into its ordinary cache, or finish a download that broke off.
+
+    Only safetensors, configuration, tokenizer and licence are fetched, pinned to a commit and
+    checked against the hub's hashes. HF_TOKEN, HF_ENDPOINT, HF_HOME and proxies are honoured.
+    Prints the folder.
+    """
+    from qwen_tui import hub
+    from qwen_tui.cli.narrate import Narrator
+
+    with Narrator(quiet=quiet) as narrator:
+        narrator.say(f"{model}: asking the hub")
+        try:
+            snapshot = hub.pull(model, narrator.report, threading.Event())
+        except KeyboardInterrupt:
+            narrator.say(f"stopped; what was fetched stays: qwen-tui models pull {model} goes on")
+            raise
+        card = hub.card(snapshot.path, snapshot.name)
+        size = hub.size_text(snapshot.bytes)
+        narrator.say(
+            f"{snapshot.name} · {size} · commit {snapshot.commit[:12]} · licence {card.licence}"
+        )
+    print(snapshot.path)
+
+
+def remove(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="a hub id")],
+    yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,
+) -> None:
+    """Delete a model, every revision of it, from the hub's cache or our models folder."""
+    from qwen_tui import hub
+    from qwen_tui.cli.narrate import Narrator, plain
+    from qwen_tui.types import NO_INPUT, USAGE, Trouble
+
+    name = model.partition("@")[0]
+    if not yes and name != hub.DEMO and hub.is_hub_id(name):
+        snapshot = hub.locate(name)
+        if snapshot is None:
+            raise Trouble(
+                f"{name} is not on this disk", hint="see: qwen-tui models list", code=NO_INPUT
+            )
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            raise Trouble(
+                "models rm asks before it deletes, and there is no terminal to ask on",
+                hint="add --yes",
+                code=USAGE,
+            )
+        size = hub.size_text(snapshot.bytes)
+        typer.confirm(plain(f"delete {name} ({size} in {snapshot.path})?"), abort=True, err=True)
+    freed = hub.remove(name)
+    Narrator().say(f"{name} is gone; {hub.size_text(freed)} freed")
