@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui import __version__
-from qwen_tui.cli import complete, studio
+from qwen_tui.cli import complete, config, models, studio
 from qwen_tui.cli.group import STUDIO, StudioGroup
 from qwen_tui.types import INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
@@ -52,7 +52,7 @@ def program(
     """
 
 
-for _command in (complete, studio):
+for _command in (complete, studio, models, config):
     _command.register(app)
 
 
@@ -69,6 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:  # the border: one line, and the rest into the log
         from qwen_tui.cli.narrate import complain
 
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            return USAGE
         trouble = _trouble(error)
         complain(trouble)
         return trouble.code

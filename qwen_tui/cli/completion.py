@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
@@ -52,6 +52,9 @@ CODES: Final[dict[Reason, int]] = {
     "failed": GENERIC,
 }
 """The exit code of a branch that ended for that reason."""
+
+RNG: Final = "philox4x32-10"
+"""The counter-based generator that draws tokens, as a session names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,14 +191,15 @@ def generate(
     narrator.say(f"seed {plan.request.sampling.seed}")
     told = None
     if not wanted.as_json:
-        told = Text(output, plan, lead=written.text.encode() if wanted.echo else b"")
+        lead = written.text.encode() if wanted.echo else b""
+        told = Text(output, plan.request, plan.vocab.eos_ids, lead=lead)
         sinks.append(told)
     with dying_at_once():
         backend = load(plan.settings, narrator, sink)
     with closing(backend), stopping() as stopped:
         narrator.say(described(backend))
         with kept(plan.session, wanted.save, sinks, narrator):
-            ends = stream(plan, backend, narrator, sink, stopped.cancel)
+            ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
         if told is not None:
             told.finish()
     return concluded(ends, plan.request, narrator), stopped.by
@@ -218,12 +222,20 @@ def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:
 
 
 def stream(
-    plan: Plan, backend: Backend, narrator: Narrator, sink: Sink, cancel: threading.Event
+    session: Session,
+    request: Request,
+    backend: Backend,
+    narrator: Narrator,
+    cancel: threading.Event,
+    sink: Sink = ignore,
 ) -> list[Finished]:
-    """Run the request: every event through the session, and so to its sinks; how it ended."""
+    """Run the request: every event through the session and so to its sinks; how it ended.
+
+    `sink` gets the progress, which a session does not keep.
+    """
     ends: list[Finished] = []
-    generation, _ = plan.session.start(plan.request, backend.environment)
-    events = backend.stream(plan.request, cancel)
+    generation, _ = session.start(request, backend.environment, rng=RNG)
+    events = backend.stream(request, cancel)
     try:
         for event in events:
             if isinstance(event, Progress):
@@ -231,11 +243,12 @@ def stream(
                 sink(event)
                 continue
             narrator.clear()
-            plan.session.happen(generation, event)
+            session.happen(generation, event)
             if isinstance(event, Finished):
                 ends.append(event)
     finally:
         getattr(events, "close", lambda: None)()
+        session.abandon(generation)
     return ends
 
 
@@ -267,11 +280,13 @@ def concluded(ends: Sequence[Finished], request: Request, narrator: Narrator) ->
 
 
 class Text:
-    """A sink that tells the completion as text: its tokens' bytes, without an ending end-of-text."""
+    """A sink that tells the completion as text: its tokens' bytes but an ending end-of-text."""
 
-    def __init__(self, output: Output, plan: Plan, *, lead: bytes) -> None:
-        self._teller = Teller(output, branches=plan.request.branches, lead=lead)
-        self._ends = frozenset() if plan.request.ignore_eos else plan.vocab.eos_ids
+    def __init__(
+        self, output: Output, request: Request, ends: Collection[int], *, lead: bytes = b""
+    ) -> None:
+        self._teller = Teller(output, branches=request.branches, lead=lead)
+        self._ends = () if request.ignore_eos else ends
 
     def __call__(self, entry: Entry | Progress) -> None:
         event = entry.event if isinstance(entry, Happened) else None

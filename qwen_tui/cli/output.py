@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -33,7 +34,8 @@ class Output:
         except BrokenPipeError:
             raise
         except OSError as error:
-            silence_stdout()
+            if self._stream is getattr(sys.stdout, "buffer", None):
+                silence_stdout()
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
 
     def __enter__(self) -> Output:
@@ -102,6 +104,8 @@ class FileOutput(Output):
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
 
     def abandon(self) -> None:
+        with suppress(OSError):
+            self._stream.close()
         if self._part != self._path:
             self._part.unlink(missing_ok=True)
 

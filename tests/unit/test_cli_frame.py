@@ -1,0 +1,133 @@
+"""The command line's frame: what a word means, what a failure is worth, who answers to a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qwen_tui import cli, paths
+from qwen_tui.cli.signals import stopping
+from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(list(arguments))
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_help_groups_the_options_and_names_the_exit_codes(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, out, _ = run(capsys, "complete", "--help")
+    assert code == 0
+    for part in ("Sampling:", "--repeat-penalty, --repetition-penalty", "--n-predict", "65  bad"):
+        assert part in out
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "[FILE]" in out
+    assert "complete" in out
+    assert "--no-mouse" in out
+
+
+def test_the_version_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--version")
+    assert (code, out) == (0, "qwen-tui 0.1.0\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["complete", "--frobnicate"], ["complete", "--top-k", "many"], ["--wat"]]
+)
+def test_what_cannot_be_parsed_is_a_usage_error(
+    capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (USAGE, "")
+    assert err.startswith("error: ")
+    assert "--help" in err
+
+
+def test_a_word_that_is_neither_command_nor_file_names_the_nearest(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, "complet")
+    assert code == NO_INPUT
+    assert "did you mean `qwen-tui complete`" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (Trouble("no\x1b[2Jway", hint="try", code=69), 69, "error: no␛[2Jway\nhint: try\n"),
+        (FileNotFoundError(2, "No such file", "x"), NO_INPUT, "error: x: No such file\n"),
+        (PermissionError(13, "Permission denied", "y"), NO_PERMISSION, "error: y: Permission"),
+        (OSError(28, "No space left on device"), IO_ERROR, "error: No space left"),
+    ],
+)
+def test_failures_become_lines_and_codes(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    said: str,
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(cli, "_run", fail)
+    got, out, err = run(capsys, "x")
+    assert (got, out) == (code, "")
+    assert err.startswith(said)
+
+
+def test_a_defect_is_one_line_and_a_log_without_values(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(arguments: list[str]) -> int:
+        secret = "a prompt nobody may read"
+        raise ZeroDivisionError(len(secret))
+
+    monkeypatch.setattr(cli, "_run", fail)
+    code, out, err = run(capsys)
+    assert (code, out) == (70, "")
+    log = paths.logs_dir() / "crash.log"
+    assert err == f"error: unexpected ZeroDivisionError: 24\nhint: the details are in {log}\n"
+    assert "ZeroDivisionError" in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_first_signal_asks_and_is_remembered() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with stopping() as stopped:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped.cancel.wait(5)
+        assert stopped.by == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_an_ignored_signal_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stopping() as stopped:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stopped.by is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_an_interrupt_anywhere_is_death_by_that_signal() -> None:
+    program = (
+        "from qwen_tui import cli\n"
+        "def interrupted(arguments): raise KeyboardInterrupt\n"
+        "cli._run = interrupted\ncli.main([])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == ""
