@@ -272,12 +272,13 @@ def _missing(model: str, env: Mapping[str, str] | None) -> Trouble:
         " and requests are switched off" if offline(env) else ""
     )
     if near and near != model:
-        return Trouble(f"{what}; did you mean {near}?", hint=_cure(near), code=NO_INPUT)
-    return Trouble(what, hint=_cure(model), code=NO_INPUT)
+        return Trouble(f"{what}; did you mean {near}?", hint=_cure(near, env), code=NO_INPUT)
+    return Trouble(what, hint=_cure(model, env), code=NO_INPUT)
 
 
-def _cure(model: str) -> str:
-    return f"fetch it: qwen-tui models pull {model}   (or try -m demo, which ships)"
+def _cure(model: str, env: Mapping[str, str] | None) -> str:
+    allow = "unset HF_HUB_OFFLINE and " if offline(env) else ""
+    return f"{allow}fetch it: qwen-tui models pull {model}   (or try -m demo, which ships)"
 
 
 def nearest(name: str, among: list[str]) -> str:
