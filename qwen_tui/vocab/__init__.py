@@ -1,0 +1,388 @@
+"""Text ⇄ tokens with `tokenizers` alone; a token's exact bytes; healing; byte fallback.
+
+Law: joined(encode(text)) == to_bytes(text) for every text. So what a tokenizer would do to the text
+itself (Unicode normalisation, a space put before it) is taken out; its splits and merges stay.
+"""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from qwen_tui.types import BAD_DATA, NO_INPUT, Token, Trouble, joined
+from qwen_tui.vocab import pieces
+from qwen_tui.vocab.spelled import SURROGATE, Spelled, shared_length, to_bytes
+
+__all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
+
+END_OF_TEXT: Final = "<|endoftext|>"
+HEAL_TOKENS: Final = 8
+"""Most tokens healing backs up: a word of a script without spaces may be a whole sentence."""
+
+_WINDOW: Final = 256
+"""Characters looked at before and after the place of an edit, at first."""
+
+_WORDS: Final = re.compile(r"\s*\S+|\s+")
+_SPELLED: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def is_nfc(text: str) -> bool:
+    """Whether normalising to NFC, as Qwen was trained on, would leave the text as it is."""
+    return text.isascii() or unicodedata.is_normalized("NFC", text)
+
+
+def to_nfc(text: str) -> str:
+    """The text in Unicode normalisation form C."""
+    return unicodedata.normalize("NFC", text)
+
+
+class Decoder:
+    """Bytes to text piece by piece; holds back an incomplete character, shows a bad byte as
+    U+FFFD.
+    """
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    @property
+    def pending(self) -> bytes:
+        """The bytes of a character that is not complete yet (at most three)."""
+        return self._decoder.getstate()[0]
+
+    def feed(self, data: bytes) -> str:
+        """The characters that these bytes complete."""
+        return self._decoder.decode(data)
+
+    def flush(self) -> str:
+        """What is held back, as U+FFFD; the decoder is then as new."""
+        rest = self._decoder.decode(b"", final=True)
+        self._decoder.reset()
+        return rest
+
+
+class Vocab:
+    """A tokenizer with exact bytes. Made by `load`; immutable, and safe to use from two threads.
+
+    size: rows of the model's vocabulary (config.json `vocab_size`, padding included), never less
+        than `rows_known`.
+    rows_known: ids 0 … rows_known-1 are the tokenizer's; those from there to `size` are padding.
+    sha256: of tokenizer.json, hex.
+    eos_ids: what ends a generation, from generation_config.json, config.json and
+        tokenizer_config.json together.
+    end_of_text: the token between documents: `<|endoftext|>`, else bos, else an eos; None if none.
+    start_ids: what the tokenizer puts before every text by itself (bos of Llama; () for Qwen);
+        `encode` never does.
+    chat_template: the Jinja source, or None.
+    spellings: the special tokens by role ("bos_token", "eos_token", …), for templates.
+    normalises: whether the tokenizer would have normalised the text (NFC for Qwen).
+    """
+
+    size: int
+    rows_known: int
+    sha256: str
+    eos_ids: frozenset[int]
+    end_of_text: int | None
+    start_ids: tuple[int, ...]
+    chat_template: str | None
+    spellings: Mapping[str, str]
+    normalises: bool
+
+    def __init__(self, raw: bytes, configs: Mapping[str, Mapping[str, Any]]) -> None:
+        """`raw` is tokenizer.json; `configs` maps "config", "generation_config" and
+        "tokenizer_config" to their contents. Trouble if the tokenizer cannot be built.
+        """
+        self._tokenizer = pieces.build(raw)
+        self.sha256 = hashlib.sha256(raw).hexdigest()
+        self.start_ids = tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
+        self.normalises = pieces.take_out_rewrites(self._tokenizer)
+        self._plain = pieces.without_added(self._tokenizer)
+        self._spell = pieces.byte_rule(self._tokenizer)
+        added = self._tokenizer.get_added_tokens_decoder()
+        self._added = {id: token.content for id, token in added.items()}
+        self._special = frozenset(id for id, token in added.items() if token.special)
+        self._spellings = pieces.any_of(self._added.values())
+        self._longest = max(map(len, self._added.values()), default=0)
+        self.rows_known = self._count_rows()
+        self._tokens: list[Token | None] = [None] * self.rows_known
+        self._byte_ids: tuple[int, ...] | None = None
+        chosen = configs.get("tokenizer_config", {})
+        self.size = max(self.rows_known, _integer(configs.get("config", {}).get("vocab_size")))
+        self.spellings = MappingProxyType(_spellings(chosen))
+        self.eos_ids = self._find_eos(configs)
+        self.end_of_text = self._find_end_of_text()
+        self.chat_template = _template(chosen)
+
+    @classmethod
+    def load(cls, folder: Path) -> Vocab:
+        """The vocabulary of a checkpoint's folder. Trouble when tokenizer.json is missing (66) or
+        unusable (65).
+        """
+        path = folder / "tokenizer.json"
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise Trouble(
+                f"no tokenizer.json in {folder}: {error.strerror}",
+                hint="a checkpoint needs its tokenizer.json beside its weights",
+                code=NO_INPUT,
+            ) from error
+        names = ("config", "generation_config", "tokenizer_config")
+        configs = {name: _json(folder / f"{name}.json") for name in names}
+        template = folder / "chat_template.jinja"
+        if template.is_file():
+            source = template.read_text(encoding="utf-8", errors="replace")
+            configs["tokenizer_config"] = {**configs["tokenizer_config"], "chat_template": source}
+        return cls(raw, configs)
+
+    # -- single tokens ---------------------------------------------------------------------------
+
+    def token(self, id: int) -> Token:
+        """The token of an id; `data` is b"" for padding and unknown ids."""
+        if not 0 <= id < self.rows_known:
+            return Token(id, b"")
+        token = self._tokens[id]
+        if token is None:
+            token = self._tokens[id] = Token(id, self._bytes_of(id))
+        return token
+
+    def data(self, id: int) -> bytes:
+        """The exact bytes of an id; an added token's are its spelling, b"" for padding."""
+        return self.token(id).data
+
+    def all_data(self) -> tuple[bytes, ...]:
+        """The bytes of ids 0 … rows_known-1 (about 0.3 s for 150,000 the first time)."""
+        return tuple(self.data(id) for id in range(self.rows_known))
+
+    def is_special(self, id: int) -> bool:
+        """Whether the tokenizer calls it special (`<|endoftext|>`): it marks, it does not spell."""
+        return id in self._special
+
+    def is_added(self, id: int) -> bool:
+        """Whether it is an added token, special or not (`<tool_call>`, `<|fim_prefix|>`): a text
+        that holds its spelling is parsed to it unless `special=False`.
+        """
+        return id in self._added
+
+    def id_of(self, spelling: str) -> int | None:
+        """The id of an added token by its spelling."""
+        return next((i for i, text in self._added.items() if text == spelling), None)
+
+    # -- text to tokens --------------------------------------------------------------------------
+
+    def encode(self, text: str, *, special: bool = True) -> tuple[Token, ...]:
+        """The tokens of a text; nothing is added, stripped or normalised.
+
+        `special` parses the spellings of added tokens; without it every one of them, FIM and tool
+        tokens too, is ordinary text. Bytes smuggled in by `surrogateescape` become byte tokens.
+        """
+        if not SURROGATE.search(text):
+            return self._encode(text, special)
+        tokens: list[Token] = []
+        at = 0
+        for run in SURROGATE.finditer(text):
+            tokens += self._encode(text[at : run.start()], special)
+            tokens += self._bytewise(to_bytes(run[0]))
+            at = run.end()
+        tokens += self._encode(text[at:], special)
+        return tuple(tokens)
+
+    def encode_bytes(self, data: bytes, *, special: bool = True) -> tuple[Token, ...]:
+        """The tokens of bytes that need not be UTF-8; joined they are these bytes."""
+        return self.encode(data.decode("utf-8", "surrogateescape"), special=special)
+
+    def recommit(
+        self, tokens: Sequence[Token], text: str, *, special: bool = True
+    ) -> tuple[int, tuple[Token, ...]]:
+        """How many of `tokens` stay when the text becomes `text`, and the tokens of the rest.
+
+        Kept is the longest run whose bytes begin the new text, backed off to where both texts have
+        a word's start, so that the rest encodes as it would within the whole; then tokens that
+        come out the same again are kept too. joined(kept + rest) == to_bytes(text), except where
+        old bytes are not UTF-8: they stay as long as the new text shows U+FFFD in their place.
+        Costs an encoding of the rest alone.
+        """
+        old = Spelled(tokens)
+        shared = shared_length(old.text, text)
+        if shared == len(old.text) == len(text):
+            return len(tokens), ()
+        cut, kept = self._cut(old, text, shared, special)
+        rest = self.encode(text[cut:], special=special)
+        again = 0
+        for before, after in zip(tokens[kept:], rest, strict=False):
+            if before.id != after.id or before.data != after.data:
+                break
+            again += 1
+        return kept + again, rest[again:]
+
+    def heal(self, tokens: Sequence[Token]) -> tuple[tuple[Token, ...], bytes]:
+        """The prompt without its last word, and that word's bytes to constrain what comes first.
+
+        "The quick bro" gives "The quick" and b" bro", so that " brown" can be one token. At most
+        `HEAL_TOKENS` are backed up, never past an added token. The prompt may become empty.
+        """
+        first = max(0, len(tokens) - 4 * HEAL_TOKENS)
+        added = [at for at in range(first, len(tokens)) if tokens[at].id in self._added]
+        first = added[-1] + 1 if added else first
+        tail = tokens[first:]
+        old = Spelled(tail)
+        starts = (at for at in self._starts(old.text) if at < len(old.text))
+        whole = [kept for at in starts if (kept := old.token_at(at)) is not None]
+        kept = max(0, len(tail) - HEAL_TOKENS, *whole)
+        return tuple(tokens[: first + kept]), joined(tail[kept:])
+
+    # -- how -------------------------------------------------------------------------------------
+
+    def _bytes_of(self, id: int) -> bytes:
+        if (added := self._added.get(id)) is not None:
+            return added.encode("utf-8")
+        piece = self._tokenizer.id_to_token(id)
+        return b"" if piece is None else self._spell(piece)
+
+    def _encode(self, text: str, special: bool) -> tuple[Token, ...]:
+        if not text:
+            return ()
+        tokenizer = self._tokenizer if special else self._plain
+        found = tokenizer.encode(text, add_special_tokens=False)
+        tokens = tuple(map(self.token, found.ids))
+        if joined(tokens) == text.encode("utf-8"):
+            return tokens
+        return pieces.by_offsets(tokens, found.offsets, text)
+
+    def _bytewise(self, data: bytes) -> list[Token]:
+        if self._byte_ids is None:
+            self._byte_ids = tuple(map(self._byte_id, range(256)))
+        ids = [self._byte_ids[byte] for byte in data]
+        if -1 in ids:
+            raise Trouble(
+                "the text is not valid UTF-8, and this tokenizer has no tokens for single bytes",
+                hint="name the text's encoding with --encoding",
+                code=BAD_DATA,
+            )
+        return list(map(self.token, ids))
+
+    def _byte_id(self, byte: int) -> int:
+        ids = map(self._tokenizer.token_to_id, pieces.byte_spellings(byte))
+        return next((id for id in ids if id is not None and self.data(id) == bytes([byte])), -1)
+
+    def _count_rows(self) -> int:
+        """One more than the highest id; ids may have gaps, which a mere count would miss."""
+        count = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if count and self._tokenizer.id_to_token(count - 1) is not None:
+            return count
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def _find_eos(self, configs: Mapping[str, Mapping[str, Any]]) -> frozenset[int]:
+        found: set[int] = set()
+        for name in ("generation_config", "config"):
+            value = configs.get(name, {}).get("eos_token_id")
+            found.update(map(_integer, value if isinstance(value, list) else [value]))
+        named = self._tokenizer.token_to_id(self.spellings.get("eos_token", ""))
+        found.add(-1 if named is None else named)
+        return frozenset(id for id in found if 0 <= id < self.rows_known)
+
+    def _find_end_of_text(self) -> int | None:
+        names = (END_OF_TEXT, self.spellings.get("bos_token", ""))
+        found = (self._tokenizer.token_to_id(name) for name in names if name)
+        known = [id for id in found if id is not None]
+        return known[0] if known else min(self.eos_ids, default=None)
+
+    def _starts(self, text: str) -> set[int]:
+        """Where the tokenizer's own pre-tokeniser begins a word; both ends of the text count."""
+        ends = {0, len(text)}
+        splitter = self._tokenizer.pre_tokenizer
+        if splitter is None:
+            return ends | {word.start() for word in _WORDS.finditer(text)}
+        normalizer = self._tokenizer.normalizer
+        written = text if normalizer is None else normalizer.normalize_str(text)
+        words = splitter.pre_tokenize_str(written) if len(written) == len(text) else []
+        if len(words) <= 1 < len(text.split()):
+            return ends | {word.start() for word in _WORDS.finditer(text)}
+        return ends | {start for _, (start, _) in words}
+
+    def _cut(self, old: Spelled, text: str, shared: int, special: bool) -> tuple[int, int]:
+        """The last place (character offset, tokens before it) at or before `shared` where old and
+        new text both begin a word, old tokens end, and no added token is cut in two.
+        """
+        floor, floor_tokens = old.last_of(self._added, shared)
+        width = _WINDOW
+        while True:
+            start = max(floor, shared - width)
+            both = self._window(old.text, start, shared + width)
+            both &= self._window(text, start, shared + width)
+            if start > floor:
+                both = {at for at in both if at > start + width // 4}
+            spans = self._spans(text, start, shared) if special else ()
+            for at in sorted((at for at in both if at <= shared), reverse=True):
+                if not any(first < at < last for first, last in spans):
+                    kept = old.token_at(at)
+                    if kept is not None:
+                        return at, kept
+            if start == floor:
+                return floor, floor_tokens
+            width *= 4
+
+    def _window(self, text: str, start: int, end: int) -> set[int]:
+        piece = SURROGATE.sub(lambda run: "\ufffd" * len(run[0]), text[start:end])
+        return {start + at for at in self._starts(piece) if start + at < end or end >= len(text)}
+
+    def _spans(self, text: str, start: int, shared: int) -> tuple[tuple[int, int], ...]:
+        """Where added tokens stand in the new text around the edit."""
+        if self._spellings is None:
+            return ()
+        begin = max(0, start - self._longest)
+        piece = text[begin : shared + self._longest]
+        return tuple(
+            (begin + match.start(), begin + match.end())
+            for match in self._spellings.finditer(piece)
+        )
+
+
+def _integer(value: object) -> int:
+    """A JSON value as an id or a count; -1 for anything else."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else -1
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file that may be missing: then {}. Trouble (65) when it is broken."""
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise Trouble(
+            f"{path.name} in {path.parent} cannot be read: {error}",
+            hint="fetch the checkpoint's small files again",
+            code=BAD_DATA,
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _spellings(config: Mapping[str, Any]) -> dict[str, str]:
+    """The special tokens a tokenizer_config.json names, each a string or an object."""
+    found: dict[str, str] = {}
+    for name in _SPELLED:
+        value = config.get(name)
+        spelling = value.get("content") if isinstance(value, dict) else value
+        if isinstance(spelling, str):
+            found[name] = spelling
+    return found
+
+
+def _template(config: Mapping[str, Any]) -> str | None:
+    """The chat template; of several by name the one called default, else the first."""
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {
+            each["name"]: each.get("template")
+            for each in found
+            if isinstance(each, dict) and isinstance(each.get("name"), str)
+        }
+        found = named.get("default", next(iter(named.values()), None))
+    return found if isinstance(found, str) and found else None

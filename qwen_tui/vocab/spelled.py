@@ -1,0 +1,104 @@
+"""An old text as tokens and as characters, and how far a new text agrees with it.
+
+Law: offsets are characters of the decoded text, in which each bad UTF-8 sequence is one U+FFFD.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Container, Iterator, Sequence
+from itertools import accumulate
+from typing import Final
+
+from qwen_tui.types import Token, joined
+
+SURROGATE: Final = re.compile(r"[\ud800-\udfff]+")
+_ESCAPED: Final = range(0xDC80, 0xDD00)
+"""What `surrogateescape` makes of bytes 0x80 … 0xff."""
+
+
+def to_bytes(text: str) -> bytes:
+    """UTF-8; bytes that `surrogateescape` smuggled into the text come out as they were, and other
+    lone surrogates become U+FFFD.
+    """
+    if not SURROGATE.search(text):
+        return text.encode("utf-8")
+    mended = SURROGATE.sub(
+        lambda run: "".join(c if ord(c) in _ESCAPED else "\ufffd" for c in run[0]), text
+    )
+    return mended.encode("utf-8", "surrogateescape")
+
+
+class Spelled:
+    """The text of a run of tokens, with the way from its characters back to the tokens."""
+
+    def __init__(self, tokens: Sequence[Token]) -> None:
+        data = joined(tokens)
+        self._tokens = tokens
+        self._ends = list(accumulate((len(token.data) for token in tokens), initial=0))
+        self._pieces: list[tuple[int, int]] = []
+        self.text = "".join(self._decoded(data))
+
+    def _decoded(self, data: bytes) -> Iterator[str]:
+        """The text piece by piece, noting as (character, byte) where each bad sequence ends."""
+        escaped = data.decode("utf-8", "surrogateescape")
+        at = byte = character = 0
+        for run in SURROGATE.finditer(escaped):
+            good, bad = escaped[at : run.start()], run[0].encode("utf-8", "surrogateescape")
+            byte, character = byte + len(good.encode("utf-8")), character + len(good)
+            shown = 0
+            for length in _bad_lengths(bad):
+                byte, character, shown = byte + length, character + 1, shown + 1
+                self._pieces.append((character, byte))
+            yield good + "\ufffd" * shown
+            at = run.end()
+        yield escaped[at:]
+
+    def byte_at(self, character: int) -> int:
+        """The byte offset of a character offset."""
+        place = bisect_right(self._pieces, (character, self._ends[-1]))
+        before, at = self._pieces[place - 1] if place else (0, 0)
+        return at + len(self.text[before:character].encode("utf-8"))
+
+    def token_at(self, character: int) -> int | None:
+        """How many tokens end exactly there, those without bytes included; None inside a token."""
+        byte = self.byte_at(character)
+        place = bisect_right(self._ends, byte) - 1
+        return place if self._ends[place] == byte else None
+
+    def last_of(self, ids: Container[int], character: int) -> tuple[int, int]:
+        """The end of the last token with such an id that ends at or before a character, as
+        (character offset, tokens before it); (0, 0) if there is none.
+        """
+        end = bisect_right(self._ends, self.byte_at(character)) - 1
+        for place in range(end, 0, -1):
+            if self._tokens[place - 1].id in ids:
+                data = joined(self._tokens[:place])
+                return len(data.decode("utf-8", "replace")), place
+        return 0, 0
+
+
+def _bad_lengths(bad: bytes) -> Iterator[int]:
+    """How many bytes each U+FFFD stands for in bytes of which none decode."""
+    at = 0
+    while at < len(bad):
+        try:
+            bad[at : at + 4].decode("utf-8")
+        except UnicodeDecodeError as error:
+            yield error.end - error.start
+            at += error.end - error.start
+
+
+def shared_length(first: str, second: str) -> int:
+    """The length of the longest common prefix; slices are compared, so it costs microseconds."""
+    if second.startswith(first):
+        return len(first)
+    low, high = 0, min(len(first), len(second))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if first[low:middle] == second[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
