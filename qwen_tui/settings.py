@@ -92,7 +92,7 @@ class Settings:
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
     def explicit(self, name: str) -> bool:
-        """Whether a person set this value: `explicit("max_tokens")`, `explicit("sampling.top_p")`."""
+        """Whether a person set it: `explicit("max_tokens")`, `explicit("sampling.top_p")`."""
         return name in self.origin and self.origin[name].explicit
 
 
@@ -265,7 +265,18 @@ def _from_environment(env: Mapping[str, str], warn: Callable[[str], None]) -> _L
                 layer.sampling[name] = (presets.checked(name, value), variable)
         except ValueError as error:
             warn(f"{variable}: {error}; ignored")
+    _name_misspelled(env, warn)
     return layer
+
+
+def _name_misspelled(env: Mapping[str, str], warn: Callable[[str], None]) -> None:
+    """Say which variables are nearly ours; other programs may have their own of that prefix."""
+    known = [ENV_PREFIX + name.upper() for name in (*FIELD, *presets.NAMES)]
+    for variable in sorted(env):
+        if variable.startswith(ENV_PREFIX) and variable not in (*known, paths.HOME_VARIABLE):
+            near = get_close_matches(variable, known, 1, cutoff=0.9)
+            if near:
+                warn(f"{variable} is no setting; did you mean {near[0]}?")
 
 
 def _read_toml(file: Path) -> tuple[dict[str, Any], str] | None:

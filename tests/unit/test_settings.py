@@ -222,6 +222,13 @@ def test_a_bad_variable_is_a_warning_that_names_it(machine: Machine) -> None:
     ]
 
 
+def test_a_misspelled_variable_is_named_and_a_strangers_is_not(machine: Machine) -> None:
+    machine.env |= {"QWEN_TUI_TEMPRATURE": "1", "QWEN_TUI_FOR_SOMEONE_ELSE": "1"}
+    assert machine.load().warnings == (
+        "QWEN_TUI_TEMPRATURE is no setting; did you mean QWEN_TUI_TEMPERATURE?",
+    )
+
+
 def test_variables_are_read_as_text(machine: Machine) -> None:
     machine.env |= {
         "QWEN_TUI_MODEL": "demo",

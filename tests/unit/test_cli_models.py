@@ -1,0 +1,198 @@
+"""`models`, `config` and `doctor` as a person and a script meet them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fixtures import checkpoints
+from qwen_tui import hub, paths
+from qwen_tui.cli import main
+from qwen_tui.types import BAD_CONFIG, NO_INPUT, UNAVAILABLE, USAGE
+
+HEAVY = ("torch", "textual", "transformers", "tokenizers", "httpx", "httpx2", "huggingface_hub")
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@pytest.fixture
+def mine() -> Path:
+    """A checkpoint in our own models folder, called `mine`."""
+    folder = paths.models_dir() / "mine"
+    folder.mkdir(parents=True)
+    return checkpoints.qwen2(folder, layers=1)
+
+
+def run(*arguments: str) -> int:
+    return main(list(arguments))
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+def test_list_shows_what_is_here_and_what_one_can_pull(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("models", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    here = next(line for line in lines if line.startswith("mine "))
+    assert "models folder" in here
+    assert "base" in here
+    seven = next(line for line in lines if line.startswith("Qwen/Qwen2.5-7B "))
+    assert "7.62 B" in seven
+    assert "15.2 GB" in seven
+    assert "models pull" in seven
+
+
+def test_list_as_json_has_one_object_a_line(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "list", "--json") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = {each["name"]: each for each in listed}
+    assert named["mine"]["here"]
+    assert named["mine"]["parameters"] == hub.card(mine).parameters
+    assert not named["Qwen/Qwen2.5-3B"]["here"]
+    assert named["Qwen/Qwen2.5-3B"]["licence"] == "qwen-research"
+
+
+def test_list_names_what_is_broken(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    assert run("models", "list") == 0
+    assert "broken: model.safetensors is a Git LFS pointer" in capsys.readouterr().out
+
+
+def test_info_says_what_a_base_model_does(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / "README.md").write_text("---\nlicense: mit\n---\n@misc{me, title={Mine}}\n")
+    assert run("models", "info", "mine") == 0
+    out = capsys.readouterr().out
+    assert "continues text and does not chat" in out
+    assert "2,048 tokens" in out
+    assert "4 query / 2 key-value × 8" in out
+    assert "mit" in out
+    assert "@misc{me, title={Mine}}" in out
+
+
+def test_info_of_a_model_that_is_not_here_says_how_to_get_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("models", "info", "Qwen/Qwen2.5-7B") == 0
+    out = capsys.readouterr().out
+    assert "7,615,616,512" in out
+    assert "qwen-tui models pull Qwen/Qwen2.5-7B" in out
+    assert "@misc{qwen2.5," in out
+
+
+def test_info_of_nothing_exits_66_and_names_the_nearest(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("models", "info", "Qwen/Qwen2.5-7b") == NO_INPUT
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "did you mean Qwen/Qwen2.5-7B?" in said.err
+
+
+def test_hostile_text_in_a_model_card_is_shown_not_carried_out(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evil = "mit\x1b]0;owned\x07\u202e"
+    (mine / "README.md").write_text(f"---\nlicense: {evil}\n---\n@misc{{a\x1b[2J}}\n")
+    config = json.loads((mine / "config.json").read_text())
+    config["architectures"] = ["\x1b[31mRed", "\x9bX"]
+    (mine / "config.json").write_text(json.dumps(config))
+    for arguments in (["models", "info", "mine"], ["models", "info", "mine", "--json"]):
+        assert run(*arguments) == 0
+        out = capsys.readouterr().out
+        assert not set(out) & {"\x1b", "\x07", "\x9b", "\u202e"}
+
+
+def test_pull_offline_exits_69_without_a_request(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("models", "pull", "Qwen/Qwen2.5-0.5B") == UNAVAILABLE
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "HF_HUB_OFFLINE" in said.err
+
+
+def test_rm_asks_and_without_a_terminal_wants_a_yes(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("models", "rm", "mine") == USAGE
+    assert "--yes" in capsys.readouterr().err
+    assert mine.is_dir()
+    assert run("models", "rm", "mine", "--yes") == 0
+    assert not mine.exists()
+    assert run("models", "rm", "mine", "--yes") == NO_INPUT
+
+
+# -- config ----------------------------------------------------------------------------------------
+
+
+def test_config_shows_each_value_with_its_origin(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = paths.config_file()
+    paths.made(file.parent)
+    file.write_text("theme = 'light'\nmodle = 'x'\n[keys]\nquit = 'ctrl+q'\n")
+    Path("qwen-tui.toml").write_text("[sampling]\ntop_p = 0.9\n")
+    monkeypatch.setenv("QWEN_TUI_MODEL", "demo")
+    assert run("config") == 0
+    said = capsys.readouterr()
+    rows = {line.split()[0]: line for line in said.out.splitlines() if line}
+    assert rows["model"].endswith("environment QWEN_TUI_MODEL")
+    assert rows["theme"].endswith(f"user file {file}:1")
+    assert rows["keys.quit"].endswith(f"user file {file}:4")
+    assert "project file" in rows["sampling.top_p"]
+    assert rows["save"].endswith("default")
+    assert "did you mean model?" in said.err
+    assert run("config", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["sampling.top_p"]["value"] == 0.9
+    assert listed["model"] == {"value": "demo", "source": "environment", "where": "QWEN_TUI_MODEL"}
+
+
+def test_config_path_is_one_line_for_a_script(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("config", "path") == 0
+    assert capsys.readouterr().out == f"{paths.config_file()}\n"
+
+
+def test_a_broken_config_exits_78_with_line_and_column(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("qwen-tui.toml").write_text("a = = 1\n")
+    assert run("config") == BAD_CONFIG
+    assert "line 1, column 5" in capsys.readouterr().err
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def test_doctor_without_the_model_says_so_and_still_reports(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run("doctor", "--json") == NO_INPUT
+    found = json.loads(capsys.readouterr().out)
+    assert "not on this disk" in found["model"]["trouble"]
+    assert "models pull" in found["model"]["cure"]
+    assert found["exit"] == NO_INPUT
+    assert found["versions"]["torch"]
+
+
+# -- cost ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", [["models", "list"], ["config", "--json"]])
+def test_small_commands_import_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom qwen_tui.cli import main\n"
+        f"code = main({arguments!r})\n"
+        "print(*sys.modules, file=sys.stderr)\nsys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert not set(done.stderr.split()) & set(HEAVY)
