@@ -1,0 +1,213 @@
+"""`replay --verify`: the model reads the tokens a session stored, and its logprobs are compared.
+
+Law: every comparison says by how much and where; a difference between the environments is a warning
+of its own, never mistaken for a difference in the text.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+from qwen_tui.cli.narrate import Narrator
+from qwen_tui.cli.signals import die, dying_at_once, stopping
+from qwen_tui.journal import ids_sha256
+from qwen_tui.session.runs import Run
+from qwen_tui.session.session import Session
+from qwen_tui.types import (
+    DONE,
+    GENERIC,
+    NO_INPUT,
+    Backend,
+    Environment,
+    Finished,
+    Request,
+    Scored,
+    Token,
+    Trouble,
+)
+
+TOLERANCES: Final = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.25}
+"""How far a logprob (natural log) may be off, by number type: reading a text at once and token by
+token rounds differently."""
+QUANTISED: Final = 0.5
+"""The same where weights are quantised."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """One stored completion: its prompt, its tokens, and what a person would call the place."""
+
+    name: str
+    run: Run
+    prompt: tuple[Token, ...]
+    tokens: tuple[Token, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far a logprob is from the stored one, and at which token."""
+
+    delta: float
+    name: str
+    index: int
+    token: Token
+    now: float
+
+
+def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
+    """Verify every completion of the session of that name; the exit code."""
+    from qwen_tui import settings
+    from qwen_tui.cli.completion import described, ignore, load
+    from qwen_tui.cli.desk import loaded
+
+    session = loaded(name)
+    chosen = settings.load(flags)
+    with Narrator(quiet=quiet) as narrator:
+        narrator.warn(chosen.warnings)
+        completions = list(stored(session, narrator))
+        if not completions:
+            raise Trouble("this session holds no completion to verify", code=NO_INPUT)
+        with dying_at_once():
+            backend = load(chosen, narrator, ignore)
+        with closing(backend), stopping() as stopped:
+            narrator.say(described(backend))
+            if not backend.abilities.score:
+                raise Trouble(f"{backend.name} cannot score a text")
+            worst, count = compared(session, completions, backend, narrator, stopped.cancel)
+        if stopped.by is not None:
+            die(stopped.by)
+    return judged(worst, count, backend.environment)
+
+
+def stored(session: Session, narrator: Narrator) -> Iterator[Stored]:
+    """The session's completions that can be read again: those with token ids and their prompt."""
+    for number, run in enumerate(session.runs.values(), 1):
+        prompt = prompt_of(session, run)
+        for branch, each in enumerate(run.branches):
+            name = f"completion {number}" + (f".{branch + 1}" if len(run.branches) > 1 else "")
+            tokens = tuple(session.tree[each.node].tokens)
+            if not tokens:
+                continue
+            if prompt is None:
+                narrator.warn([f"{name}: its prompt cannot be rebuilt; skipped"])
+            elif any(token.id < 0 for token in (*prompt, *tokens)):
+                narrator.warn([f"{name}: has no token ids; skipped"])
+            else:
+                yield Stored(name, run, prompt, tokens)
+
+
+def prompt_of(session: Session, run: Run) -> tuple[Token, ...] | None:
+    """The very tokens a run was started with, by their hash; None when they cannot be found.
+
+    A prompt that did not fit was cut on the left, or in the middle.
+    """
+    path = tuple(session.tree.path(*run.place))
+    known = run.started.prompt
+    size, wanted = known.get("n"), known.get("sha256")
+    if not isinstance(size, int) or not 0 < size <= len(path):
+        return None
+    heads = [0] if size < len(path) else []
+    heads += [size] if size == len(path) else [size // 2, size - size // 2]
+    for head in heads:
+        prompt = path[:head] + path[len(path) - (size - head) :]
+        if ids_sha256(prompt) == wanted:
+            return prompt
+    return None
+
+
+def compared(
+    session: Session,
+    completions: list[Stored],
+    backend: Backend,
+    narrator: Narrator,
+    cancel: threading.Event,
+) -> tuple[Difference | None, int]:
+    """The largest difference of all, and how many logprobs were compared."""
+    worst: Difference | None = None
+    count = 0
+    warned: set[str] = set()
+    for each in completions:
+        then = session.environments.get(each.run.started.environment)
+        if then is not None and then.id not in warned:
+            warned.add(then.id)
+            narrator.warn(differences(then, backend.environment))
+        found = list(deltas(each, backend, cancel))
+        count += len(found)
+        largest = max(found, key=lambda difference: difference.delta, default=None)
+        if largest is not None:
+            narrator.say(f"{each.name}: {len(found)} tokens, {said(largest)}")
+            if worst is None or largest.delta > worst.delta:
+                worst = largest
+    return worst, count
+
+
+def deltas(each: Stored, backend: Backend, cancel: threading.Event) -> Iterator[Difference]:
+    """Each stored logprob beside the one the model gives now; Trouble when it cannot be asked."""
+    start = len(each.prompt)
+    request = Request(each.prompt + each.tokens, max_tokens=0, score=True)
+    now: dict[int, float] = {}
+    for event in backend.stream(request, cancel):
+        if isinstance(event, Scored):
+            for place, token in enumerate(event.tokens, event.start):
+                if token.logprob is not None:
+                    now[place] = token.logprob
+        elif isinstance(event, Finished) and event.message:
+            raise Trouble(f"{each.name}: {event.message}", hint=event.hint)
+    for index, token in enumerate(each.tokens):
+        if token.logprob is not None and start + index in now:
+            value = now[start + index]
+            yield Difference(abs(value - token.logprob), each.name, index, token, value)
+
+
+def differences(then: Environment, now: Environment) -> list[str]:
+    """What of the environment is not as it was, a line each."""
+    lines = []
+    for name in ("engine", "dtype", "quant", "attn", "kernels", "threads", "device"):
+        old, new = getattr(then, name), getattr(now, name)
+        if old != new:
+            lines.append(f"{name} was {old or 'unknown'}, is {new or 'unknown'}")
+    lines += [
+        f"the model's {name} is not the same"
+        for name in sorted({*then.model, *now.model} - {"path"})
+        if then.model.get(name) != now.model.get(name)
+    ]
+    for name in sorted({*then.vers, *now.vers}):
+        old, new = then.vers.get(name, "none"), now.vers.get(name, "none")
+        if old != new:
+            lines.append(f"{name} was {old}, is {new}")
+    return lines
+
+
+def said(difference: Difference) -> str:
+    """Where the largest difference is, in words."""
+    spelling = difference.token.data.decode("utf-8", "backslashreplace")
+    stored_value = difference.token.logprob
+    return (
+        f"largest difference {difference.delta:.2e} at token {difference.index} {spelling!r}: "
+        f"stored {stored_value:.6f}, now {difference.now:.6f}"
+    )
+
+
+def tolerance(environment: Environment) -> float:
+    """How far a logprob may be off in this environment."""
+    if environment.quant not in ("", "none"):
+        return QUANTISED
+    return TOLERANCES.get(environment.dtype, QUANTISED)
+
+
+def judged(worst: Difference | None, count: int, environment: Environment) -> int:
+    """The verdict on standard output; 0 within the tolerance, 1 beyond."""
+    from qwen_tui.cli.narrate import plain
+
+    if worst is None:
+        raise Trouble("no stored token has a logprob to compare", code=NO_INPUT)
+    allowed = tolerance(environment)
+    kind = environment.dtype + (f" {environment.quant}" if allowed == QUANTISED else "")
+    good = worst.delta <= allowed
+    print(f"{'same' if good else 'different'}: tolerance {allowed:g} for {kind}")
+    print(plain(f"{count} tokens; {worst.name}: {said(worst)}"))
+    return DONE if good else GENERIC
