@@ -19,6 +19,7 @@ from typing import Any, Final, Literal, TypeAlias
 from qwen_tui import paths, presets
 from qwen_tui.presets import Preset
 from qwen_tui.types import BAD_CONFIG, DEFAULT_MODEL, MAX_STOP, USAGE, Sampling, Trouble
+from qwen_tui.window import Truncate
 
 VERSION: Final = 1
 ENV_PREFIX: Final = "QWEN_TUI_"
@@ -62,7 +63,7 @@ class Settings:
     sampling value.
 
     `context` 0: as much as the checkpoint allows. `threads` 0: as the machine allows. `max_tokens`
-    -1: until eos or a full context. `truncate` "": refuse what does not fit. `keys`: action id →
+    -1: until eos or a full context. `truncate` None: refuse what does not fit. `keys`: action id →
     keys, comma separated. `backend`: a name of `backends.NAMES`.
     """
 
@@ -80,7 +81,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     special: bool = True
-    truncate: str = ""
+    truncate: Truncate | None = None
     choices: int = 10
     save: bool = True
     theme: str = "dark"
@@ -143,12 +144,12 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _one_of(names: Mapping[str, str]) -> Callable[[object], str]:
-    def check(value: object) -> str:
+def _one_of(names: Mapping[str, Any]) -> Callable[[object], Any]:
+    def check(value: object) -> Any:
         if not isinstance(value, str) or value.lower() not in names:
             near = get_close_matches(str(value).lower(), names, 1)
             cure = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{value!r} is none of {', '.join(filter(None, names))}{cure}")
+            raise ValueError(f"{value!r} is none of {', '.join(names)}{cure}")
         return names[value.lower()]
 
     return check
@@ -194,7 +195,7 @@ FIELDS: Final = (
     Field(
         "truncate",
         "what to do with a prompt that does not fit: refuse, left, middle",
-        _one_of({"": "", "refuse": "", "left": "left", "middle": "middle"}),
+        _one_of({"refuse": None, "left": "left", "middle": "middle"}),
         True,
     ),
     Field("choices", "candidates reported per token", _whole(0, 100), True),

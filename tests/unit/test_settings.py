@@ -276,6 +276,14 @@ def test_dtypes_go_by_our_names_and_torchs(machine: Machine, typed: str, kept: s
     assert machine.load(dtype=typed).dtype == kept
 
 
+def test_a_prompt_that_does_not_fit_is_refused_unless_asked_otherwise(machine: Machine) -> None:
+    assert machine.load().truncate is None
+    assert machine.load(truncate="left").truncate == "left"
+    machine.project("truncate = 'middle'")
+    assert machine.load().truncate == "middle"
+    assert machine.load(truncate="refuse").truncate is None
+
+
 def test_the_checkpoints_preset_is_filled_in_beside_what_was_set(
     machine: Machine, tmp_path: Path
 ) -> None:
