@@ -404,11 +404,18 @@ class Scribe:
 # -- record → line ---------------------------------------------------------------------------------
 
 
+def _compact(values: Any) -> str:
+    # A value JSON has no form for is kept as its repr: saving a session must not fail over one.
+    return json.dumps(
+        values, ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=repr
+    )
+
+
 def _dump(values: Mapping[str, Any]) -> str:
     try:
-        text = json.dumps(values, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = _compact(values)
     except ValueError:
-        text = json.dumps(_finite(values), ensure_ascii=False, separators=(",", ":"))
+        text = _compact(_finite(values))
     return _ESCAPED.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -109,6 +109,8 @@ class Session:
         self.sink = sink
         self._ids = ids
         self._seeds = seeds
+        self.followed = False
+        """Another process writes this session: what has no end may still be running there."""
         self.id = ""
         self.app = ""
         self.title = ""
@@ -669,6 +671,8 @@ class Session:
         """A model's node whose generation neither ended nor runs here: go on with `resume`."""
         found = self.tree[node]
         run = self.run_of(node)
+        if self.followed:
+            return False
         return found.source == "model" and found.reason is None and not (run and run.running)
 
     def interrupted(self) -> list[str]:

@@ -1,0 +1,415 @@
+"""The library: the session files of this machine, found, opened, followed, renamed, removed.
+
+Law: what is looked at is never changed; what is removed goes to the trash, and only `purge`, which
+the caller asks about, deletes. Needs no model.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import os
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Final
+
+from qwen_tui.journal import VERSION, Read, read
+from qwen_tui.paths import made, sessions_dir, trash_dir
+from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
+from qwen_tui.session.session import Session, fresh_id, ulid
+from qwen_tui.session.store import Saving, SessionFile, Store, Taken, file_name
+from qwen_tui.types import (
+    NO_INPUT,
+    TEMPORARY,
+    USAGE,
+    Added,
+    Entry,
+    Head,
+    Titled,
+    Trouble,
+)
+
+if TYPE_CHECKING:
+    from qwen_tui.vocab import Vocab
+
+FRONT: Final = 64 * 1024
+BACK: Final = 8 * 1024 * 1024
+"""How much of a file's front and back is read to list it."""
+CHUNK: Final = 1024 * 1024
+MAX_POLL: Final = 8 * 1024 * 1024
+PREVIEW: Final = 200
+
+_ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One session file as a list shows it. Times are Unix seconds; `preview` is the beginning of
+    its first text. Titles and previews are hostile text: show them through `visible`.
+    """
+
+    path: Path
+    id: str
+    title: str
+    tags: tuple[str, ...]
+    created: float
+    modified: float
+    size: int
+    preview: str
+
+
+def id_of(path: Path) -> str:
+    """The session id a file's name says, "" when it says none."""
+    found = _ULID.match(path.name)
+    return found[0].upper() if found else ""
+
+
+def _created(id: str) -> float:
+    """When a ULID was made, Unix seconds; 0.0 when it is none."""
+    if not _ULID.match(id):
+        return 0.0
+    value = 0
+    for digit in id[:10].upper():
+        value = value * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(digit)
+    return value / 1000
+
+
+def _front(file: BinaryIO) -> tuple[Head | None, str]:
+    """The head and the beginning of the first text, from the first lines."""
+    head, preview = None, ""
+    for raw in file.read(FRONT).split(b"\n"):
+        entry = read(raw).entry
+        if isinstance(entry, Head):
+            head = head or entry
+        elif isinstance(entry, Added) and entry.text.strip():
+            preview = entry.text[:PREVIEW]
+            break
+    return head, preview
+
+
+def _last_title(file: BinaryIO, size: int) -> Titled | None:
+    """The newest `meta` record, looked for from the end."""
+    stop, kept = size, b""
+    while stop > max(0, size - BACK):
+        start = max(0, stop - CHUNK)
+        file.seek(start)
+        chunk = file.read(stop - start) + kept
+        at = len(chunk)
+        while (at := chunk.rfind(b'{"k":"meta"', 0, at)) >= 0:
+            entry = read(chunk[at:].split(b"\n", 1)[0]).entry
+            if isinstance(entry, Titled):
+                return entry
+        stop, kept = start, chunk[:4096]
+    return None
+
+
+def listing(path: Path) -> Listing:
+    """What a list shows of one file; reads its front and back only. Raises Trouble, OSError."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        found = os.fstat(file.fileno())
+        head, preview = _front(file)
+        titled = _last_title(file, found.st_size)
+    id = head.id if head is not None and head.id else id_of(path)
+    title = titled.title if titled is not None else head.title if head is not None else ""
+    tags = titled.tags if titled is not None else ()
+    created = _created(id) or found.st_mtime
+    return Listing(path, id, title, tags, created, found.st_mtime, found.st_size, preview)
+
+
+def files(folder: Path | None = None) -> list[Path]:
+    """The session files of a folder (default: ours), newest name first."""
+    place = sessions_dir() if folder is None else folder
+    if not place.is_dir():
+        return []
+    found = (path for path in place.glob("*.jsonl") if not path.name.startswith("."))
+    return sorted(found, key=lambda path: path.name, reverse=True)
+
+
+def list_sessions(folder: Path | None = None) -> list[Listing]:
+    """All sessions of a folder, last used first; what cannot be read is left out."""
+    out = []
+    for path in files(folder):
+        try:
+            out.append(listing(path))
+        except (OSError, Trouble):
+            continue
+    return sorted(out, key=lambda entry: entry.modified, reverse=True)
+
+
+def resolve(name: str, folder: Path | None = None) -> Path:
+    """The file that SESSION means: a path, an id or its unique prefix, or a title.
+
+    Raises Trouble when nothing or more than one thing is meant, with the nearest.
+    """
+    path = Path(name).expanduser()
+    if os.path.lexists(path) and not path.is_dir():
+        return path
+    if not name or os.sep in name:
+        raise Trouble(f"there is no session file {name!r}", code=NO_INPUT)
+    found = files(folder)
+    if exact := [each for each in found if name in (each.name, each.stem)]:
+        return exact[0]
+    by_id = [each for each in found if id_of(each).startswith(name.upper())]
+    if len(by_id) == 1:
+        return by_id[0]
+    plain = [each for each in by_id if "." not in each.stem]
+    if len(name) == 26 and len(plain) == 1:
+        return plain[0]
+    listed = list_sessions(folder)
+    titled = [each for each in listed if each.title.casefold() == name.casefold()]
+    if len(titled) == 1:
+        return titled[0].path
+    if several := [each.name for each in by_id] or [each.path.name for each in titled]:
+        some = ", ".join(several[:4]) + (", …" if len(several) > 4 else "")
+        raise Trouble(
+            f"{name!r} means {len(several)} sessions", hint=f"say which: {some}", code=USAGE
+        )
+    words = [each.title for each in listed if each.title] + [each.id for each in listed]
+    near = difflib.get_close_matches(name, words, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else "see them with: qwen-tui sessions list"
+    raise Trouble(f"there is no session {name!r}", hint=hint, code=NO_INPUT)
+
+
+# -- opening ---------------------------------------------------------------------------------------
+
+
+class Follower:
+    """Reads what another process appends to a session file; `poll` it a few times a second."""
+
+    def __init__(self, path: Path, loader: Loader) -> None:
+        self._loader = loader
+        self._offset = loader.report.size
+        self._fd = open_regular(path)
+        self.lost = False
+        """The file became shorter: it is another one now."""
+
+    def poll(self) -> list[Entry]:
+        """The entries that came since the last time, at most `MAX_POLL` bytes of them."""
+        if self._fd < 0 or self.lost:
+            return []
+        if os.fstat(self._fd).st_size < self._offset:
+            self.lost = True
+            return []
+        data = os.pread(self._fd, MAX_POLL, self._offset)
+        whole = data[: data.rfind(b"\n") + 1]
+        if not whole and len(data) == MAX_POLL:
+            whole = data
+        self._offset += len(whole)
+        return [entry for raw in whole.splitlines(True) for entry in self._loader.feed(raw)]
+
+    def close(self) -> None:
+        """Stop following."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+@dataclass(slots=True)
+class Loaded:
+    """An opened session. `read_only` says why nothing is saved, "" when it is. `store` is None
+    then. `follower` gives what another process is writing.
+    """
+
+    session: Session
+    path: Path
+    report: Report
+    read_only: str = ""
+    store: Store | None = None
+    follower: Follower | None = None
+
+    @property
+    def badges(self) -> list[str]:
+        """Short lines for the status line: what the file has suffered, why it is read-only."""
+        out = self.report.badges()
+        if waiting := len(self.session.interrupted()):
+            out.append("an interrupted generation" if waiting == 1 else f"{waiting} interrupted")
+        return out + ([self.read_only] if self.read_only else [])
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Flush and let go of the file. True when everything is saved."""
+        if self.follower is not None:
+            self.follower.close()
+        return self.store.close(timeout) if self.store is not None else True
+
+
+def open_session(
+    path: Path,
+    *,
+    vocab: Vocab | None = None,
+    read_only: bool = False,
+    confirmed: bool = False,
+    on_state: Callable[[Saving], None] | None = None,
+) -> Loaded:
+    """Read a session file and, unless `read_only`, go on saving to it.
+
+    A file that is open elsewhere, not writable, from a newer version, or without its head (until
+    `confirmed`) is opened read-only and says so. Raises Trouble when there is nothing to open.
+    """
+    held, why = (None, "read-only") if read_only else _hold(path)
+    loader = Loader()
+    session = Session(vocab=vocab)
+    try:
+        for entry in load(path, loader, ended=isinstance(why, Taken)):
+            session.apply(entry)
+    except BaseException:
+        if held is not None:
+            held.close()
+        raise
+    report = loader.finish()
+    reason = str(why) if why else _unsafe(report, confirmed)
+    loaded = Loaded(session, path, report, reason)
+    session.id = session.id or id_of(path) or path.stem
+    if isinstance(why, Taken):
+        session.followed = True
+        loaded.follower = Follower(path, loader)
+    if reason or held is None:
+        if held is not None:
+            held.close()
+        return loaded
+    loaded.store = Store(held, entries=session.entries, on_state=on_state)
+    session.sink = loaded.store.put
+    if report.headless:
+        head = Head(session.id)
+        session.entries.insert(0, head)
+        loaded.store.put(head)
+    return loaded
+
+
+def _hold(path: Path) -> tuple[SessionFile | None, str | Taken]:
+    try:
+        return SessionFile.hold(path), ""
+    except Taken as taken:
+        return None, taken
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Trouble(f"{path} cannot be opened: {error.strerror}", code=NO_INPUT) from error
+        return None, f"{path.name} cannot be written"
+
+
+def _unsafe(report: Report, confirmed: bool) -> str:
+    if report.newer:
+        return f"written by a newer version (this one knows format {VERSION})"
+    if report.headless and report.records and not confirmed:
+        return "the head of the file is missing"
+    return ""
+
+
+def new_store(
+    session: Session,
+    folder: Path | None = None,
+    *,
+    on_state: Callable[[Saving], None] | None = None,
+) -> Store:
+    """Save a session that has no file: to a new one in `folder` (default: ours), made when the next
+    entry comes, or at once when the session has text already.
+    """
+    place = sessions_dir() if folder is None else folder
+    path = place / file_name(session.id, session.title)
+    store = Store(path, entries=session.entries, lazily=not len(session.tree), on_state=on_state)
+    session.sink = store.put
+    return store
+
+
+def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time.time) -> Session:
+    """A session of its own that begins with everything another one holds. Save it with
+    `new_store`.
+    """
+    random = int.from_bytes(os.urandom(10), "big")
+    head = Head(
+        ulid(int(clock() * 1000), random),
+        title=title or (f"{session.title} (fork)" if session.title else ""),
+        app=session.app,
+    )
+    made = Session(vocab=session.vocab, ids=fresh_id)
+    made.apply(head)
+    for entry in list(session.entries):
+        if isinstance(entry, Titled):
+            entry = replace(entry, title=head.title)
+        if not isinstance(entry, Head):
+            made.apply(entry)
+    return made
+
+
+def verify(path: Path) -> Report:
+    """Read every line of a file; `report.sound` False means exit 65. Raises Trouble."""
+    loader = Loader()
+    for _ in load(path, loader):
+        pass
+    return loader.finish()
+
+
+def dump(path: Path) -> Iterable[tuple[int, Read]]:
+    """Every line of a file with its number, as it reads by itself."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        for number, (raw, _) in enumerate(lines(file), 1):
+            yield number, read(raw)
+
+
+# -- changing --------------------------------------------------------------------------------------
+
+
+def rename(path: Path, title: str, tags: Iterable[str] | None = None) -> None:
+    """Give a session a title, by a `meta` record: the file keeps its name. Raises Trouble."""
+    loaded = open_session(path)
+    try:
+        if loaded.store is None:
+            raise Trouble(f"cannot rename: {loaded.read_only}", code=TEMPORARY)
+        loaded.session.rename(title, None if tags is None else tuple(tags))
+    finally:
+        saved = loaded.close()
+    if not saved and loaded.store is not None:
+        raise Trouble(f"cannot rename: {loaded.store.state.reason}", code=TEMPORARY)
+
+
+def trash(path: Path) -> Path:
+    """Move a session file to the trash; returns where it lies. Raises Trouble when it is open
+    elsewhere.
+    """
+    held, why = _hold(path)
+    if isinstance(why, Taken):
+        raise why
+    try:
+        place = made(trash_dir())
+        target, number = place / path.name, 1
+        while os.path.lexists(target):
+            target = place / f"{path.stem}.{number}{path.suffix}"
+            number += 1
+        try:
+            path.rename(target)
+        except OSError as error:
+            raise Trouble(f"{path.name} cannot be moved: {error.strerror}") from error
+    finally:
+        if held is not None:
+            held.close()
+    return target
+
+
+def trashed() -> list[Path]:
+    """The session files in the trash."""
+    return files(trash_dir())
+
+
+def restore(path: Path) -> Path:
+    """Take a session file out of the trash again."""
+    target = made(sessions_dir()) / path.name
+    if os.path.lexists(target):
+        raise Trouble(f"there is a session {path.name} already")
+    path.rename(target)
+    return target
+
+
+def purge(paths: Iterable[Path] | None = None) -> int:
+    """Delete session files from the trash for good (default: all of them); how many. The one place
+    where a session's bytes are deleted: ask first.
+    """
+    place = trash_dir()
+    count = 0
+    for path in trashed() if paths is None else paths:
+        if path.parent.resolve() != place.resolve():
+            raise Trouble(f"{path} is not in the trash", code=USAGE)
+        path.unlink()
+        count += 1
+    return count

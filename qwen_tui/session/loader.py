@@ -1,0 +1,278 @@
+"""Reads a session file, whatever became of it: every whole record, and a report of the rest.
+
+Law: never raises on content, never writes, connects or follows a path; a file is hostile data.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO, Final, Literal, TypeAlias
+
+from qwen_tui.journal import FORMAT, MAX_LINE, VERSION, Read, Reader
+from qwen_tui.types import BAD_DATA, NO_INPUT, NO_PERMISSION, Entry, Head, Progress, Trouble
+
+MAX_RECORDS: Final = 10_000_000
+MAX_NOTED: Final = 1_000
+"""Most damaged lines a report lists one by one."""
+
+Kind: TypeAlias = Literal[
+    "torn", "checksum", "garbage", "conflict", "duplicate", "gap", "head", "newer", "record"
+]
+
+_START = re.compile(rb'\{"k":"')
+_STOP = re.compile(rb',"c":"[0-9a-f]{8}"\}')
+_CONFLICT = (b"<<<<<<<", b"=======", b">>>>>>>", b"|||||||")
+_TRIES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing found in a file; `line` counts from 1, 0 when it is about the whole file."""
+
+    line: int
+    kind: Kind
+    text: str
+
+
+@dataclass(slots=True)
+class Report:
+    """What reading a file found. `records` were accepted; `damages` lists at most `MAX_NOTED`."""
+
+    records: int = 0
+    lines: int = 0
+    size: int = 0
+    damages: list[Damage] = field(default_factory=list)
+    counts: dict[Kind, int] = field(default_factory=dict)
+    torn_tail: bool = False
+    headless: bool = False
+    newer: bool = False
+
+    def note(self, line: int, kind: Kind, text: str) -> None:
+        """Add one thing found."""
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if len(self.damages) < MAX_NOTED:
+            self.damages.append(Damage(line, kind, text))
+
+    @property
+    def clean(self) -> bool:
+        """Nothing was found at all."""
+        return not self.counts
+
+    @property
+    def sound(self) -> bool:
+        """No record was lost or altered: torn lines and duplicates alone lose nothing known."""
+        return not self.counts.keys() - {"torn", "duplicate"}
+
+    def badges(self) -> list[str]:
+        """One short line per kind of damage, for the status line."""
+        said: dict[Kind, str] = {
+            "torn": "the last write was cut short",
+            "checksum": "altered records",
+            "garbage": "unreadable lines",
+            "conflict": "merge conflict markers",
+            "duplicate": "repeated records",
+            "gap": "lost records",
+            "head": "no head",
+            "newer": "written by a newer version",
+            "record": "records that cannot be used",
+        }
+        return [
+            text if self.counts[kind] == 1 else f"{text}: {self.counts[kind]}"
+            for kind, text in said.items()
+            if kind in self.counts
+        ]
+
+
+class _Seen:
+    """The counters of one writer, as sorted runs [first, last]."""
+
+    __slots__ = ("firsts", "lasts")
+
+    def __init__(self) -> None:
+        self.firsts: list[int] = []
+        self.lasts: list[int] = []
+
+    def add(self, counter: int) -> bool:
+        """False when it was there already."""
+        at = bisect_right(self.firsts, counter) - 1
+        if at >= 0 and counter <= self.lasts[at]:
+            return False
+        if at >= 0 and self.lasts[at] == counter - 1:
+            self.lasts[at] = counter
+        else:
+            at += 1
+            self.firsts.insert(at, counter)
+            self.lasts.insert(at, counter)
+        if at + 1 < len(self.firsts) and self.firsts[at + 1] == counter + 1:
+            self.lasts[at] = self.lasts.pop(at + 1)
+            del self.firsts[at + 1]
+        return True
+
+    def holes(self) -> int:
+        """How many counters are missing before the last one."""
+        have = sum(last - first + 1 for first, last in zip(self.firsts, self.lasts, strict=True))
+        return self.lasts[-1] + 1 - have
+
+
+class Loader:
+    """Turns lines into entries, in order, and keeps the report. Feed it line by line."""
+
+    def __init__(self) -> None:
+        self.report = Report()
+        self.reader = Reader()
+        self.head: Head | None = None
+        self._seen: dict[str, _Seen] = {}
+
+    def feed(self, raw: bytes, *, last: bool = False) -> list[Entry]:
+        """The entries of one line; `last` says that no line feed ended it."""
+        self.report.lines += 1
+        self.report.size += len(raw)
+        number = self.report.lines
+        bare = raw.rstrip(b"\r\n")
+        if not bare:
+            return []
+        read = self.reader.read(bare)
+        if read.entry is not None and (read.ok or b"\0" not in bare):
+            return self._take(number, read)
+        if read.ok:
+            self.report.note(number, "record", read.why)
+            return []
+        return self._salvage(number, bare, read, last)
+
+    def finish(self) -> Report:
+        """The report, once all lines were fed."""
+        for writer, seen in self._seen.items():
+            if lost := seen.holes():
+                self.report.note(0, "gap", f"{lost} records of writer {writer} are lost")
+        self.report.headless = self.head is None
+        if self.report.headless and self.report.records:
+            self.report.note(0, "head", "the head is missing")
+        return self.report
+
+    def _take(self, number: int, read: Read) -> list[Entry]:
+        entry = read.entry
+        if entry is None or isinstance(entry, Progress):
+            return []
+        if read.ok and read.stamp is not None:
+            seen = self._seen.setdefault(read.stamp.writer, _Seen())
+            if not seen.add(read.stamp.counter):
+                self.report.note(number, "duplicate", "a record that is there already")
+                return []
+        if not read.ok:
+            self.report.note(number, "checksum", read.why)
+        if self.report.records >= MAX_RECORDS:
+            self.report.note(number, "record", f"more than {MAX_RECORDS} records")
+            return []
+        if isinstance(entry, Head) and not self._heads(number, entry):
+            return []
+        self.report.records += 1
+        return [entry]
+
+    def _heads(self, number: int, head: Head) -> bool:
+        if head.fmt != FORMAT:
+            self.report.note(number, "record", f"a head of another format, {head.fmt[:40]!r}")
+            return False
+        if self.head is not None:
+            if self.head.id != head.id:
+                self.report.note(number, "head", f"another session's head, {head.id[:40]!r}")
+            return self.head.id == head.id
+        self.head = head
+        if head.min > VERSION:
+            self.report.newer = True
+            self.report.note(number, "newer", f"needs a reader of version {head.min}")
+        return True
+
+    def _salvage(self, number: int, raw: bytes, read: Read, last: bool) -> list[Entry]:
+        """Whole sealed records inside a line that is none: what was written before or after
+        damage, on the same line.
+        """
+        out: list[Entry] = []
+        floor, whole = 0, 0
+        starts = [found.start() for found in _START.finditer(raw)]
+        for stop in _STOP.finditer(raw):
+            before = starts[: bisect_right(starts, stop.start())]
+            for start in reversed(before[-_TRIES:]):
+                if start < floor:
+                    break
+                found = self.reader.read(raw[start : stop.end()])
+                if found.ok:
+                    out += self._take(number, found)
+                    whole += stop.end() - start
+                    floor = stop.end()
+                    break
+        if whole < len(raw):
+            self._blame(number, raw, read.why, last, whole)
+        return out
+
+    def _blame(self, number: int, raw: bytes, why: str, last: bool, whole: int) -> None:
+        if raw.startswith(_CONFLICT):
+            self.report.note(number, "conflict", "a merge conflict marker")
+        elif last:
+            self.report.torn_tail = True
+            self.report.note(number, "torn", "the last line is cut short")
+        elif whole == 0 and raw.startswith(b'{"k":"') and not raw.endswith(b"}"):
+            self.report.note(number, "torn", "a line that is cut short")
+        else:
+            self.report.note(number, "garbage", why or "not a record")
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a session file, never of anything else.
+
+    Raises Trouble for a symbolic link, FIFO, device, folder, or a file that is not ours; OSError
+    when it cannot be opened.
+    """
+    try:
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise Trouble(f"there is no file {path}", code=NO_INPUT) from error
+    if not stat.S_ISREG(found.st_mode):
+        raise Trouble(f"{path} is not a regular file", code=BAD_DATA)
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    opened = os.fstat(fd)
+    if not stat.S_ISREG(opened.st_mode) or opened.st_uid != os.geteuid():
+        os.close(fd)
+        raise Trouble(f"{path} belongs to someone else", code=NO_PERMISSION)
+    return fd
+
+
+def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
+    """(line, is it the unended last one); of a line that is too long only the first part."""
+    while raw := file.readline(MAX_LINE + 2):
+        if raw.endswith(b"\n"):
+            yield raw, False
+            continue
+        if len(raw) <= MAX_LINE:
+            yield raw, True
+            return
+        while (more := file.readline(MAX_LINE)) and not more.endswith(b"\n"):
+            pass
+        yield raw, False
+
+
+def load(path: Path, loader: Loader | None = None, *, ended: bool = False) -> Iterator[Entry]:
+    """The entries of a file, in order; `loader.finish()` then gives the report.
+
+    `ended` leaves a last line without a line feed alone: another process may be writing it.
+    Raises Trouble when the file cannot be opened or is no session file at all.
+    """
+    loader = Loader() if loader is None else loader
+    try:
+        fd = open_regular(path)
+    except PermissionError as error:
+        raise Trouble(f"{path} cannot be read", code=NO_PERMISSION) from error
+    first = b""
+    with os.fdopen(fd, "rb") as file:
+        for raw, last in lines(file):
+            first = first or raw[:16]
+            if last and ended:
+                break
+            yield from loader.feed(raw, last=last)
+    if not loader.report.records and first.strip():
+        raise Trouble(f"{path} is not a session file: it begins with {first!r}", code=BAD_DATA)

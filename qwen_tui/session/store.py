@@ -1,0 +1,546 @@
+"""The store: one thread that appends a session's entries to its file, and says when they are safe.
+
+Law: no byte of a session file is ever truncated, rewritten or deleted; `saved` is true only after
+fdatasync returned; while saving fails, everything is held and the reason is said until it succeeds.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import queue
+import re
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from qwen_tui.journal import Scribe, seal
+from qwen_tui.paths import made
+from qwen_tui.session.loader import open_regular
+from qwen_tui.types import TEMPORARY, Added, Emitted, Entry, Happened, Head, Prefilled, Trouble
+
+BATCH_S: Final = 0.2
+"""Longest a token waits for its batch; with the write itself this keeps within 250 ms."""
+BATCH_BYTES: Final = 64 * 1024
+SYNC_S: Final = 1.0
+RETRY_S: Final = 1.0
+"""First pause before a failed write is tried again; a whole new file waits longer each time."""
+MAX_RETRY_S: Final = 30.0
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+_COMMIT_S = 0.01
+_RENAMED = re.compile(r"\.(?:conflict|rescue)-\d+$")
+
+
+class Taken(Trouble):
+    """Another process holds the session's lock: follow it, or fork the session."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """How saving stands. `saved`: all that was handed in is on the disk. `held`: bytes that are
+    not. `reason`: why saving fails, "" while it does not. `notice`: a file that was begun instead.
+    """
+
+    path: Path | None
+    saved: bool = True
+    held: int = 0
+    reason: str = ""
+    notice: str = ""
+
+
+def slug(title: str) -> str:
+    """What a title becomes in a file's name: ASCII words joined by "-", at most 40 characters."""
+    words = re.findall(r"[a-z0-9]+", title.lower())
+    text = ""
+    for word in words:
+        if len(text) + 1 + len(word) > 40:
+            break
+        text = f"{text}-{word}" if text else word
+    return text or (words[0][:40] if words else "session")
+
+
+def beside(path: Path, kind: str) -> Path:
+    """The first free name `STEM.KIND-n.jsonl` in the same folder; kind is conflict or rescue."""
+    stem = _RENAMED.sub("", path.stem)
+    number = 1
+    while (there := path.with_name(f"{stem}.{kind}-{number}.jsonl")).exists():
+        number += 1
+    return there
+
+
+def file_name(id: str, title: str = "") -> str:
+    """`<ULID>-<slug>.jsonl`; without a title the store adds the slug of the first text."""
+    return f"{id}-{slug(title)}.jsonl" if title else f"{id}.jsonl"
+
+
+def _sync(fd: int) -> None:
+    """Bytes and length are on the disk when it returns."""
+    getattr(os, "fdatasync", os.fsync)(fd)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int, path: Path) -> None:
+    """Take the lock or raise Taken; a file system without locks is used without."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise Taken(
+            f"{path.name} is open elsewhere",
+            hint="it opens read-only here; fork it to go on",
+            code=TEMPORARY,
+        ) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
+            raise
+
+
+class SessionFile:
+    """An open, locked, append-only file. `size` is what we know it must be, `torn` whether its last
+    line lacks its line feed.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+        found = os.fstat(fd)
+        self.size = found.st_size
+        self._inode = (found.st_dev, found.st_ino)
+        self.torn = self.size > 0 and os.pread(fd, 1, self.size - 1) != b"\n"
+
+    @classmethod
+    def hold(cls, path: Path) -> SessionFile:
+        """Open an existing file for appending and take its lock; nothing is written.
+
+        Raises Taken, Trouble (not a regular file of ours), OSError (permissions, read-only disk).
+        """
+        fd = open_regular(path, os.O_RDWR | os.O_APPEND)
+        try:
+            _lock(fd, path)
+            return cls(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def create(cls, path: Path) -> SessionFile:
+        """Make a new file, mode 0600, locked, its name on the disk. Raises OSError."""
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(path, flags, 0o600)
+        try:
+            _lock(fd, path)
+            _sync(fd)
+            _sync_folder(path.parent)
+            return cls(fd, path)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    def untouched(self) -> bool:
+        """The path still names this file, at the size we left it."""
+        try:
+            found = self.path.lstat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._inode and found.st_size == self.size
+
+    def append(self, data: bytes) -> int:
+        """One write of whole lines, begun on a fresh line; how many of `data`'s bytes arrived."""
+        lead = b"\n" if self.torn else b""
+        written = os.write(self.fd, lead + data)
+        self.size += written
+        if written:
+            self.torn = (lead + data)[written - 1 : written] != b"\n"
+        return max(0, written - len(lead))
+
+    def append_all(self, data: bytes) -> None:
+        """All of `data`, in as many writes as it takes."""
+        while data:
+            written = os.write(self.fd, data)
+            self.size += written
+            data = data[written:]
+
+    def sync(self) -> None:
+        """fdatasync. Raises OSError: the descriptor is then not to be trusted again."""
+        _sync(self.fd)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class _Flush:
+    def __init__(self, folder: Path | None = None, *, end: bool = False) -> None:
+        self.done = threading.Event()
+        self.folder = folder
+        self.end = end
+
+
+class _Put(NamedTuple):
+    entry: Entry
+    unix_ms: int
+    handed_at: float
+
+    @property
+    def streams(self) -> bool:
+        """May wait for a batch; any other is written and synced at once."""
+        kept = self.entry
+        return isinstance(kept, Happened) and isinstance(kept.event, Emitted | Prefilled)
+
+
+class Store:
+    """Appends entries to one session file from a thread of its own.
+
+    `place` is a held file, or the path of a file to be made when the first entry comes (at once if
+    not `lazily`). `entries` are those the session has already: in the held file, or, for a path, to
+    be written first. With them a conflict or rescue file is whole. `on_state` is called on the
+    store's thread whenever `state` changes. Not usable after `close`.
+    """
+
+    def __init__(
+        self,
+        place: SessionFile | Path,
+        *,
+        entries: Iterable[Entry] = (),
+        lazily: bool = True,
+        on_state: Callable[[Saving], None] | None = None,
+        clock: Callable[[], float] = time.time,
+        writers: Callable[[], str] = lambda: secrets.token_hex(4),
+    ) -> None:
+        held = place if isinstance(place, SessionFile) else None
+        self._file = held
+        self._path = place.path if isinstance(place, SessionFile) else place
+        self._entries: list[tuple[Entry, int]] = []
+        self._on_state = on_state
+        self._clock = clock
+        self._writers = writers
+        self._queue: queue.SimpleQueue[_Put | _Flush] = queue.SimpleQueue()
+        self._handed = self._taken = self._durable = 0
+        self._fresh_scribe()
+        self._lines: deque[bytes] = deque()
+        self._bytes = self._unsynced = 0
+        self._begun = held is not None or not lazily
+        self._broken = ""
+        self._retry_s = RETRY_S
+        self._retry_at = 0.0
+        self._synced_at = time.monotonic()
+        self._state = Saving(self._path)
+        for entry in entries:
+            self._keep(entry, int(clock() * 1000), stored=held is not None)
+        self._thread = threading.Thread(target=self._run, name="store", daemon=True)
+        self._thread.start()
+
+    # -- any thread --------------------------------------------------------------------------------
+
+    def put(self, entry: Entry) -> None:
+        """Hand in an entry: the session's `sink`. Returns at once, never raises."""
+        self._handed += 1
+        self._queue.put(_Put(entry, int(self._clock() * 1000), time.monotonic()))
+
+    @property
+    def state(self) -> Saving:
+        """How saving stands now."""
+        state = self._state
+        return replace(state, saved=state.saved and self._durable >= self._handed)
+
+    @property
+    def path(self) -> Path:
+        """The file that is written, or will be made."""
+        return self._path
+
+    @property
+    def exists(self) -> bool:
+        """The file was there or has been made."""
+        return self._file is not None
+
+    def flush(self, timeout: float) -> bool:
+        """Write and sync all that was handed in; True when it is on the disk within `timeout`
+        seconds. Safe in a signal handler.
+        """
+        return self._ask(_Flush(), timeout)
+
+    def relocate(self, folder: Path, timeout: float = 5.0) -> bool:
+        """Go on in another folder: the whole session is written there, to a new file."""
+        return self._ask(_Flush(folder), timeout)
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Flush, give the lock back and end the thread. True when everything is saved."""
+        saved = self._ask(_Flush(end=True), timeout)
+        self._thread.join(timeout)
+        return saved
+
+    def _ask(self, flush: _Flush, timeout: float) -> bool:
+        if self._thread.is_alive():
+            self._queue.put(flush)
+            flush.done.wait(timeout)
+        return self.state.saved
+
+    # -- the store's thread ------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        ended = False
+        try:
+            while not ended:
+                ended = self._round()
+        finally:
+            if self._file is not None:
+                self._file.close()
+            if not ended:
+                self._say("the store stopped; this is a defect")
+
+    def _round(self) -> bool:
+        """Gather a batch, write it, sync when due. True when asked to end."""
+        items = self._gather()
+        flushes = [item for item in items if isinstance(item, _Flush)]
+        urgent = bool(flushes)
+        for item in items:
+            if isinstance(item, _Put):
+                self._taken += 1
+                self._keep(item.entry, item.unix_ms)
+                self._begun = True
+                urgent = urgent or not item.streams
+        for flush in flushes:
+            if flush.folder is not None:
+                self._restart(flush.folder / self._name().name)
+        if self._begun:
+            self._write(now=bool(flushes))
+        if self._unsynced and (urgent or time.monotonic() - self._synced_at >= SYNC_S):
+            self._make_durable()
+        self._settle()
+        for flush in flushes:
+            flush.done.set()
+        return any(flush.end for flush in flushes)
+
+    def _gather(self) -> list[_Put | _Flush]:
+        """The next items: what comes within the batch's time after the first was handed in."""
+        waiting = self._begun and bool(self._lines or self._unsynced or self._broken)
+        try:
+            items = [self._queue.get(timeout=RETRY_S if waiting else None)]
+        except queue.Empty:
+            return []
+        until = float("inf")
+        while isinstance(last := items[-1], _Put) and len(items) < 4096:
+            until = min(until, last.handed_at + (BATCH_S if last.streams else _COMMIT_S))
+            left = until - time.monotonic()
+            try:
+                items.append(self._queue.get(timeout=left) if left > 0 else self._queue.get(False))
+            except queue.Empty:
+                break
+        return items
+
+    def _fresh_scribe(self) -> None:
+        self._scribe = Scribe()
+        self._writer = self._writers()
+        self._counter = 0
+
+    def _keep(self, entry: Entry, unix_ms: int, *, stored: bool = False) -> None:
+        """Remember an entry and, unless the file has it, its line."""
+        self._entries.append((entry, unix_ms))
+        if stored:
+            return
+        line = self._line(entry, unix_ms)
+        self._bytes += len(line)
+        if not self._broken:
+            self._lines.append(line)
+
+    def _line(self, entry: Entry, unix_ms: int) -> bytes:
+        line = seal(self._scribe.record(entry), self._writer, self._counter, unix_ms)
+        self._counter += 1
+        return line
+
+    def _write(self, *, now: bool) -> None:
+        """Write all lines, batch by batch; hold them where that fails."""
+        if self._broken:
+            if now or time.monotonic() >= self._retry_at:
+                self._restart(beside(self._path, "rescue"))
+            return
+        if self._lines and self._file is None and not self._create():
+            return
+        while self._lines and self._file is not None:
+            if not self._file.untouched():
+                self._abandon("conflict", "was changed by another program")
+                return
+            try:
+                self._append(self._file)
+            except OSError as error:
+                if error.errno in FULL:
+                    self._say(f"{_reason(error)}; held in memory, trying again")
+                else:
+                    self._abandon("rescue", _reason(error))
+                return
+
+    def _append(self, file: SessionFile) -> None:
+        """One batch: as many whole lines as fit, in one write; what did not arrive stays."""
+        batch: list[bytes] = []
+        size = 0
+        for line in self._lines:
+            if batch and size + len(line) > BATCH_BYTES:
+                break
+            batch.append(line)
+            size += len(line)
+        arrived = file.append(b"".join(batch))
+        for line in batch:
+            if arrived < len(line):
+                break
+            arrived -= len(line)
+            self._lines.popleft()
+            self._bytes -= len(line)
+            self._unsynced += len(line)
+
+    def _name(self) -> Path:
+        """The path, with the slug of the first text when it has none."""
+        if self._file is not None or "-" in self._path.stem:
+            return self._path
+        texts = (entry.text for entry, _ in self._entries if isinstance(entry, Added))
+        first = next((text for text in texts if text.strip()), "")
+        return self._path.with_name(f"{self._path.stem}-{slug(first[:200])}.jsonl")
+
+    def _create(self) -> bool:
+        self._path = self._name()
+        try:
+            made(self._path.parent)
+            self._file = SessionFile.create(self._path)
+        except FileExistsError:
+            self._abandon("conflict", "is there already")
+            return False
+        except OSError as error:
+            self._say(f"{self._path.parent}: {_reason(error)}; working in memory")
+            return False
+        return True
+
+    def _make_durable(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.sync()
+        except OSError as error:
+            # What a failed sync dropped is unknown: nothing written to this file counts any more.
+            self._abandon("rescue", _reason(error))
+            return
+        self._synced_at = time.monotonic()
+        self._unsynced = 0
+
+    def _abandon(self, kind: str, why: str) -> None:
+        """Leave the file as it is and go on in a new one that holds the whole session."""
+        self._broken = f"{self._path.name}: {why}"
+        self._retry_s = RETRY_S
+        self._restart(beside(self._path, kind))
+
+    def _restart(self, path: Path) -> None:
+        """Write every entry to a new file under a temporary name, sync it, give it its name."""
+        self._broken = self._broken or f"{self._path.name} was left"
+        self._bytes += self._unsynced
+        self._unsynced = 0
+        self._lines.clear()
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+        try:
+            made(path.parent)
+            file = SessionFile.create(temporary)
+        except OSError as error:
+            self._failed(error)
+            return
+        try:
+            self._write_whole(file)
+            file.path = _publish_name(temporary, path)
+        except OSError as error:
+            file.close()
+            temporary.unlink(missing_ok=True)
+            self._failed(error)
+            return
+        if self._file is not None:
+            self._file.close()
+        self._file, self._path = file, file.path
+        self._state = replace(self._state, notice=f"{self._broken}; saving to {file.path}")
+        self._broken = ""
+        self._bytes = 0
+        self._synced_at = time.monotonic()
+        self._retry_s = RETRY_S
+
+    def _write_whole(self, file: SessionFile) -> None:
+        self._fresh_scribe()
+        batch = b""
+        for entry, unix_ms in sorted(self._entries, key=lambda kept: not isinstance(kept[0], Head)):
+            batch += self._line(entry, unix_ms)
+            if len(batch) >= BATCH_BYTES:
+                file.append_all(batch)
+                batch = b""
+        file.append_all(batch)
+        file.sync()
+
+    def _failed(self, error: OSError) -> None:
+        self._retry_at = time.monotonic() + self._retry_s
+        self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
+        self._say(f"{self._broken}; {_reason(error)}; held in memory, trying again")
+
+    # -- what is said ------------------------------------------------------------------------------
+
+    def _say(self, reason: str) -> None:
+        self._publish(replace(self._state, saved=False, reason=reason))
+
+    def _settle(self) -> None:
+        """Say what is durable now."""
+        held = self._bytes + self._unsynced if self._begun else 0
+        saved = not held and not self._broken
+        if saved:
+            self._durable = self._taken
+        failing = self._broken or (self._begun and self._lines)
+        reason = self._state.reason if failing else ""
+        self._publish(Saving(self._path, saved, held, reason, self._state.notice))
+
+    def _publish(self, state: Saving) -> None:
+        if state == self._state:
+            return
+        self._state = state
+        if self._on_state is not None:
+            try:
+                self._on_state(state)
+            except RuntimeError:
+                # The listener's event loop is gone; saving goes on without it.
+                self._on_state = None
+
+
+def _publish_name(temporary: Path, path: Path) -> Path:
+    """Give a finished file its name, or a free one beside it, replacing nothing; the name is on the
+    disk when it returns.
+    """
+    while True:
+        try:
+            os.link(temporary, path)
+            temporary.unlink()
+        except FileExistsError:
+            path = beside(path, "rescue")
+            continue
+        except OSError as error:
+            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
+                raise
+            # No hard links on this file system: the name was free a moment ago.
+            temporary.rename(path)
+        _sync_folder(path.parent)
+        return path
+
+
+def _reason(error: OSError) -> str:
+    words = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the disk is read-only",
+        errno.EACCES: "no permission to write",
+        errno.EPERM: "no permission to write",
+        errno.EIO: "the disk reports an I/O error",
+    }
+    return words.get(error.errno or 0, error.strerror or str(error))
