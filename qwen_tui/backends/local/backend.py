@@ -73,7 +73,7 @@ class Local:
             model=model,
             held=Held(),
             words=vocab,
-            spellings=cache(lambda: Spellings(known, vocab.data, vocab.is_special)),
+            spellings=cache(lambda: Spellings(known, vocab.data, vocab.is_added)),
             known=known,
             ends=vocab.eos_ids,
             context=plan.context,

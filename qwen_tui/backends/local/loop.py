@@ -48,10 +48,6 @@ class Words(Protocol):
         """A token's bytes."""
         ...
 
-    def is_special(self, id: int, /) -> bool:
-        """Whether it is a special token."""
-        ...
-
 
 @dataclass(frozen=True, slots=True)
 class Engine:

@@ -13,9 +13,9 @@ class Spellings:
     """The ordinary tokens of a vocabulary by their bytes; made by one look at every token."""
 
     def __init__(
-        self, size: int, data: Callable[[int], bytes], is_special: Callable[[int], bool]
+        self, size: int, data: Callable[[int], bytes], is_added: Callable[[int], bool]
     ) -> None:
-        pairs = [(data(each), each) for each in range(size) if not is_special(each)]
+        pairs = [(data(each), each) for each in range(size) if not is_added(each)]
         self._pairs = sorted(pair for pair in pairs if pair[0])
         self._bytes = [spelled for spelled, _ in self._pairs]
 
