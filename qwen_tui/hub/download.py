@@ -17,7 +17,6 @@ import re
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -69,14 +68,15 @@ def pull(
     cancel: threading.Event,
     *,
     env: Mapping[str, str] | None = None,
-    pause: Callable[[float], object] = time.sleep,
+    pause: Callable[[float], object] | None = None,
 ) -> Snapshot:
     """Download `owner/name` or `owner/name@revision`, or finish a download that broke off.
 
     `report` gets `Progress("download", bytes, bytes)` over all files. Every file is checked against
     the hub's hash before it gets its name; a broken connection is resumed where it broke, now and
     in a later run. Trouble: 66 no such model, 69 no network or requests forbidden, 74 disk, 75 too
-    many requests, 77 not allowed. Raises `Stopped` when cancelled; what was fetched stays.
+    many requests, 77 not allowed. Raises `Stopped` when cancelled; what was fetched stays. `pause`
+    waits some seconds before a request is made again.
     """
     env = os.environ if env is None else env
     if not is_hub_id(model):
@@ -100,7 +100,7 @@ def pull(
         (top / "blobs").mkdir(exist_ok=True)
         _note_sizes(commit, files, env)
         for each in files:
-            _fetch(hub, top, commit, each, bar, cancel, pause)
+            _fetch(hub, top, commit, each, bar, cancel, pause or cancel.wait)
         if not _COMMIT.fullmatch(revision):
             _write(top / "refs" / (revision or "main"), commit)
     except OSError as error:
@@ -146,12 +146,11 @@ class _Hub:
         # The HTTP library's name changed between its major versions; its base error is this one's
         # parent.
         self._http_error: type[Exception] = self._errors.HTTPError
-        self._token = env.get("HF_TOKEN") or None
         self._resolve = hub.hf_hub_url
 
     def listing(self, revision: str) -> tuple[str, tuple[_File, ...]]:
         """The commit that a revision names now, and what we take of it, small files first."""
-        api = self._hub.HfApi(endpoint=self.endpoint, token=self._token)
+        api = self._hub.HfApi(endpoint=self.endpoint)
         with self.troubles():
             info = api.model_info(
                 self.name, revision=revision, files_metadata=True, timeout=TIMEOUT
@@ -175,7 +174,7 @@ class _Hub:
     def body(self, file: str, commit: str, start: int) -> Iterator[Any]:
         """The response that streams a file from byte `start` on; from 0 when its status is 200."""
         url = self._resolve(self.name, file, revision=commit, endpoint=self.endpoint)
-        headers = self._tools.build_hf_headers(token=self._token, library_name="qwen-tui")
+        headers = self._tools.build_hf_headers(library_name="qwen-tui")
         headers["Accept-Encoding"] = "identity"
         if start:
             headers["Range"] = f"bytes={start}-"

@@ -18,6 +18,7 @@ import pytest
 
 from fixtures import checkpoints
 from qwen_tui import hub
+from qwen_tui.cli import main
 from qwen_tui.types import (
     IO_ERROR,
     NO_INPUT,
@@ -48,6 +49,7 @@ class StubHub:
         self.damage = b""
         self.ranges = True
         self.asked: list[str] = []
+        self.keys: dict[str, str | None] = {}
         stub = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,10 +63,12 @@ class StubHub:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
+        self.elsewhere = self.url.replace("127.0.0.1", "localhost")
         threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
     def answer(self, to: BaseHTTPRequestHandler) -> None:
         self.asked.append(to.path)
+        self.keys[to.path] = to.headers.get("Authorization")
         if self.refuse:
             status, headers = self.refuse
             self.send(to, status, b"", headers)
@@ -72,7 +76,7 @@ class StubHub:
             self.send(to, 200, json.dumps(self.listing()).encode())
         elif to.path.startswith(f"/a/b/resolve/{COMMIT}/"):
             place = to.path.removeprefix(f"/a/b/resolve/{COMMIT}/")
-            self.send(to, 302, b"", {"Location": f"{self.url}/cdn/{place}"})
+            self.send(to, 302, b"", {"Location": f"{self.elsewhere}/cdn/{place}"})
         else:
             self.body(to, self.files[to.path.removeprefix("/cdn/")])
 
@@ -156,6 +160,17 @@ def test_a_pulled_model_is_found_afterwards_and_holds_no_code(stub: StubHub, sou
     assert seen[-1].total == sum(len(raw) for raw in got.values())
     assert [each.done for each in seen] == sorted(each.done for each in seen)
     assert all(each.ok and each.source == "hub" for each in hub.verify(found.path))
+
+
+def test_the_command_prints_the_folder_for_a_script(
+    stub: StubHub, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "pull", "a/b"]) == 0
+    said = capsys.readouterr()
+    assert said.out == f"{hub.find('a/b').path}\n"
+    assert COMMIT[:12] in said.err
+    assert main(["models", "pull", "a/b", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_what_is_here_already_is_not_fetched_again(stub: StubHub) -> None:
@@ -250,6 +265,15 @@ def test_no_network_says_so(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(Trouble, match="cannot be reached") as caught:
         pull()
     assert caught.value.code == UNAVAILABLE
+
+
+def test_the_token_goes_to_the_hub_and_to_nobody_else(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret\n")
+    pull()
+    told = {path.split("/")[1]: key for path, key in stub.keys.items()}
+    assert told == {"api": "Bearer hf_secret", "a": "Bearer hf_secret", "cdn": None}
 
 
 def test_offline_makes_no_request(stub: StubHub, monkeypatch: pytest.MonkeyPatch) -> None:
