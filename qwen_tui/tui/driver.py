@@ -171,7 +171,7 @@ class SafeDriver(LinuxDriver):
         """Take the screen."""
         self._leaving = False
         self._terminal.taken = True
-        super().start_application_mode()
+        super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def stop_application_mode(self) -> None:
         """Give the screen back, as far as the terminal takes it."""

@@ -146,7 +146,8 @@ class Guard:
         self._log_stream: Any = None
         self._handlers: dict[int, Any] = {}
         self._modes: list[Any] | None = None
-        self._dying = False
+        self._first = threading.Lock()
+        self._flushed = threading.Event()
 
     # -- taking and giving back -------------------------------------------------------------------
 
@@ -257,21 +258,35 @@ class Guard:
 
     def _die(self, number: int, frame: FrameType | None) -> None:
         """Flush, restore, and die by the signal, so that whoever sent it sees it."""
-        if not self._dying:
-            self._dying = True
-            within(FLUSH_S, self.flush)
-            self.restore()
+        self._last_flush()
+        self.restore()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
         os._exit(128 + number)  # where the signal is blocked
 
+    def _last_flush(self) -> None:
+        """Flush once, whoever comes first; all wait for it, but not for ever."""
+        if self._first.acquire(blocking=False):
+            threading.Thread(target=self._flush_and_tell, name="last-words", daemon=True).start()
+        self._flushed.wait(FLUSH_S)
+
+    def _flush_and_tell(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._flushed.set()
+
     def terminal_lost(self) -> None:
-        """The terminal is gone for good: flush and leave. Any thread; does not return."""
+        """The terminal is gone for good: flush and leave. Any thread; does not return.
+
+        The kernel sends SIGHUP too; it is what we die by unless it is ignored.
+        """
         if self.output is not None:
             self.output.lost = True
-        if not self._dying:
-            self._dying = True
-            within(FLUSH_S, self.flush)
+        self._last_flush()
+        if HANGUP_CODE - 128 in self._handlers:
+            os.kill(os.getpid(), HANGUP_CODE - 128)
+            time.sleep(DRAIN_S)
         os._exit(HANGUP_CODE)
 
     def record(self, error: BaseException) -> None:
