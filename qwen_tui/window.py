@@ -33,7 +33,7 @@ def fit(
     truncate: Truncate | None = None,
     explicit: bool = False,
 ) -> Fitted:
-    """Fit `prompt` and `max_tokens` into `context` tokens; 0 is an unknown context: nothing is done.
+    """Fit `prompt` and `max_tokens` into `context` tokens (0: unknown, nothing is done).
 
     `max_tokens` -1 runs until the context is full; 0 only scores. A default one (not `explicit`)
     is cut to what the context leaves; an explicit one that does not fit is Trouble (65), as is a
