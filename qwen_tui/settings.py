@@ -84,7 +84,7 @@ class Settings:
     truncate: Truncate | None = None
     choices: int = 10
     save: bool = True
-    theme: str = "dark"
+    theme: str = "ember"
     heat: bool = True
     mouse: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
