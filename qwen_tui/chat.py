@@ -52,10 +52,10 @@ def tail(
     """The tokens that `turn` adds after the finished `turns`.
 
     `path` is what is in the tree already: an end-of-turn token that the model emitted, or an
-    opening that stands there, is not written again. The first turn carries what the template puts before
-    it, its system prompt too. With `reply` the assistant's turn is opened; without (a system turn,
-    an answer written by the person) the turn stays open, and the next one's `before` closes it.
-    Trouble (65) when there is no template or it fails.
+    opening that stands there, is not written again. The first turn carries what the template puts
+    before it, its system prompt too. With `reply` the assistant's turn is opened; without (a system
+    turn, an answer written by the person) the turn stays open, and the next one's `before` closes
+    it. Trouble (65) when there is no template or it fails.
     """
     earlier = [said for said in turns if said[0]]
     text, marks = _rendered(vocab, [role for role, _ in (*earlier, turn)], reply, now)
