@@ -71,12 +71,17 @@ _PIECE = re.compile(rb"[ \t\r\n]{0,16}[^ \t\r\n]{1,48}|[ \t\r\n]{1,16}")
 _STAMP = ("w", "n", "t", "c")
 
 
+def _utf8(text: str) -> bytes:
+    """Lone surrogates become U+FFFD."""
+    return _SURROGATE.sub("\ufffd", text).encode()
+
+
 def pieces(text: str) -> tuple[Token, ...]:
     """The tokens of a text where there is no tokenizer: words of at most 64 bytes, ids -1.
 
     The cut depends on the text alone, so a file without ids gives the same tokens on every machine.
     """
-    return tuple(Token(-1, piece) for piece in _PIECE.findall(text.encode("utf-8", "replace")))
+    return tuple(Token(-1, piece) for piece in _PIECE.findall(_utf8(text)))
 
 
 def ids_bytes(tokens: Iterable[Token]) -> bytes:
@@ -138,7 +143,7 @@ def _spelling(data: bytes) -> str | list[str]:
 
 def _exact(text: str, data: bytes) -> Record:
     """`b64` when the text alone does not say the bytes."""
-    if text.encode("utf-8", "replace") == data:
+    if _utf8(text) == data:
         return {}
     return {"b64": base64.b64encode(data).decode("ascii")}
 
@@ -158,7 +163,7 @@ def _node(entry: Added) -> Record:
     }
     if entry.source == "model":
         return out
-    data = joined(entry.tokens) if entry.tokens else entry.text.encode("utf-8", "replace")
+    data = joined(entry.tokens) if entry.tokens else _utf8(entry.text)
     text = data.decode("utf-8", "replace")
     known = bool(entry.tokens) and all(token.id >= 0 for token in entry.tokens)
     out["text"] = text
@@ -530,7 +535,7 @@ def _logprob(value: Any) -> float | None:
 def _bytes(values: Record, text: str) -> bytes:
     coded = values.get("b64")
     if coded is None:
-        return text.encode("utf-8", "replace")
+        return _utf8(text)
     try:
         return base64.b64decode(coded, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:

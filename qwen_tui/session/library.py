@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from qwen_tui.journal import VERSION, Read, read
-from qwen_tui.paths import made, sessions_dir, trash_dir
+from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
 from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
 from qwen_tui.session.session import Session, fresh_id, ulid
 from qwen_tui.session.store import Saving, SessionFile, Store, Taken, file_name
@@ -412,4 +412,6 @@ def purge(paths: Iterable[Path] | None = None) -> int:
             raise Trouble(f"{path} is not in the trash", code=USAGE)
         path.unlink()
         count += 1
+    # The index holds their text too; it is made again from what is left.
+    search_index().unlink(missing_ok=True)
     return count

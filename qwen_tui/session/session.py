@@ -47,6 +47,7 @@ from qwen_tui.types import (
     Trouble,
     Unknown,
     Weighed,
+    joined,
     text_of,
 )
 
@@ -961,7 +962,7 @@ def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]
 
     Backs off to the start of the word being edited, and never cuts a character.
     """
-    data = text.encode("utf-8", "replace")
+    data = joined(pieces(text))
     kept, size = 0, 0
     for token in tokens:
         if not data.startswith(token.data, size):

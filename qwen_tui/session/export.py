@@ -1,0 +1,287 @@
+"""A session's document as a file for others: txt, md, json, html with the heat.
+
+Law: plain text is exact; in every other format hostile text stays text. Files are replaced whole or
+not at all.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+import os
+import re
+import secrets
+from bisect import bisect_right
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from qwen_tui.journal import line
+from qwen_tui.session.runs import Run
+from qwen_tui.session.session import Session
+from qwen_tui.session.tree import Layout, Piece
+from qwen_tui.types import CANNOT_CREATE, USAGE, Token, Trouble, joined, text_of
+from qwen_tui.visible import visible
+
+HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
+"""The least probability of each heat class but the last."""
+_EDGES = tuple(-math.log(floor) for floor in HEAT_FLOORS)
+_ALTERNATIVES = 5
+
+
+def text(session: Session) -> bytes:
+    """The document, byte for byte, without folded tokens."""
+    return b"".join(joined(part.tokens) for part in session.parts() if not part.node.folded)
+
+
+def markdown(session: Session) -> str:
+    """Title, document and a table of the generations in it; the document stands in fences that its
+    own backticks cannot end.
+    """
+    out = [f"# {_inline(session.title or 'Untitled')}", ""]
+    for turn in _turns(session):
+        if turn[0]:
+            out += [f"## {_inline(turn[0])}", ""]
+        out += [_fenced(turn[1]), ""]
+    runs = _runs(session)
+    if runs:
+        out += [
+            "| model | seed | temperature | tokens | ended |",
+            "|---|---|---|---|---|",
+            *(_row(session, run, part) for run, part in runs),
+            "",
+        ]
+    return "\n".join(out)
+
+
+def _turns(session: Session) -> list[tuple[str, str]]:
+    out: list[tuple[str, list[Token]]] = []
+    for part in session.parts():
+        if part.node.folded:
+            continue
+        role = part.node.role or ""
+        if out and out[-1][0] == role:
+            out[-1][1].extend(part.tokens)
+        else:
+            out.append((role, list(part.tokens)))
+    return [(role, text_of(tokens)) for role, tokens in out]
+
+
+def _inline(words: str) -> str:
+    """One line of hostile text in Markdown or a table cell: nothing in it is markup."""
+    flat = " ".join(visible(words).split())
+    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&:@-])", r"\\\1", flat)
+
+
+def _fenced(body: str) -> str:
+    longest = max((len(run) for run in re.findall(r"`{3,}", body)), default=2)
+    fence = "`" * (longest + 1)
+    end = "" if body.endswith("\n") else "\n"
+    return f"{fence}text\n{visible(body)}{end}{fence}"
+
+
+def _runs(session: Session) -> list[tuple[Run, Piece]]:
+    """The generations whose tokens are in the document, in order."""
+    found = [(session.run_of(part.node.id), part) for part in session.parts()]
+    return [(run, part) for run, part in found if run is not None]
+
+
+def _row(session: Session, run: Run, part: Piece) -> str:
+    values = (
+        _model(session, run),
+        "" if run.seed is None else str(run.seed),
+        str(run.params.get("temperature", "")),
+        str(part.stop - part.start),
+        part.node.reason or "interrupted",
+    )
+    return "| " + " | ".join(_inline(value) for value in values) + " |"
+
+
+def _model(session: Session, run: Run) -> str:
+    env = session.environments.get(run.started.environment)
+    if env is None:
+        return ""
+    return str(env.model.get("repo") or env.model.get("name") or env.engine)
+
+
+def as_json(session: Session) -> bytes:
+    """One JSON object: the text, its parts with every token, the generations behind them."""
+    return line(
+        {
+            "format": "qwen-tui.export",
+            "v": 1,
+            "id": session.id,
+            "title": session.title,
+            "tags": list(session.tags),
+            "text": session.text,
+            "parts": [_part(part) for part in session.parts()],
+            "generations": [_generation(session, run) for run, _ in _runs(session)],
+        }
+    )
+
+
+def _part(part: Piece) -> dict[str, Any]:
+    return {
+        "node": part.node.id,
+        "source": part.node.source,
+        "role": part.node.role,
+        "generation": part.node.generation,
+        "text": text_of(part.tokens),
+        "tokens": [_token(token) for token in part.tokens],
+    }
+
+
+def _token(token: Token) -> dict[str, Any]:
+    spelled = token.data.decode("utf-8", "replace")
+    out: dict[str, Any] = {"id": token.id, "text": spelled}
+    if spelled.encode() != token.data:
+        out["hex"] = token.data.hex()
+    if token.logprob is not None:
+        out["logprob"] = token.logprob
+    if token.choices:
+        out["top"] = [
+            {"id": c.id, "text": c.data.decode("utf-8", "replace"), "logprob": c.logprob}
+            for c in token.choices
+        ]
+    return out
+
+
+def _generation(session: Session, run: Run) -> dict[str, Any]:
+    env = session.environments.get(run.started.environment)
+    return {
+        "id": run.id,
+        "mode": run.started.mode,
+        "params": dict(run.params),
+        "environment": None
+        if env is None
+        else {
+            "engine": env.engine,
+            "model": dict(env.model),
+            "dtype": env.dtype,
+            "quant": env.quant,
+        },
+        "reasons": [branch.finished.reason if branch.finished else None for branch in run.branches],
+    }
+
+
+_STYLE = """
+:root{color-scheme:light dark}
+body{max-width:46rem;margin:2rem auto;padding:0 1rem;font:16px/1.55 ui-monospace,monospace}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font:inherit}
+h2{font-size:1rem;opacity:.7;margin:1.5rem 0 .3rem}
+.m{border-bottom:1px solid #8888}
+.h0{background:#1a985018}.h1{background:#66bd6330}.h2{background:#a6d96a40}.h3{background:#fee08b60}
+.h4{background:#fdae6180}.h5{background:#f46d4390}.h6{background:#d73027a0}.h7{background:#a50026b0}
+footer{opacity:.7;font-size:.8rem;margin-top:2rem}
+""".strip()
+
+
+def as_html(session: Session) -> str:
+    """A page that needs nothing else: tokens coloured by probability, alternatives on hover."""
+    title = html.escape(visible(session.title or "Untitled"))
+    body: list[str] = []
+    role = ""
+    opened = False
+    for part in session.parts():
+        if part.node.folded:
+            opened = False
+            continue
+        if not opened or (part.node.role or "") != role:
+            role, opened = part.node.role or "", True
+            body.append("</pre>" if body else "")
+            body.append(f"<h2>{html.escape(visible(role))}</h2>" if role else "")
+            body.append("<pre>")
+        body.append(_spans(part))
+    body.append("</pre>" if body else "")
+    legend = " ".join(
+        f'<span class="h{level}">{label}</span>'
+        for level, label in enumerate([*(f"≥{floor:.1%}" for floor in HEAT_FLOORS), "rarer"])
+    )
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'\">"
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>"
+        f"{''.join(body)}<footer>{legend}</footer></body></html>\n"
+    )
+
+
+def _spans(part: Piece) -> str:
+    layout = Layout(part.tokens)
+    words = layout.text
+    written = part.node.source != "model"
+    out: list[str] = []
+    for index, token in enumerate(part.tokens):
+        start, stop = layout.span(index)
+        shown = html.escape(visible(words[start:stop]))
+        if not shown:
+            continue
+        if token.logprob is None and written:
+            out.append(shown)
+            continue
+        level = "" if token.logprob is None else f" h{heat(token.logprob)}"
+        kind = "p" if written else "m"
+        out.append(f'<span class="{kind}{level}" title="{_hover(token)}">{shown}</span>')
+    return "".join(out)
+
+
+def heat(logprob: float) -> int:
+    """The class 0 (sure) … 7 (surprised) of a natural log-probability."""
+    return bisect_right(_EDGES, -logprob - 1e-12)
+
+
+def _hover(token: Token) -> str:
+    if token.logprob is None:
+        return ""
+    rows = [f"{math.exp(token.logprob):.2%}"]
+    for choice in token.choices[:_ALTERNATIVES]:
+        spelled = choice.data.decode("utf-8", "replace") or f"#{choice.id}"
+        rows.append(f"{math.exp(choice.logprob):.2%} {visible(spelled)!r}")
+    return html.escape(" · ".join(rows), quote=True)
+
+
+FORMATS: Final[Mapping[str, Callable[[Session], bytes]]] = {
+    "txt": text,
+    "md": lambda session: markdown(session).encode(),
+    "json": as_json,
+    "html": lambda session: as_html(session).encode(),
+}
+
+
+def export(session: Session, form: str) -> bytes:
+    """The document of the session's head in one of `FORMATS`. Raises Trouble for another."""
+    if form not in FORMATS:
+        raise Trouble(f"no format {form!r}", hint=f"one of {', '.join(FORMATS)}", code=USAGE)
+    return FORMATS[form](session)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace a file whole or not at all, on the disk when it returns; its mode is kept.
+
+    A symbolic link is followed and stays. Raises Trouble when it cannot be done.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
+    try:
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        fd = os.open(temporary, flags, mode)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fchmod(file.fileno(), mode)
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise Trouble(f"cannot write {path}: {error.strerror}", code=CANNOT_CREATE) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
