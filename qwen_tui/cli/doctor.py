@@ -54,7 +54,7 @@ def doctor(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
-) -> int:
+) -> None:
     """Show how the model would run here and why; versions, terminal, places on disk.
 
     Exits 0 when the model can run, else with the code of what is in its way; 65 when
@@ -80,12 +80,12 @@ def doctor(
     }
     if as_json:
         print(safe_json({name: _grouped(rows) for name, rows in sections.items()} | {"exit": code}))
-        return code
+        raise typer.Exit(code)
     for name, rows in sections.items():
         if name != "model":
             print(f"\n{name}")
         show([("  " * (name != "model") + label, text) for label, text in rows])
-    return code
+    raise typer.Exit(code)
 
 
 def _grouped(rows: list[tuple[str, str]]) -> dict[str, Any]:
