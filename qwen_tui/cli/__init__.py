@@ -7,6 +7,7 @@ is not imported.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from typing import Annotated
@@ -14,17 +15,18 @@ from typing import Annotated
 import typer
 
 from qwen_tui import __version__
-from qwen_tui.cli import complete, config, models, studio
+from qwen_tui.cli import complete, config, doctor, models, replay, sessions, studio
 from qwen_tui.cli.group import STUDIO, StudioGroup
-from qwen_tui.types import INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
+from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 _Refused = typer.BadParameter.__mro__[2]
 """The parser's own exceptions, all with `format_message`."""
-_INTERRUPTED = 130
-"""What Typer makes of a KeyboardInterrupt."""
+_NAME = "qwen-tui"
+_COMPLETION = "_QWEN_TUI_COMPLETE"
+"""The variable by which a shell asks for completions."""
 
 app = typer.Typer(
-    name="qwen-tui",
+    name=_NAME,
     cls=StudioGroup,
     help="A terminal workbench for language-model completion with Qwen2.5.",
     epilog="Exit codes: see `qwen-tui complete --help`.",
@@ -52,7 +54,7 @@ def program(
     """
 
 
-for _command in (complete, studio, models, config):
+for _command in (complete, studio, replay, sessions, models, config, doctor):
     _command.register(app)
 
 
@@ -75,15 +77,20 @@ def main(arguments: list[str] | None = None) -> int:
         trouble = _trouble(error)
         complain(trouble)
         return trouble.code
-    if code == _INTERRUPTED:
-        _die(signal.SIGINT)
     return code
 
 
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
-    code = command.main(args=arguments, prog_name="qwen-tui", standalone_mode=False)
-    return code if isinstance(code, int) else 0
+    if _COMPLETION in os.environ:
+        command.main(args=arguments, prog_name=_NAME)
+    # Not `command.main`: it would turn a broken pipe and Ctrl-C into exit codes of its own.
+    try:
+        with command.make_context(_NAME, arguments) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    return DONE
 
 
 def _die(signum: int) -> None:

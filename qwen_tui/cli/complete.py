@@ -112,7 +112,7 @@ def complete(
             help="write there what standard output would have had",
         ),
     ] = None,
-    save: Annotated[
+    keep: Annotated[
         str | None,
         typer.Option(
             "--save", metavar="[NAME]", rich_help_panel=options.OUTPUT,

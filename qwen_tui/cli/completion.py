@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, cast
 
-from qwen_tui import __version__, backends, hub, journal, settings, window
+from qwen_tui import backends, hub, journal, settings, window
 from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.keeping import Keeping
 from qwen_tui.cli.narrate import Narrator, complain
 from qwen_tui.cli.output import Output, Teller, opened
 from qwen_tui.cli.signals import die, dying_at_once, stopping
@@ -36,6 +37,7 @@ from qwen_tui.types import (
     Progress,
     Reason,
     Request,
+    Token,
     Trouble,
     joined,
 )
@@ -62,7 +64,7 @@ class Wanted:
     """What the command line asks for beside the settings: where from, where to, in which form."""
 
     NAMES: ClassVar = (
-        "file", "prompt", "encoding", "escape", "as_json", "echo", "raw", "output", "save",
+        "file", "prompt", "encoding", "escape", "as_json", "echo", "raw", "output", "keep",
         "quiet", "dry_run",
     )  # fmt: skip
 
@@ -74,7 +76,7 @@ class Wanted:
     echo: bool
     raw: bool
     output: str | None
-    save: str | None
+    keep: str | None
     quiet: bool
     dry_run: bool
     flags: dict[str, Any]
@@ -87,8 +89,13 @@ class Plan:
     settings: Settings
     vocab: Vocab
     context: int
-    session: Session
+    keeping: Keeping
     request: Request
+
+    @property
+    def session(self) -> Session:
+        """What all of it happens in."""
+        return self.keeping.session
 
 
 Sink = Callable[[Entry | Progress], None]
@@ -134,9 +141,11 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     context = hub.card(folder).context
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
-    session = Session.new(app=f"qwen-tui {__version__}", vocab=vocab, sink=sink)
+    spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
+    keeping = Keeping(wanted.keep, spelling, sink)
+    session = keeping.session
     session.commit(written.text, written.source)
-    weigh = flags.get("choices") is not None or wanted.save is not None
+    weigh = flags.get("choices") is not None or wanted.keep is not None
     request = session.request(
         chosen.sampling,
         max_tokens=chosen.max_tokens,
@@ -153,14 +162,19 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
         request.prompt,
         chosen.max_tokens,
         context,
-        chosen.truncate,
+        cut_side(chosen),
         chosen.explicit("max_tokens"),
     )
     if len(prompt) < len(request.prompt):
         left_out = len(request.prompt) - len(prompt)
         narrator.warn([f"{left_out:,} tokens of the prompt were left out"])
     request = replace(request, prompt=prompt, max_tokens=max_tokens)
-    return Plan(chosen, vocab, context, session, request)
+    return Plan(chosen, vocab, context, keeping, request)
+
+
+def cut_side(chosen: Settings) -> window.Truncate | None:
+    """Where a prompt that does not fit may be cut; None: it is refused."""
+    return chosen.truncate or None
 
 
 def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> None:
@@ -198,10 +212,15 @@ def generate(
         backend = load(plan.settings, narrator, sink)
     with closing(backend), stopping() as stopped:
         narrator.say(described(backend))
-        with kept(plan.session, wanted.save, sinks, narrator):
+        plan.keeping.begin()
+        try:
             ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
+        finally:
+            kept = plan.keeping.close()
         if told is not None:
             told.finish()
+    if kept:
+        narrator.say(f"saved in {kept}")
     return concluded(ends, plan.request, narrator), stopped.by
 
 
@@ -252,14 +271,6 @@ def stream(
     return ends
 
 
-@contextmanager
-def kept(
-    session: Session, save: str | None, sinks: list[Sink], narrator: Narrator
-) -> Iterator[None]:
-    """While this holds, what happens goes into the session file that `--save` asks for."""
-    yield
-
-
 def described(backend: Backend) -> str:
     """Where the tokens come from, in one line."""
     env = backend.environment
@@ -277,6 +288,22 @@ def concluded(ends: Sequence[Finished], request: Request, narrator: Narrator) ->
             complain(Trouble(end.message, hint=end.hint))
     bad = [CODES[end.reason] for end in ends if CODES[end.reason] != DONE]
     return bad[0] if bad else DONE if ends else INTERNAL
+
+
+class Literally:
+    """A vocabulary that reads no special token out of a person's text (`--no-special`)."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vocab, name)
+
+    def recommit(
+        self, tokens: Sequence[Token], text: str, *, special: bool = True
+    ) -> tuple[int, tuple[Token, ...]]:
+        """`Vocab.recommit` with every added token spelled out as text."""
+        return self._vocab.recommit(tokens, text, special=False)
 
 
 class Text:

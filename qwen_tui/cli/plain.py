@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from qwen_tui import presets, settings, window
-from qwen_tui.cli.completion import Text, stream
+from qwen_tui.cli.completion import Text, cut_side, stream
 from qwen_tui.cli.narrate import Narrator, complain
 from qwen_tui.cli.output import FileOutput, Output
 from qwen_tui.cli.signals import dying_at_once, stopping
@@ -149,7 +149,7 @@ class Workbench:
         request = make(self._sampling, choices=self._chosen.choices, max_tokens=self._length)
         explicit = self._chosen.explicit("max_tokens")
         prompt, length = window.fit(
-            request.prompt, self._length, backend.context, self._chosen.truncate, explicit
+            request.prompt, self._length, backend.context, cut_side(self._chosen), explicit
         )
         return replace(request, prompt=prompt, max_tokens=length)
 

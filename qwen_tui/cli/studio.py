@@ -80,7 +80,7 @@ def studio(
     logit_bias: options.LogitBias = None,
 ) -> None:  # fmt: skip
     """Open the studio on FILE, on a piped text, on a session, or empty."""
-    from qwen_tui.cli.desk import Opening, open_studio
+    from qwen_tui.cli.desk import Opening, open_studio, work_in_lines
 
     if file is not None and session is not None:
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)
@@ -92,9 +92,7 @@ def studio(
         "mouse": False if no_mouse else None,
     }
     if plain:
-        from qwen_tui.cli.plain import run
-
-        raise typer.Exit(run(Opening(path, session, None, encoding), flags))
+        raise typer.Exit(work_in_lines(Opening(path, session, None, encoding), flags))
     check_screen()
     piped = None if file is not None or session is not None else piped_text(encoding)
     take_terminal()
@@ -153,4 +151,4 @@ def take_terminal() -> None:
     os.dup2(keyboard, 0)
     if keyboard != 0:
         os.close(keyboard)
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)
+    sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)

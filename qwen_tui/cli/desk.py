@@ -1,0 +1,160 @@
+"""Introduces settings, session, store, runner and backend to each other, for the studio.
+
+Law: a session is opened for writing only where the person goes on with it; nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen_tui import backends, hub, settings
+from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.keeping import APP
+from qwen_tui.cli.narrate import Narrator
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.types import Backend, Progress
+from qwen_tui.vocab import Vocab
+
+if TYPE_CHECKING:
+    from qwen_tui.engine.runner import Opener
+    from qwen_tui.tui.doors import Desk
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What to begin with: a file, a session by name, a piped text, or nothing."""
+
+    file: Path | None = None
+    session: str | None = None
+    piped: str | None = None
+    encoding: str | None = None
+
+    def text(self) -> str:
+        """The text to begin with, exactly as it stands there."""
+        if self.file is None:
+            return self.piped or ""
+        data = prompts.contents(self.file)
+        return prompts.decoded(data, str(self.file), self.encoding)
+
+
+def loaded(name: str) -> Session:
+    """The stored session of that name, to be read only; Trouble when there is none."""
+    opened = library.open_session(library.resolve(name), read_only=True)
+    opened.close()
+    return opened.session
+
+
+def opener(chosen: Settings) -> Opener:
+    """What a `Runner` is handed: opens the backend that the settings name."""
+
+    def open_backend(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
+        return backends.open(chosen, report, cancel)
+
+    return open_backend
+
+
+def vocabulary(chosen: Settings) -> Vocab | None:
+    """The tokenizer of the model that the settings name; Trouble when it is not on this machine."""
+    return Vocab.load(hub.find(chosen.model).path)
+
+
+def desk(chosen: Settings, path: Path | None) -> Desk:
+    """A session file opened to go on with (read-only where it must be), or a new session."""
+    from qwen_tui.tui.doors import Desk
+
+    if path is None:
+        session = Session.new(app=APP)
+        return Desk(session, library.new_store(session) if chosen.save else None)
+    opened = library.open_session(path, read_only=not chosen.save)
+    return Desk(opened.session, opened.store)
+
+
+def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
+    """Open the studio and stay until it is left; the exit code."""
+    from qwen_tui.engine.runner import Runner
+    from qwen_tui.tui.app import run
+    from qwen_tui.tui.doors import Doors
+
+    chosen = settings.load(flags)
+    text = opening.text()
+    path = library.resolve(opening.session) if opening.session is not None else None
+    doors = Doors(
+        settings=chosen,
+        runner=Runner(opener(chosen)),
+        opener=opener,
+        vocab=vocabulary,
+        open_desk=lambda path: desk(chosen, path),
+        desk=desk(chosen, path),
+        file=opening.file,
+        text=text,
+    )
+    return run(doors)
+
+
+def replay_in_studio(
+    name: str, flags: dict[str, Any], *, speed: float, max_gap: float | None
+) -> int:
+    """Play a stored session back in the studio, without any model; the exit code."""
+    from qwen_tui.backends.replay import UNKNOWN, Replay, takes
+    from qwen_tui.cli.studio import check_screen, take_terminal
+    from qwen_tui.engine.runner import Runner
+    from qwen_tui.tui.app import run
+    from qwen_tui.tui.doors import Desk, Doors
+
+    check_screen()
+    take_terminal()
+    chosen = settings.load(flags | {"save": False})
+    session = loaded(name)
+    recorded = takes(session.entries)
+    environment = next(iter(session.environments.values()), UNKNOWN)
+
+    def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
+        return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)
+
+    doors = Doors(
+        settings=chosen,
+        runner=Runner(replay),
+        opener=opener,
+        vocab=lambda chosen: None,
+        open_desk=lambda path: desk(chosen, path),
+        desk=Desk(session),
+        play=True,
+    )
+    return run(doors)
+
+
+def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:
+    """The line-mode workbench on what was opened; the exit code."""
+    from qwen_tui.cli.completion import ignore, load
+    from qwen_tui.cli.plain import Workbench
+
+    chosen = settings.load(flags)
+    folder = hub.find(chosen.model).path
+    chosen = settings.for_checkpoint(chosen, folder)
+    vocab = Vocab.load(folder)
+    text = opening.text()
+    if opening.session is not None:
+        held = library.open_session(
+            library.resolve(opening.session), vocab=vocab, read_only=not chosen.save
+        )
+        session, store = held.session, held.store
+    else:
+        session = Session.new(app=APP, vocab=vocab)
+        store = library.new_store(session) if chosen.save else None
+    with Narrator() as narrator:
+        narrator.warn(chosen.warnings)
+    if text:
+        session.commit(text, "file" if opening.file else "user")
+    bench = Workbench(chosen, session, lambda chosen, narrator: load(chosen, narrator, ignore))
+    try:
+        return bench.run()
+    finally:
+        bench.close()
+        if store is not None:
+            store.close()

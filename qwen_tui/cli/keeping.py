@@ -1,0 +1,94 @@
+"""Where `--save` keeps a completion: nowhere, in a new session, or as a new root of a known one.
+
+Law: nothing is written before weights are loaded, and nothing is called saved before it is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qwen_tui import __version__
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.session.store import Store
+from qwen_tui.types import IO_ERROR, NO_INPUT, TEMPORARY, Entry, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.vocab import Vocab
+
+APP = f"qwen-tui {__version__}"
+
+
+class Keeping:
+    """A session whose entries all go to `sink`, and into a file from `begin` to `close` on.
+
+    `save` None keeps nothing; "" makes a session without a title; otherwise it is the SESSION to go
+    on with, or the title of a new one.
+    """
+
+    def __init__(
+        self, save: str | None, vocab: Vocab | None, sink: Callable[[Entry], None]
+    ) -> None:
+        self._save = save
+        self._print = sink
+        self._held: list[Entry] = []
+        self._store: Store | None = None
+        self._known = _known(save, vocab) if save else None
+        if self._known is None:
+            self.session = Session.new(title=save or "", app=APP, vocab=vocab)
+            for entry in self.session.entries:
+                sink(entry)
+        else:
+            self.session = self._known.session
+            self.session.go(None)
+        self.session.sink = self._take
+
+    def _take(self, entry: Entry) -> None:
+        self._print(entry)
+        if self._store is not None:
+            self._store.put(entry)
+        elif self._known is not None:
+            self._held.append(entry)
+
+    def begin(self) -> None:
+        """From now on it is on its way to the disk, with all that was before."""
+        if self._known is not None:
+            self._store = self._known.store
+            for entry in self._held:
+                assert self._store is not None
+                self._store.put(entry)
+        elif self._save is not None:
+            self._store = library.new_store(self.session)
+            self.session.sink = self._take
+
+    def close(self) -> str:
+        """Make it durable; where it lies ("" for nowhere). Trouble 74 when that failed."""
+        store, self._store = self._store, None
+        if store is None:
+            if self._known is not None:
+                self._known.close()
+            return ""
+        if not store.close(timeout=10.0):
+            raise Trouble(
+                f"the session could not be saved: {store.state.reason or 'the disk is too slow'}",
+                code=IO_ERROR,
+            )
+        return str(store.path)
+
+
+def _known(save: str, vocab: Vocab | None) -> library.Loaded | None:
+    """The session that is meant, open for writing; None when there is none of that name."""
+    try:
+        path = library.resolve(save)
+    except Trouble as trouble:
+        if trouble.code != NO_INPUT or os.sep in save:
+            raise
+        return None
+    loaded = library.open_session(Path(path), vocab=vocab)
+    if loaded.store is None:
+        loaded.close()
+        raise Trouble(f"{save} cannot be added to: {loaded.read_only}", code=TEMPORARY)
+    return loaded

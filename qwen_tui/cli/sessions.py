@@ -1,0 +1,173 @@
+"""`qwen-tui sessions`: list, show, search, export, rename, remove, purge and verify session files.
+
+Law: only `rename` writes into a file, only `purge` deletes, and it asks; what a file says is
+hostile text and is made safe to show.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Annotated, Final
+
+import typer
+
+from qwen_tui.cli.group import Command, Group
+from qwen_tui.types import BAD_DATA, DONE, USAGE, Trouble
+
+ID_SHOWN: Final = 10
+"""So many characters of an id tell sessions apart that were begun in different seconds."""
+
+Name = Annotated[
+    str, typer.Argument(metavar="SESSION", help="a path, an id, its beginning, or a title")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON line each")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `sessions` and its commands."""
+    group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True)
+    group.command("list", cls=Command)(list_sessions)
+    group.command("show", cls=Command)(show)
+    group.command("search", cls=Command)(search)
+    group.command("export", cls=Command)(export)
+    group.command("rename", cls=Command)(rename)
+    group.command("rm", cls=Command)(remove)
+    group.command("purge", cls=Command)(purge)
+    group.command("verify", cls=Command)(verify)
+    app.add_typer(group, name="sessions", help="List, show, search, export, rename, remove.")
+
+
+def list_sessions(as_json: AsJson = False) -> None:
+    """List the sessions, last used first."""
+    from qwen_tui.cli.table import safe_json
+    from qwen_tui.cli.table import show as show_table
+    from qwen_tui.session import library
+
+    found = library.list_sessions()
+    if as_json:
+        for each in found:
+            print(
+                safe_json(
+                    {
+                        "id": each.id,
+                        "title": each.title,
+                        "tags": each.tags,
+                        "created": each.created,
+                        "modified": each.modified,
+                        "bytes": each.size,
+                        "path": str(each.path),
+                    }
+                )
+            )
+        return
+    if not found:
+        print("there are no sessions yet", file=sys.stderr)
+        return
+    rows = [
+        (
+            each.id[:ID_SHOWN],
+            _when(each.modified),
+            _size(each.size),
+            _named(each.title, each.preview),
+        )
+        for each in found
+    ]
+    show_table(rows, header=("id", "last used", "size", "title"), right=(2,))
+
+
+def show(
+    name: Name,
+    raw: Annotated[bool, typer.Option("--raw", help="exact bytes on a terminal too")] = False,
+) -> None:
+    """Print a session's text: the document and the completion that is shown with it."""
+    from qwen_tui.cli.desk import loaded
+    from qwen_tui.cli.output import Teller, opened
+    from qwen_tui.types import joined
+
+    session = loaded(name)
+    with opened(None, raw=raw) as output:
+        teller = Teller(output)
+        for part in session.tree.chain(session.head.node):
+            if not part.node.folded:
+                stop = session.accept_end(part.node.id) - part.start
+                teller.feed(0, joined(part.tokens[:stop]))
+        teller.finish()
+
+
+def rename(name: Name, title: Annotated[str, typer.Argument(metavar="TITLE")]) -> None:
+    """Give a session a title; its file keeps its name."""
+    from qwen_tui.session import library
+
+    library.rename(library.resolve(name), title)
+
+
+def remove(name: Name) -> None:
+    """Move a session to the trash."""
+    from qwen_tui.cli.narrate import plain
+    from qwen_tui.session import library
+
+    place = library.trash(library.resolve(name))
+    print(plain(f"moved to {place}"), file=sys.stderr)
+
+
+def purge(
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+) -> None:
+    """Delete what is in the trash for good; asks first."""
+    from qwen_tui.session import library
+
+    found = library.trashed()
+    if not found:
+        print("the trash is empty", file=sys.stderr)
+        return
+    if not yes:
+        if sys.stdin is None or not sys.stdin.isatty():
+            raise Trouble("purge asks, and nobody is there", hint="--yes answers", code=USAGE)
+        print(f"delete {len(found)} sessions for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            print("nothing was deleted", file=sys.stderr)
+            return
+    count = library.purge(found)
+    print(f"{count} sessions are gone", file=sys.stderr)
+
+
+def verify(name: Name) -> None:
+    """Read every line of a session file and list what is damaged; exit 65 if anything is."""
+    from qwen_tui.cli.narrate import plain
+    from qwen_tui.session import library
+
+    path = library.resolve(name)
+    report = library.verify(path)
+    for damage in report.damages:
+        where = f"line {damage.line}: " if damage.line else ""
+        print(plain(f"{where}{damage.kind}: {damage.text}"))
+    print(plain(f"{path}: {report.records:,} records in {report.lines:,} lines"), file=sys.stderr)
+    raise typer.Exit(DONE if report.sound else BAD_DATA)
+
+
+def search(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="what to look for, in any letters")],
+) -> None:
+    """Find the sessions whose text, on any branch, or whose title contains TEXT."""
+    raise NotImplementedError
+
+
+def export(
+    name: Name,
+    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE")] = None,
+) -> None:
+    """Write a session in another form."""
+    raise NotImplementedError
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
+def _size(count: int) -> str:
+    return f"{count / 1024:,.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):,.1f} MiB"
+
+
+def _named(title: str, preview: str) -> str:
+    return title or f"({' '.join(preview.split())[:50]})"
