@@ -215,6 +215,8 @@ def generate(
         plan.keeping.begin()
         try:
             ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
+            if plan.request.branches == 1 and wanted.keep is not None:
+                plan.session.accept()
         finally:
             kept = plan.keeping.close()
         if told is not None:

@@ -8,15 +8,20 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
 from qwen_tui.cli.group import Command, Group
-from qwen_tui.types import BAD_DATA, DONE, USAGE, Trouble
+from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.session.session import Session
 
 ID_SHOWN: Final = 10
 """So many characters of an id tell sessions apart that were begun in different seconds."""
+
+FORMS: Final = ("txt", "md", "html", "json")
 
 Name = Annotated[
     str, typer.Argument(metavar="SESSION", help="a path, an id, its beginning, or a title")
@@ -83,15 +88,13 @@ def show(
     """Print a session's text: the document and the completion that is shown with it."""
     from qwen_tui.cli.desk import loaded
     from qwen_tui.cli.output import Teller, opened
-    from qwen_tui.types import joined
+    from qwen_tui.session.export import text
 
     session = loaded(name)
+    session.accept()
     with opened(None, raw=raw) as output:
         teller = Teller(output)
-        for part in session.tree.chain(session.head.node):
-            if not part.node.folded:
-                stop = session.accept_end(part.node.id) - part.start
-                teller.feed(0, joined(part.tokens[:stop]))
+        teller.feed(0, text(session))
         teller.finish()
 
 
@@ -148,17 +151,63 @@ def verify(name: Name) -> None:
 
 def search(
     text: Annotated[str, typer.Argument(metavar="TEXT", help="what to look for, in any letters")],
+    limit: Annotated[int, typer.Option("--limit", metavar="N", help="most places shown")] = 100,
 ) -> None:
-    """Find the sessions whose text, on any branch, or whose title contains TEXT."""
-    raise NotImplementedError
+    """Find TEXT in all sessions, every branch and title; exit 1 where it stands nowhere."""
+    from qwen_tui.cli.table import show as show_table
+    from qwen_tui.session import library
+    from qwen_tui.session.search import search as search_sessions
+
+    hits = search_sessions(text, limit=limit)
+    rows = [
+        (
+            library.id_of(hit.path)[:ID_SHOWN],
+            hit.title,
+            " ".join(f"{hit.before}[{hit.match}]{hit.after}".split()),
+        )
+        for hit in hits
+    ]
+    show_table(rows)
+    raise typer.Exit(DONE if hits else GENERIC)
 
 
 def export(
     name: Name,
-    output: Annotated[str | None, typer.Option("-o", "--output", metavar="FILE")] = None,
+    form: Annotated[
+        str | None,
+        typer.Option("--as", metavar="FORM", help="txt, md, html or json; else as FILE ends"),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("-o", "--output", metavar="FILE", help="else standard output")
+    ] = None,
 ) -> None:
-    """Write a session in another form."""
-    raise NotImplementedError
+    """Write a session's text: plain, Markdown, a page with the probabilities, or JSON with all."""
+    from pathlib import Path
+
+    from qwen_tui.cli.desk import loaded
+    from qwen_tui.cli.output import Teller, opened
+
+    form = form or (Path(output).suffix.lstrip(".") if output else "") or "txt"
+    if form not in FORMS:
+        raise Trouble(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}", code=USAGE)
+    session = loaded(name)
+    session.accept()
+    data = _exported(session, form)
+    with opened(output) as place:
+        teller = Teller(place)
+        teller.feed(0, data)
+        teller.finish()
+
+
+def _exported(session: Session, form: str) -> bytes:
+    from qwen_tui.session import export as forms
+
+    if form == "txt":
+        return forms.text(session)
+    if form == "json":
+        return forms.as_json(session)
+    text = forms.markdown(session) if form == "md" else forms.as_html(session)
+    return text.encode("utf-8", "replace")
 
 
 def _when(seconds: float) -> str:
