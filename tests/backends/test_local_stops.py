@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ def test_whatever_the_split_the_text_is_exact(
     text: bytes, cuts: list[int], stops: list[str]
 ) -> None:
     edges = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
-    pieces = [text[one:two] for one, two in zip(edges, edges[1:], strict=False)]
+    pieces = [text[one:two] for one, two in pairwise(edges)]
     gone, found, count = fed(pieces, stops)
     assert [token.id for token in gone] == list(range(1, count + 1))
     seen = b"".join(pieces[:count])

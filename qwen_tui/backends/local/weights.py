@@ -92,16 +92,17 @@ def load(folder: Path, plan: Plan, report: Report, cancel: threading.Event) -> A
 
 
 def import_bitsandbytes() -> None:
-    """Import it without its offer to fetch a kernel from the hub, and without its log lines."""
-    log = logging.getLogger("bitsandbytes")
-    level, absent = log.level, "kernels" not in sys.modules
-    log.setLevel(logging.CRITICAL)
+    """Import it without its offer to fetch a kernel from the hub; its log says only errors, for it
+    would tell of a cast at every product.
+    """
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    absent = "kernels" not in sys.modules
     if absent:
         sys.modules["kernels"] = None  # type: ignore[assignment]
     try:
         importlib.import_module("bitsandbytes")
     finally:
-        log.setLevel(level)
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         if absent:
             del sys.modules["kernels"]
 
@@ -136,6 +137,8 @@ def _from_pretrained(transformers: Any, folder: Path, plan: Plan) -> tuple[Any, 
         "trust_remote_code": False,
         "local_files_only": True,
         "output_loading_info": True,
+        # Not to load them, but to learn their names: `_refuse_gaps` refuses them.
+        "ignore_mismatched_sizes": True,
     }
     if plan.spread:
         offload = paths.cache_dir() / "offload"
