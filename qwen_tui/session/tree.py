@@ -302,6 +302,7 @@ class Layout:
 
     def __init__(self, tokens: Iterable[Token] = ()) -> None:
         self.starts: list[int] = []
+        self._cut: set[int] = set()
         self._parts: list[str] = []
         self._size = 0
         self._pending = b""
@@ -317,6 +318,8 @@ class Layout:
             self.starts.extend(self._size for _ in tokens)
             return
         for token in tokens:
+            if self._pending:
+                self._cut.add(len(self.starts))
             self.starts.append(self._size + bool(self._pending))
             data = self._pending + token.data
             text, used = codecs.utf_8_decode(data, "replace", False)
@@ -361,7 +364,6 @@ class Layout:
     def boundary(self, offset: int) -> int:
         """The least number of tokens that holds all characters before `offset` and splits none."""
         index = self.token(offset)
-        while index < len(self.starts) and self.starts[index] < offset:
-            offset = self.span(index)[1]
-            index = self.token(offset)
+        while index < len(self.starts) and (self.starts[index] < offset or index in self._cut):
+            index += 1
         return index
