@@ -313,7 +313,7 @@ def _download(
             before = stream.tell()
             try:
                 _append(hub, commit, file, stream, digest, bar, cancel)
-            except hub.http_error as error:
+            except (hub.http_error, ConnectionError) as error:
                 stream.flush()
                 left = RETRIES if stream.tell() > before else left - 1
                 if left < 0 or not hub.is_transient(error):
