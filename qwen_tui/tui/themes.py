@@ -18,7 +18,7 @@ from rich.errors import StyleSyntaxError
 from rich.style import Style
 from textual.color import Color, ColorParseError
 from textual.design import ColorSystem
-from textual.theme import Theme
+from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT_THEME: Final = "ember"
 ANSI_THEME: Final = "ansi"
@@ -218,7 +218,7 @@ class _Reader:
             primary=colours["primary"],
             dark=dark,
             ansi=ansi,
-            variables=variables,
+            variables=_ansi_variables(dark) | variables if ansi else variables,
             **named,  # type: ignore[arg-type]
         )
         try:
@@ -416,7 +416,14 @@ def _is_variable_colour(value: str) -> bool:
     return True
 
 
-_VARIABLES: Final = frozenset(ColorSystem(primary="#808080").generate())
+def _ansi_variables(dark: bool) -> dict[str, str]:
+    """What Textual's own style sheets need once a theme uses the terminal's colours."""
+    return BUILTIN_THEMES["ansi-dark" if dark else "ansi-light"].variables
+
+
+_VARIABLES: Final = (
+    frozenset(ColorSystem(primary="#808080").generate()) | _ansi_variables(True).keys()
+)
 _LAST_RESORT: Final = Skin(
     ANSI_THEME,
     "Terminal colours",
@@ -428,6 +435,8 @@ _LAST_RESORT: Final = Skin(
         background="ansi_default",
         surface="ansi_default",
         panel="ansi_default",
+        boost="ansi_default",
+        variables=_ansi_variables(True),
     ),
     PLAIN_LEVELS,
 )
