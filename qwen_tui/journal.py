@@ -476,11 +476,13 @@ class _Malformed(ValueError):
 
 
 def _get(values: Record, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-    value = values.get(key, default)
-    if value is None and default is None and key not in values:
-        raise _Malformed(f"no {key}")
-    wrong = not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool)
-    if wrong and value is not default:
+    """The value of a key, of the right type; null and absent mean the default, if there is one."""
+    value = values.get(key)
+    if value is None:
+        if default is None:
+            raise _Malformed(f"no {key}")
+        return default
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise _Malformed(f"{key} is {type(value).__name__}")
     return value
 
@@ -509,12 +511,12 @@ def _number(values: Record, key: str, default: float = 0.0) -> float:
 
 
 def _list(values: Record, key: str) -> list[Any]:
-    found: list[Any] = _get(values, key, (list, type(None)), ()) or []
+    found: list[Any] = _get(values, key, list, [])
     return found
 
 
 def _map(values: Record, key: str) -> Record:
-    found: Record = _get(values, key, (dict, type(None)), {}) or {}
+    found: Record = _get(values, key, dict, {})
     return found
 
 
