@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from fixtures.checkpoints import qwen2
 from fixtures.scripts import Emit, Gate, Say, Scripted, Wait, spelled, words
+from qwen_tui import backends, settings
 from qwen_tui.backends.replay import Replay, takes
 from qwen_tui.journal import ids_sha256
 from qwen_tui.types import (
@@ -27,8 +29,10 @@ from qwen_tui.types import (
     Token,
     joined,
 )
+from qwen_tui.vocab import Vocab
 
-PROMPT = spelled("Once upon a time")
+TEXT = "Once upon a time"
+PROMPT = spelled(TEXT)
 GREEDY = Sampling(temperature=0.0, min_p=0.0, seed=7)
 ENDS = ("eos", "stop", "length", "cancelled", "oom", "nan", "eof", "failed")
 
@@ -53,6 +57,11 @@ def replay() -> Backend:
     return Replay(takes(entries), speed=float("inf"))
 
 
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return qwen2(tmp_path_factory.mktemp("contract"))
+
+
 @pytest.fixture(params=["scripted", "replay", "local"])
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     makers: dict[str, Make] = {"scripted": scripted, "replay": replay}
@@ -63,11 +72,17 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
 
 def local(request: pytest.FixtureRequest) -> Backend:
     """A real tiny checkpoint through the real door."""
-    pytest.skip("not built yet")
+    folder = request.getfixturevalue("checkpoint")
+    chosen = settings.load({"model": str(folder), "threads": 1})
+    return backends.open(chosen, lambda progress: None, threading.Event())
 
 
-def asked(**kwargs: object) -> Request:
-    values: dict[str, object] = {"prompt": PROMPT, "sampling": GREEDY, "max_tokens": 12}
+def asked(backend: Backend | None = None, **kwargs: object) -> Request:
+    prompt = PROMPT
+    if backend is not None and backend.name not in ("scripted", "replay"):
+        folder = Path(str(backend.environment.model["path"]))
+        prompt = Vocab.load(folder).encode(TEXT)
+    values: dict[str, object] = {"prompt": prompt, "sampling": GREEDY, "max_tokens": 12}
     return Request(**(values | kwargs))  # type: ignore[arg-type]
 
 
@@ -100,7 +115,7 @@ def test_it_says_what_it_is(backend: Backend) -> None:
 
 def test_every_branch_ends_exactly_once_and_last(backend: Backend) -> None:
     branches = 3 if backend.abilities.branches else 1
-    events = run(backend, asked(branches=branches))
+    events = run(backend, asked(backend, branches=branches))
     assert set(ends(events)) == set(range(branches))
     for branch in range(branches):
         mine = [event for event in events if getattr(event, "branch", None) == branch]
@@ -109,14 +124,14 @@ def test_every_branch_ends_exactly_once_and_last(backend: Backend) -> None:
 
 
 def test_the_prompt_is_prefilled_before_anything_is_emitted(backend: Backend) -> None:
-    events = [event for event in run(backend, asked()) if not isinstance(event, Progress)]
+    events = [event for event in run(backend, asked(backend)) if not isinstance(event, Progress)]
     assert isinstance(events[0], Prefilled)
-    assert events[0].prompt == len(PROMPT)
-    assert 0 <= events[0].reused < len(PROMPT)
+    assert events[0].prompt == len(asked(backend).prompt)
+    assert 0 <= events[0].reused < len(asked(backend).prompt)
 
 
 def test_indexes_and_times_run_on(backend: Backend) -> None:
-    events = run(backend, asked())
+    events = run(backend, asked(backend))
     index, ms = 0, 0
     for event in events:
         if isinstance(event, Emitted):
@@ -128,16 +143,16 @@ def test_indexes_and_times_run_on(backend: Backend) -> None:
 
 def test_statistics_count_what_was_emitted(backend: Backend) -> None:
     branches = 2 if backend.abilities.branches else 1
-    events = run(backend, asked(branches=branches))
+    events = run(backend, asked(backend, branches=branches))
     for branch, end in ends(events).items():
         assert end.stats.emitted == len(said(events, branch))
-        assert end.stats.prompt == len(PROMPT)
+        assert end.stats.prompt == len(asked(backend).prompt)
 
 
 def test_max_tokens_is_kept(backend: Backend) -> None:
-    events = run(backend, asked(max_tokens=3))
+    events = run(backend, asked(backend, max_tokens=3))
     assert len(said(events)) <= 3
-    none = run(backend, asked(max_tokens=0))
+    none = run(backend, asked(backend, max_tokens=0))
     assert said(none) == ()
     assert len(ends(none)) == 1
 
@@ -145,14 +160,14 @@ def test_max_tokens_is_kept(backend: Backend) -> None:
 def test_a_cancelled_generation_ends_and_the_next_one_works(backend: Backend) -> None:
     cancel = threading.Event()
     events: list[Event] = []
-    for event in backend.stream(asked(), cancel):
+    for event in backend.stream(asked(backend), cancel):
         events.append(event)
         if isinstance(event, Emitted):
             cancel.set()
     first = said(events)
     assert ends(events)[0].reason in ("cancelled", "length", "eos")
     assert len(first) >= 1
-    again = said(run(backend, asked()))
+    again = said(run(backend, asked(backend)))
     assert joined(again).startswith(joined(first))
 
 
@@ -160,25 +175,25 @@ def test_cancelled_before_it_began_it_says_nothing(backend: Backend) -> None:
     cancel = threading.Event()
     cancel.set()
     branches = 2 if backend.abilities.branches else 1
-    events = run(backend, asked(branches=branches), cancel)
+    events = run(backend, asked(backend, branches=branches), cancel)
     assert {end.reason for end in ends(events).values()} == {"cancelled"}
     assert len(ends(events)) == branches
     assert said(events) == ()
 
 
 def test_a_stream_that_is_dropped_leaves_the_backend_usable(backend: Backend) -> None:
-    stream = backend.stream(asked(), threading.Event())
+    stream = backend.stream(asked(backend), threading.Event())
     for event in stream:
         if isinstance(event, Emitted):
             break
     stream.close()  # type: ignore[attr-defined]
-    assert said(run(backend, asked()))
+    assert said(run(backend, asked(backend)))
 
 
 def test_choices_are_lawful(backend: Backend) -> None:
     if not backend.abilities.choices:
         pytest.skip("reports none")
-    for token in said(run(backend, asked(choices=5))):
+    for token in said(run(backend, asked(backend, choices=5))):
         assert len(token.choices) <= 5
         weights = [choice.logprob for choice in token.choices]
         assert weights == sorted(weights, reverse=True)
@@ -186,6 +201,38 @@ def test_choices_are_lawful(backend: Backend) -> None:
         assert token.logprob is not None
         own = [choice for choice in token.choices if choice.id == token.id]
         assert all(abs(choice.logprob - token.logprob) < 1e-4 for choice in own)
+
+
+def test_stop_strings_are_cut_exactly(backend: Backend) -> None:
+    if backend.name == "replay":
+        pytest.skip("what is played back has been decided")
+    whole = joined(said(run(backend, asked(backend))))
+    start = next(at for at in range(2, len(whole)) if whole[at : at + 2].isascii())
+    stop = whole[start : start + 2]
+    events = run(backend, asked(backend, stop=(stop.decode(),)))
+    assert joined(said(events)) == whole[: whole.index(stop)]
+    assert ends(events)[0].reason == "stop"
+    assert ends(events)[0].stop == stop.decode()
+
+
+def test_what_a_person_wrote_can_be_scored(backend: Backend) -> None:
+    if not backend.abilities.score:
+        pytest.skip("scores nothing")
+    request = asked(backend, score=True, max_tokens=0, choices=3)
+    events = run(backend, request)
+    scored = {
+        place: token
+        for event in events
+        if isinstance(event, Scored)
+        for place, token in enumerate(event.tokens, event.start)
+    }
+    assert [scored[place].id for place in range(len(request.prompt))] == [
+        token.id for token in request.prompt
+    ]
+    assert scored[0].logprob is None
+    assert all((scored[place].logprob or 1) <= 1e-6 for place in range(1, len(scored)))
+    assert said(events) == ()
+    assert ends(events)[0].reason == "length"
 
 
 def test_closing_twice_is_fine(backend: Backend) -> None:
