@@ -7,7 +7,8 @@ Law: no model, no file written; completions come with the rhythm they were gener
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from qwen_tui.backends.replay import paced
 from qwen_tui.cli.narrate import Narrator
@@ -60,6 +61,7 @@ def steps(
     *,
     speed: float,
     max_gap: float | None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[bytes]:
     """The bytes of one piece of the path, a completion's step by step when their time has come."""
     if piece.node.folded:
@@ -71,7 +73,7 @@ def steps(
     left: list[Token] = list(piece.tokens)
     if piece.node.reason == "eos" and len(left) == len(piece.node.tokens):
         left.pop()
-    for event in paced(recorded, cancel, speed=speed, max_gap=max_gap):
+    for event in paced(recorded, cancel, speed=speed, max_gap=max_gap, clock=clock):
         assert isinstance(event, Emitted)
         now, left = left[: len(event.tokens)], left[len(event.tokens) :]
         yield joined(now)
