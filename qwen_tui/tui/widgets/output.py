@@ -254,7 +254,7 @@ class OutputPane(ScrollView, can_focus=True):
             self.virtual_size = Size(0, height)
         self.refresh_lines(changed, max(1, height - changed, self.size.height))
         if self.follow:
-            self.scroll_to(y=self.max_scroll_y, animate=False)
+            self.scroll_to(y=self.max_scroll_y, animate=False, force=True)
 
     def _repaint(self) -> None:
         self._strips.clear()
@@ -271,7 +271,7 @@ class OutputPane(ScrollView, can_focus=True):
         self._flow.rewrap(self._row_width)
         self._repaint()
         if not self.follow and top is not None:
-            self.scroll_to(y=self._flow.place(top).y, animate=False)
+            self.scroll_to(y=self._flow.place(top).y, animate=False, force=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Follow the end exactly while the view stands there."""
@@ -283,9 +283,9 @@ class OutputPane(ScrollView, can_focus=True):
         place = self._flow.place(index)
         top, rows = self.scroll_offset.y, max(1, self.scrollable_content_region.height)
         if place.y < top:
-            self.scroll_to(y=place.y, animate=False)
+            self.scroll_to(y=place.y, animate=False, force=True)
         elif place.last_y >= top + rows:
-            self.scroll_to(y=min(place.y, place.last_y - rows + 1), animate=False)
+            self.scroll_to(y=min(place.y, place.last_y - rows + 1), animate=False, force=True)
 
     # -- painting ---------------------------------------------------------------------------------
 
