@@ -104,11 +104,11 @@ class Vocab:
         self.normalises = pieces.take_out_rewrites(self._tokenizer)
         self._plain = pieces.without_added(self._tokenizer)
         self._spell = pieces.byte_rule(self._tokenizer)
+        self._splitter = pieces.word_splitter(self._tokenizer)
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {id: token.content for id, token in added.items()}
         self._special = frozenset(id for id, token in added.items() if token.special)
         self._spellings = pieces.any_of(self._added.values())
-        self._longest = max(map(len, self._added.values()), default=0)
         self.rows_known = self._count_rows()
         self._tokens: list[Token | None] = [None] * self.rows_known
         self._byte_ids: tuple[int, ...] | None = None
@@ -232,7 +232,7 @@ class Vocab:
         first = added[-1] + 1 if added else first
         tail = tokens[first:]
         old = Spelled(tail)
-        starts = (at for at in self._starts(old.text) if at < len(old.text))
+        starts = (at for at in self._starts(old.text, False) if at < len(old.text))
         whole = [kept for at in starts if (kept := old.token_at(at)) is not None]
         kept = max(0, len(tail) - HEAL_TOKENS, *whole)
         return tuple(tokens[: first + kept]), joined(tail[kept:])
@@ -293,55 +293,56 @@ class Vocab:
         known = [id for id in found if id is not None]
         return known[0] if known else min(self.eos_ids, default=None)
 
-    def _starts(self, text: str) -> set[int]:
-        """Where the tokenizer's own pre-tokeniser begins a word; both ends of the text count."""
-        ends = {0, len(text)}
-        splitter = self._tokenizer.pre_tokenizer
-        if splitter is None:
-            return ends | {word.start() for word in _WORDS.finditer(text)}
-        normalizer = self._tokenizer.normalizer
-        written = text if normalizer is None else normalizer.normalize_str(text)
-        words = splitter.pre_tokenize_str(written) if len(written) == len(text) else []
-        if len(words) <= 1 < len(text.split()):
-            return ends | {word.start() for word in _WORDS.finditer(text)}
-        return ends | {start for _, (start, _) in words}
+    def _starts(self, text: str, special: bool) -> set[int]:
+        """Where encoding begins a word, both ends of the text included: it splits at added tokens
+        first, then as the tokenizer's pre-tokeniser does.
+        """
+        found = {0, len(text)}
+        at = 0
+        for match in self._spellings.finditer(text) if special and self._spellings else ():
+            found |= {at + start for start in self._split(text[at : match.start()])}
+            found |= {match.start(), match.end()}
+            at = match.end()
+        return found | {at + start for start in self._split(text[at:])}
+
+    def _split(self, text: str) -> list[int]:
+        """Where the pre-tokeniser begins a word in text without added tokens; where it leaves the
+        text in one piece, blanks begin words.
+        """
+        if self._splitter is not None:
+            normalizer = self._tokenizer.normalizer
+            written = text if normalizer is None else normalizer.normalize_str(text)
+            if len(written) == len(text):
+                return [start for _, (start, _) in self._splitter.pre_tokenize_str(written)]
+        return [word.start() for word in _WORDS.finditer(text)]
 
     def _cut(self, old: Spelled, text: str, shared: int, special: bool) -> tuple[int, int]:
-        """The last place (character offset, tokens before it) at or before `shared` where old and
-        new text both begin a word, old tokens end, and no added token is cut in two.
+        """The last place (character offset, tokens before it) at or before `shared` up to which old
+        and new text are the same words, and where old tokens end.
         """
-        floor, floor_tokens = old.last_of(self._added, shared)
+        floor, kept = old.last_of(self._added, shared)
         width = _WINDOW
         while True:
             start = max(floor, shared - width)
-            both = self._window(old.text, start, shared + width)
-            both &= self._window(text, start, shared + width)
-            if start > floor:
-                both = {at for at in both if at > start + width // 4}
-            spans = self._spans(text, start, shared) if special else ()
-            for at in sorted((at for at in both if at <= shared), reverse=True):
-                if not any(first < at < last for first, last in spans):
-                    kept = old.token_at(at)
-                    if kept is not None:
-                        return at, kept
+            first = start if start == floor else start + width // 4
+            before = self._window(old.text, start, shared + width, special)
+            after = self._window(text, start, shared + width, special)
+            parted = min(before ^ after, default=shared)
+            last = min(parted, shared)
+            for at in sorted((at for at in before & after if first <= at <= last), reverse=True):
+                if (tokens := old.token_at(at)) is not None:
+                    return at, tokens
             if start == floor:
-                return floor, floor_tokens
+                return floor, kept
             width *= 4
 
-    def _window(self, text: str, start: int, end: int) -> set[int]:
+    def _window(self, text: str, start: int, end: int, special: bool) -> set[int]:
+        """The words' starts in a part of the text; where the part ends counts only where the text
+        does.
+        """
         piece = SURROGATE.sub(lambda run: "\ufffd" * len(run[0]), text[start:end])
-        return {start + at for at in self._starts(piece) if start + at < end or end >= len(text)}
-
-    def _spans(self, text: str, start: int, shared: int) -> tuple[tuple[int, int], ...]:
-        """Where added tokens stand in the new text around the edit."""
-        if self._spellings is None:
-            return ()
-        begin = max(0, start - self._longest)
-        piece = text[begin : shared + self._longest]
-        return tuple(
-            (begin + match.start(), begin + match.end())
-            for match in self._spellings.finditer(piece)
-        )
+        starts = {start + at for at in self._starts(piece, special)}
+        return starts if end >= len(text) else starts - {start + len(piece)}
 
 
 def _integer(value: object) -> int:

@@ -15,6 +15,7 @@ from qwen_tui.vocab.spelled import to_bytes
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
+    from tokenizers.pre_tokenizers import PreTokenizer
 
 State = Mapping[str, Any]
 _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
@@ -69,6 +70,15 @@ def without_added(tokenizer: Tokenizer) -> Tokenizer:
     if tokenizer.pre_tokenizer is not None:
         plain.pre_tokenizer = tokenizer.pre_tokenizer
     return plain
+
+
+def word_splitter(tokenizer: Tokenizer) -> PreTokenizer | None:
+    """The pre-tokeniser if it splits words once spaces are spelled its way, else None (Gemma and
+    Llama 2 merge over a whole text).
+    """
+    splitter, normalizer = tokenizer.pre_tokenizer, tokenizer.normalizer
+    text = "a b" if normalizer is None else normalizer.normalize_str("a b")
+    return splitter if splitter and len(splitter.pre_tokenize_str(text)) > 1 else None
 
 
 def byte_rule(tokenizer: Tokenizer) -> Callable[[str], bytes]:

@@ -34,6 +34,9 @@ def _again(vocab: Vocab, tokens: tuple[Token, ...], text: str) -> tuple[int, tup
 @example(before="the", gone="", new=" house", after="", special=True)
 @example(before="<|endo", gone="", new="ftext|>", after="", special=True)
 @example(before="a ", gone="", new="b", after="", special=True)
+@example(before=" \t", gone="", new="?!7", after="", special=False)
+@example(before=" '", gone=" '", new="", after="\n\n", special=False)
+@example(before="a  ", gone="", new="<|endoftext|>", after="b", special=True)
 def test_an_edit_gives_the_tokens_of_the_whole_new_text(
     vocab: Vocab, before: str, gone: str, new: str, after: str, special: bool
 ) -> None:
@@ -52,7 +55,7 @@ def test_whatever_the_tokens_were_the_text_comes_out(
     vocab: Vocab, pieces: list[bytes], new: str
 ) -> None:
     tokens = tuple(Token(-1, data) for data in pieces)
-    kept, after = _again(vocab, tokens, new)
+    _kept, after = _again(vocab, tokens, new)
     assert joined(after).decode("utf-8", "replace") == to_bytes(new).decode("utf-8", "replace")
     shown = text_of(tokens) + new
     _, after = _again(vocab, tokens, shown)
