@@ -725,7 +725,7 @@ class Reader:
             environment=_text(values, "env", ""),
             prompt=_map(values, "prompt"),
             params=_map(values, "params"),
-            mode=mode if mode in ("complete", "chat", "infill") else "complete",  # type: ignore[arg-type]
+            mode=mode if mode in ("complete", "chat", "infill") else "complete",
         )
 
     def _prefill(self, values: Record) -> Happened:

@@ -361,10 +361,7 @@ class Session:
         tokens, places = self._shown_tokens()
         kept, rest = self._recommit(tokens, text)
         at = self._fork_at(kept, places, text)
-        if not text:
-            self._move(Place(None, 0))
-            return None
-        role = self._role_at(at)
+        role = self._role_at(at) if text else None
         node = self._add(
             self.tree.resolve(self.head.node, at),
             rest,
@@ -537,7 +534,7 @@ class Session:
             if start + len(tokens) <= odd:
                 continue
             sound = tokens[: max(0, odd - start)] if place is None else []
-            kept, rest = vocab.recommit(sound, text_of(tokens), special=role != "user")
+            kept, rest = self._encoded(vocab, sound, tokens, special=role != "user")
             if place is None:
                 place = self.tree.resolve(self.head.node, start + kept)
             if rest:
@@ -545,6 +542,18 @@ class Session:
                 place = Place(node, self.tree.length(node))
         if place is not None:
             self._move(place)
+
+    @staticmethod
+    def _encoded(
+        vocab: Vocab, sound: Sequence[Token], tokens: Sequence[Token], *, special: bool
+    ) -> tuple[int, tuple[Token, ...]]:
+        """How many of the `sound` tokens stay, and what the bytes of the others encode to."""
+        try:
+            text = joined(tokens).decode("utf-8")
+        except UnicodeDecodeError:
+            data = joined(tokens[len(sound) :])
+            return len(sound), vocab.encode_bytes(data, special=special)
+        return vocab.recommit(sound, text, special=special)
 
     def start(
         self,
