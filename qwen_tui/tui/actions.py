@@ -379,6 +379,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
         group=FILES,
         rank=21,
     ),
+    Action(
+        "fork_session",
+        "Fork",
+        ("alt+f",),
+        "Begin a session of your own with everything this one holds.",
+        group=FILES,
+    ),
     Action("rename", "Rename", ("shift+f4",), "Give this session a title.", group=FILES),
     Action(
         "find",

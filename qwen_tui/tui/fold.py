@@ -18,6 +18,10 @@ STACKED_LEFT: Final = 13
 """From this height on the editor and the output stand above each other."""
 STACKED_RIGHT: Final = 18
 """From this height on the controls and the inspector stand above each other."""
+WIDE: Final = 104
+"""From this width on the right column has room to spare."""
+ROOMY: Final = 32
+"""From this height on all sampling controls are in view beside the inspector."""
 BORDERED: Final = 9
 """From this height on panes have borders."""
 

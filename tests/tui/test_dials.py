@@ -31,12 +31,16 @@ class Panel(App[None]):
         super().__init__()
         self.start = controls
         self.changes: list[Controls] = []
+        self.said: list[Dials.Said] = []
 
     def compose(self) -> ComposeResult:
         yield Dials(self.start)
 
     def on_dials_changed(self, message: Dials.Changed) -> None:
         self.changes.append(message.controls)
+
+    def on_dials_said(self, message: Dials.Said) -> None:
+        self.said.append(message)
 
 
 @asynccontextmanager
@@ -60,14 +64,14 @@ def go_to(dials: Dials, name: str) -> None:
 
 
 async def test_every_control_shows_its_name_and_value_and_its_range_when_chosen() -> None:
-    async with panel() as (pilot, dials, _):
+    async with panel() as (pilot, dials, app):
         shown = "\n".join(lines(dials))
         for word in ("temperature", "top-k", "min-p", "max tokens", "completions", "seed", "stop"):
             assert word in shown
         assert "0.05" in lines(dials)[ROWS.index("min_p")]
         go_to(dials, "temperature")
         await pilot.pause()
-        assert "0 to 5" in str(dials.border_subtitle)
+        assert app.said[-1] == Dials.Said("0 to 5 · neutral 1", False)
 
 
 async def test_arrows_step_and_the_change_is_told() -> None:
@@ -93,7 +97,8 @@ async def test_a_value_out_of_range_is_shown_as_such_and_not_applied() -> None:
         await pilot.press("7", "enter")
         assert dials.typed == "7"
         assert "0 to 1" in dials.complaint
-        assert "0 to 1" in str(dials.border_subtitle)
+        assert "0 to 1" in app.said[-1].text
+        assert app.said[-1].wrong
         assert dials.has_class("-wrong")
         assert app.changes == []
         await pilot.press("backspace", "0", ".", "5", "enter")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
+from textwrap import wrap
 from typing import ClassVar, Final
 
 from textual.app import ComposeResult
@@ -12,9 +14,9 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from qwen_tui.tui.actions import groups, key_names
+from qwen_tui.tui.actions import Action, groups, key_names
 
-KEY_CELLS: Final = 30
+KEY_CELLS: Final = 24
 
 ABOUT: Final = (
     "A base model goes on with a text; it does not answer. Write the beginning, press the continue "
@@ -45,23 +47,39 @@ class Help(ModalScreen[None]):
     def compose(self) -> ComposeResult:
         box = Vertical()
         box.border_title = "Keys"
-        box.border_subtitle = "Esc closes · [keys] in the settings rebinds by id"
+        box.border_subtitle = Content("Esc closes · [keys] in the settings rebinds by id")
         with box, VerticalScroll():
-            yield Static(self.content(), markup=False)
+            yield Static(Content(""), markup=False)
 
-    def content(self) -> Content:
-        """The whole text, group by group."""
-        lines = [Content.styled(ABOUT, "$foreground 75%"), Content("")]
+    def on_resize(self) -> None:
+        """Lay the text out for the width there is."""
+        width = self.query_one(VerticalScroll).scrollable_content_region.width
+        self.query_one(Static).update(self.content(max(30, width - 1)))
+
+    def content(self, width: int) -> Content:
+        """The whole text, group by group, in lines of at most `width` cells."""
+        lines = [Content.styled(line, "$foreground 75%") for line in wrap(ABOUT, width)]
+        lines.append(Content(""))
         for group, members in groups().items():
             lines.append(Content.styled(group, "bold $secondary"))
             for action in members:
                 chosen = self._keymap.get(action.id)
                 keys = chosen.split(",") if chosen else action.keys
-                shown = " · ".join(key_names(keys))
-                lines.append(
-                    Content.styled(f"  {shown:<{KEY_CELLS}}", "$accent")
-                    + Content(action.help)
-                    + Content.styled(f"  {action.id}", "$foreground 35%")
-                )
+                lines += self._entry(" · ".join(key_names(keys)), action, width)
             lines.append(Content(""))
         return Content("\n").join(lines)
+
+    @staticmethod
+    def _entry(keys: str, action: Action, width: int) -> list[Content]:
+        """Keys on the left, what they do on the right, the id behind it where there is room."""
+        room = max(16, width - KEY_CELLS - 4)
+        help = wrap(action.help, room)
+        shown = wrap(keys, KEY_CELLS) if width > 60 else wrap(keys, max(12, width // 3))
+        column = KEY_CELLS if width > 60 else max(12, width // 3)
+        help = help if width > 60 else wrap(action.help, max(12, width - column - 4))
+        lines = []
+        for left, right in zip_longest(shown, help, fillvalue=""):
+            lines.append(Content.styled(f"  {left:<{column}}  ", "$accent") + Content(right))
+        if len(help[-1]) + len(action.id) + 2 <= room:
+            lines[len(help) - 1] += Content.styled(f"  {action.id}", "$foreground 35%")
+        return lines

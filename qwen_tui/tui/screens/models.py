@@ -121,6 +121,9 @@ class Models(ModalScreen[str | None]):
     }
     Models OptionList { height: auto; max-height: 18; border: none; background: $surface; }
     Models OptionList:focus { border: none; }
+    Models OptionList > .option-list--option-highlighted {
+        background: $primary 22%; color: $foreground; text-style: none;
+    }
     Models .note { color: $foreground 65%; height: auto; margin: 0 0 1 0; }
     Models .wrong { color: $error; height: auto; }
     Models ProgressBar { display: none; width: 1fr; }

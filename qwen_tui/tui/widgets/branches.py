@@ -16,13 +16,13 @@ from textual.binding import Binding
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from qwen_tui.session.tree import Node, Place, Tree
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo
 from qwen_tui.tui.widgets.output import END_MARKS
+from qwen_tui.tui.widgets.paint import Parts
 from qwen_tui.types import text_of
 from qwen_tui.visible import visible
 
@@ -72,7 +72,7 @@ def ending(node: Node) -> str:
     return END_MARKS[node.reason] if node.reason else "┄ open"
 
 
-class Branches(ScrollView, can_focus=True):
+class Branches(Parts, can_focus=True):
     """The panel with the tree of roads."""
 
     DEFAULT_CSS = """
@@ -137,22 +137,21 @@ class Branches(ScrollView, can_focus=True):
         """One node."""
         place = y + self.scroll_offset.y
         width = self.scrollable_content_region.width
-        base = self.rich_style
         if place >= len(self.rows):
             text = " Nothing written yet." if not self.rows and y == 0 else ""
-            note = Segment(text, base + self._part("other"))
-            return Strip([note]).adjust_cell_length(width, base)
-        if place == self.cursor and self.has_focus:
-            base += self._part("cursor")
-        return Strip(self._row(self.rows[place], width, base)).adjust_cell_length(width, base)
+            note = Segment(text, self._part("other"))
+            return Strip([note]).adjust_cell_length(width, self.part(""))
+        over = "branches--cursor" if place == self.cursor and self.has_focus else ""
+        segments = self._row(self.rows[place], width, over)
+        return Strip(segments).adjust_cell_length(width, self.part("", over))
 
-    def _part(self, name: str) -> Style:
-        return self.get_component_rich_style(f"branches--{name}", partial=True)
+    def _part(self, name: str, over: str = "") -> Style:
+        return self.part(f"branches--{name}", over)
 
-    def _row(self, row: Row, width: int, base: Style) -> list[Segment]:
+    def _row(self, row: Row, width: int, over: str) -> list[Segment]:
         node = row.node
         here = node.id == self._here
-        style = base + self._part("here" if here else "path" if node.id in self._path else "other")
+        style = self._part("here" if here else "path" if node.id in self._path else "other", over)
         depth = min(row.depth, max(0, width // 2 - 8) // 2)
         fork = f"↰{row.fork} " if row.fork else ""
         end = f" {ending(node)} {len(node.tokens)}"
@@ -160,12 +159,12 @@ class Branches(ScrollView, can_focus=True):
         words = Strip([Segment(words_of(node), style)]).adjust_cell_length(room, style)
         mark = "★" if node.marked else MARKS.get(node.source, "·")
         return [
-            Segment("▸" if here else " ", base + self._part("here")),
-            Segment("│ " * depth, base + self._part("guide")),
+            Segment("▸" if here else " ", self._part("here", over)),
+            Segment("│ " * depth, self._part("guide", over)),
             Segment(f"{mark} ", style),
-            Segment(fork, base + self._part("guide")),
+            Segment(fork, self._part("guide", over)),
             *words,
-            Segment(end, base + self._part("end")),
+            Segment(end, self._part("end", over)),
         ]
 
     # -- keys and mouse ----------------------------------------------------------------------------

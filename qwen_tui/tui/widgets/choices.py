@@ -16,12 +16,12 @@ from textual import events
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.heat import bits, percent
 from qwen_tui.tui.messages import TakeChoice
+from qwen_tui.tui.widgets.paint import Parts
 from qwen_tui.types import Token
 from qwen_tui.visible import visible
 
@@ -76,7 +76,7 @@ def rows_of(token: Token) -> list[Row]:
     return rows
 
 
-class Choices(ScrollView, can_focus=True):
+class Choices(Parts, can_focus=True):
     """The token inspector: ← → walk the tokens, ↑ ↓ the candidates, Enter takes one."""
 
     DEFAULT_CSS = """
@@ -122,8 +122,8 @@ class Choices(ScrollView, can_focus=True):
         """What stands here when there is no token."""
         self._rows: list[Row] = []
 
-    def show(self, token: Token | None, at: int, total: int) -> None:
-        """Look at a token: its place and how many there are."""
+    def show(self, token: Token | None, at: int) -> None:
+        """Look at a token at its place."""
         changed = (token, at) != (self.token, self.at)
         self.token, self.at = token, at
         self._rows = rows_of(token) if token is not None else []
@@ -131,7 +131,6 @@ class Choices(ScrollView, can_focus=True):
         if changed:
             taken = [place for place, row in enumerate(self._rows) if row.taken]
             self.cursor = taken[0] if taken else 0
-        self.border_subtitle = f"{at + 1:,} of {total:,}" if token is not None else ""
         self.refresh()
 
     def watch_cursor(self, _old: int, cursor: int) -> None:
@@ -144,23 +143,21 @@ class Choices(ScrollView, can_focus=True):
         """The first line tells of the token; each further one is a candidate."""
         place = y + self.scroll_offset.y - 1
         width = self.scrollable_content_region.width
-        base = self.rich_style
+        plain = self.part("")
         if self.token is None or width < 4:
-            return self._note_line(place + 1, width, base)
+            return self._note_line(place + 1, width, plain)
         if place < 0:
-            return Strip(self._about(base)).adjust_cell_length(width, base)
+            return Strip(self._about()).adjust_cell_length(width, plain)
         if place >= len(self._rows):
-            return Strip.blank(width, base)
-        if place == self.cursor and self.has_focus:
-            base += self._part("cursor")
-        return Strip(self._candidate(self._rows[place], width, base)).adjust_cell_length(
-            width, base
-        )
+            return Strip.blank(width, plain)
+        over = "choices--cursor" if place == self.cursor and self.has_focus else ""
+        segments = self._candidate(self._rows[place], width, over)
+        return Strip(segments).adjust_cell_length(width, self.part("", over))
 
-    def _part(self, name: str) -> Style:
-        return self.get_component_rich_style(f"choices--{name}", partial=True)
+    def _part(self, name: str, over: str = "") -> Style:
+        return self.part(f"choices--{name}", over)
 
-    def _note_line(self, place: int, width: int, base: Style) -> Strip:
+    def _note_line(self, place: int, width: int, plain: Style) -> Strip:
         words = self.note.split(" ")
         lines = [""]
         for word in words:
@@ -168,9 +165,9 @@ class Choices(ScrollView, can_focus=True):
                 lines.append("")
             lines[-1] += (" " if lines[-1] else "") + word
         text = " " + lines[place] if 0 <= place < len(lines) else ""
-        return Strip([Segment(text, base + self._part("note"))]).adjust_cell_length(width, base)
+        return Strip([Segment(text, self._part("note"))]).adjust_cell_length(width, plain)
 
-    def _about(self, base: Style) -> list[Segment]:
+    def _about(self) -> list[Segment]:
         token = self.token
         assert token is not None
         parts = [f"#{token.id}"] if token.id >= 0 else []
@@ -180,21 +177,21 @@ class Choices(ScrollView, can_focus=True):
         if token.drafted:
             parts.append("drafted")
         return [
-            Segment(" " + spelled(token.data) + "  ", base + self._part("taken")),
-            Segment(" · ".join(parts), base + self._part("note")),
+            Segment(" " + spelled(token.data) + "  ", self._part("taken")),
+            Segment(" · ".join(parts), self._part("note")),
         ]
 
-    def _candidate(self, row: Row, width: int, base: Style) -> list[Segment]:
+    def _candidate(self, row: Row, width: int, over: str) -> list[Segment]:
         bar_cells = max(0, min(20, (width - 2 - PERCENT_CELLS - 2) // 2))
-        text_cells = max(1, width - 2 - PERCENT_CELLS - 2 - bar_cells)
-        style = base + self._part("taken" if row.taken else "text")
+        text_cells = max(1, width - 2 - PERCENT_CELLS - 3 - bar_cells)
+        style = self._part("taken" if row.taken else "text", over)
         text = Strip([Segment(spelled(row.data), style)]).adjust_cell_length(text_cells, style)
         share = math.exp(row.logprob) if row.logprob is not None else 0.0
-        fill = base + self._part("bar-taken" if row.taken else "bar")
+        fill = self._part("bar-taken" if row.taken else "bar", over)
         return [
             Segment("▸ " if row.taken else "  ", style),
             *text,
-            Segment(f"{percent(row.logprob):>{PERCENT_CELLS}}  ", base + self._part("percent")),
+            Segment(f"{percent(row.logprob):>{PERCENT_CELLS}}  ", self._part("percent", over)),
             Segment(bar(share, bar_cells), fill),
         ]
 

@@ -17,12 +17,12 @@ from textual.content import Content
 from textual.geometry import Region, Size
 from textual.message import Message
 from textual.reactive import reactive
-from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
 from qwen_tui import presets
 from qwen_tui.presets import DIALS, Dial, Preset
 from qwen_tui.tui.actions import bindings
+from qwen_tui.tui.widgets.paint import Parts
 from qwen_tui.types import Sampling, Trouble
 from qwen_tui.visible import visible
 
@@ -105,7 +105,7 @@ def _unit(part: float) -> float:
     return min(1.0, max(0.0, part))
 
 
-class Dials(ScrollView, can_focus=True):
+class Dials(Parts, can_focus=True):
     """The panel of sampling controls. A person moving one makes it say `Changed`."""
 
     DEFAULT_CSS = """
@@ -156,6 +156,15 @@ class Dials(ScrollView, can_focus=True):
         controls: Controls
 
     @dataclass
+    class Said(Message):
+        """What is to be said under the controls: the range of the one under the cursor, or why what
+        is typed cannot be applied.
+        """
+
+        text: str
+        wrong: bool
+
+    @dataclass
     class EditStops(Message):
         """A person wants to edit the stop strings."""
 
@@ -181,10 +190,6 @@ class Dials(ScrollView, can_focus=True):
 
     def on_resize(self) -> None:
         self.virtual_size = Size(self.size.width, len(ROWS))
-
-    def notify_style_update(self) -> None:
-        super().notify_style_update()
-        self.refresh()
 
     @property
     def row(self) -> str:
@@ -226,8 +231,9 @@ class Dials(ScrollView, can_focus=True):
         return found.label if found is not None else "custom"
 
     def _say(self) -> None:
-        self.border_subtitle = Content(visible(self.complaint or self.help_line()))
-        self.set_class(bool(self.complaint), "-wrong")
+        complaint = self.complaint
+        self.set_class(bool(complaint), "-wrong")
+        self.post_message(self.Said(complaint or self.help_line(), bool(complaint)))
         dial = ROW_DIALS.get(self.row)
         self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
 
@@ -245,20 +251,18 @@ class Dials(ScrollView, can_focus=True):
         """One row: name, value, slider."""
         place = y + self.scroll_offset.y
         width = self.scrollable_content_region.width
-        base = self.rich_style
         if place >= len(ROWS):
-            return Strip.blank(width, base)
+            return Strip.blank(width, self.part(""))
         name = ROWS[place]
         here = place == self.cursor and self.has_focus
-        if here:
-            base += self.get_component_rich_style("dials--cursor", partial=True)
-        segments = self._row(name, width, base, here)
-        return Strip(segments).adjust_cell_length(width, base)
+        over = "dials--cursor" if here else ""
+        segments = self._row(name, width, over, here)
+        return Strip(segments).adjust_cell_length(width, self.part("", over))
 
-    def _style(self, part: str, base: Style) -> Style:
-        return base + self.get_component_rich_style(f"dials--{part}", partial=True)
+    def _style(self, part: str, over: str) -> Style:
+        return self.part(f"dials--{part}", over)
 
-    def _row(self, name: str, width: int, base: Style, here: bool) -> list[Segment]:
+    def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
         label = _SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
         mark = "▌" if here else " "
         segments = [
@@ -291,7 +295,7 @@ class Dials(ScrollView, can_focus=True):
         shown = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in stops)
         return (shown, False) if stops else ("none", True)
 
-    def _slider(self, dial: Dial, value: float, cells: int, base: Style) -> list[Segment]:
+    def _slider(self, dial: Dial, value: float, cells: int, base: str) -> list[Segment]:
         if cells < 3:
             return []
         knob = round(fraction(dial, value) * (cells - 1))
@@ -449,6 +453,10 @@ class Dials(ScrollView, can_focus=True):
         self._changed(
             replace(self.controls, sampling=replace(sampling, seed=seed), preset=found.name)
         )
+
+    def take_stops(self, stops: tuple[str, ...]) -> None:
+        """Set the stop strings."""
+        self._changed(replace(self.controls, stop=stops))
 
     def neutralise(self) -> None:
         """Switch every stage off."""

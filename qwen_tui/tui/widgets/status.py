@@ -5,15 +5,16 @@ Law: what does not fit is left out by rank, never cut in the middle.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
+from textual import events
 from textual.binding import Binding
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
-from textual.style import Style
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -43,7 +44,7 @@ class Facts:
     ttft_s: float = 0.0
     seed: int | None = None
     saved: str = ""
-    saved_ok: bool = True
+    saved_style: str = "$success"
     chat: bool = False
     read_only: bool = False
 
@@ -94,7 +95,7 @@ class Status(Widget):
         add(4, f"{facts.tok_s:.1f} tok/s" if facts.tok_s else "")
         add(8, f"TTFT {facts.ttft_s:.2f} s" if facts.ttft_s else "")
         add(9, f"seed {facts.seed}" if facts.seed is not None else "")
-        add(2, facts.saved, "$success" if facts.saved_ok else "bold $error")
+        add(2, facts.saved, facts.saved_style)
         return pieces
 
     def render(self) -> Content:
@@ -127,6 +128,10 @@ class KeyLine(Widget):
     """
     ALLOW_SELECT = False
 
+    def __init__(self, *, id: str | None = None) -> None:
+        super().__init__(id=id)
+        self._places: list[tuple[int, int, str]] = []
+
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
 
@@ -138,30 +143,47 @@ class KeyLine(Widget):
         found: dict[str, Binding] = {}
         for active in self.screen.active_bindings.values():
             name = active.binding.id or ""
-            if active.enabled and name in BY_ID and BY_ID[name].rank and name not in found:
+            useful = active.enabled and name in BY_ID and BY_ID[name].rank > 0
+            if useful and name not in found and self._worth(name):
                 found[name] = active.binding
         return sorted(found.values(), key=lambda binding: BY_ID[binding.id or ""].rank)
+
+    def _worth(self, name: str) -> bool:
+        """Whether the screen, which may know better, has a place for it here."""
+        worth: Callable[[str], bool] | None = getattr(self.screen, "worth_showing", None)
+        return worth is None or worth(name)
 
     def render(self) -> Content:
         """As many keys as fit; help is always the last."""
         keys = self._keys()
-        last = [binding for binding in keys if binding.id == "help"]
-        pieces = [self._piece(binding) for binding in keys if binding.id != "help"]
-        tail = [self._piece(binding) for binding in last]
-        room = self.size.width - 1 - sum(piece.cell_length + 2 for piece in tail)
-        kept: list[Content] = []
-        for piece in pieces:
-            room -= piece.cell_length + 2
+        tail = [binding for binding in keys if binding.id == "help"]
+        room = self.size.width - 1 - sum(self._piece(each).cell_length + 2 for each in tail)
+        kept: list[Binding] = []
+        for binding in keys:
+            room -= self._piece(binding).cell_length + 2
             if room < 0:
                 break
-            kept.append(piece)
-        return Content(" ") + Content("  ").join([*kept, *tail])
+            if binding not in tail:
+                kept.append(binding)
+        self._places, at = [], 1
+        line = Content(" ")
+        for binding in [*kept, *tail]:
+            piece = self._piece(binding)
+            self._places.append((at, at + piece.cell_length, binding.key))
+            line += piece + Content("  ")
+            at += piece.cell_length + 2
+        return line
 
     @staticmethod
     def _piece(binding: Binding) -> Content:
-        press = Style.from_meta({"@click": f"app.simulate_key('{binding.key}')"})
         key = Content.styled(short_key_name(binding.key), "bold $accent")
-        return (key + Content(f" {BY_ID[binding.id or ''].name}")).stylize(press)
+        return key + Content(f" {BY_ID[binding.id or ''].name}")
+
+    def on_click(self, event: events.Click) -> None:
+        """Press the key that was clicked."""
+        for start, end, key in self._places:
+            if start <= event.x < end:
+                self.app.simulate_key(key)
 
 
 class Notice(Static):
@@ -213,14 +235,19 @@ class Notice(Static):
         if hint:
             content += Content("\n") + Content.styled(visible(hint), "$foreground 75%")
         if self.closable:
-            close = Style.from_meta({"@click": "close"})
-            content = Content("✕ ").stylize(close).stylize("$foreground 60%") + content
+            content = Content.styled("✕ ", "$foreground 60%") + content
         self.update(content)
 
     @property
     def shown(self) -> bool:
         """Whether it stands on the screen."""
         return self.has_class("-shown")
+
+    def on_click(self, event: events.Click) -> None:
+        """The cross closes it."""
+        offset = event.get_content_offset(self)
+        if offset is not None and offset.y == 0 and offset.x < 2:
+            self.action_close()
 
     def action_close(self) -> None:
         """Take it away."""

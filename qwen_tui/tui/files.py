@@ -1,0 +1,103 @@
+"""The document as a file: written atomically, looked at before it is replaced, edited outside.
+
+Law: a file that changed since it was read is never replaced unasked; a crash leaves the old file or
+the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from qwen_tui.types import CANNOT_CREATE, IO_ERROR, Trouble
+
+EDITORS: Final = ("VISUAL", "EDITOR")
+FALLBACK_EDITOR: Final = "vi"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A file as it was when it was last read or written; None where it was not there."""
+
+    mark: tuple[int, int, int] | None
+
+    @classmethod
+    def of(cls, path: Path) -> Seen:
+        """What stands there now: inode, size and time of change, by which a change is noticed."""
+        try:
+            found = path.stat()
+        except OSError:
+            return cls(None)
+        return cls((found.st_ino, found.st_size, found.st_mtime_ns))
+
+
+def write_text(path: Path, text: str) -> Seen:
+    """Put `text` at `path` in one step, keeping the mode of a file that is there.
+
+    Raises Trouble with the reason. A symbolic link keeps pointing where it points.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", dir=target.parent)
+    except OSError as error:
+        raise Trouble(f"{path} cannot be written: {error.strerror}", code=CANNOT_CREATE) from None
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(target)
+    except (OSError, UnicodeError) as error:
+        temporary.unlink(missing_ok=True)
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise Trouble(f"{path} cannot be written: {why}", code=IO_ERROR) from None
+    return Seen.of(path)
+
+
+def editor_command(env: Mapping[str, str] = os.environ) -> list[str]:
+    """The person's editor and its arguments."""
+    chosen = next((env[name] for name in EDITORS if env.get(name, "").strip()), FALLBACK_EDITOR)
+    try:
+        return shlex.split(chosen) or [FALLBACK_EDITOR]
+    except ValueError:
+        return [chosen]
+
+
+def edit_outside(text: str, env: Mapping[str, str] = os.environ) -> str:
+    """The text after the person's editor had it; call it with the terminal lent out.
+
+    The copy lies in a private folder that goes away. A line feed that the editor put at the end is
+    taken off again. Raises Trouble when the editor cannot be run or fails; the text is then as it
+    was.
+    """
+    command = editor_command(env)
+    with tempfile.TemporaryDirectory(prefix="qwen-tui-") as folder:
+        file = Path(folder, "document.txt")
+        file.touch(mode=0o600)
+        file.write_bytes(text.encode("utf-8", "surrogateescape"))
+        try:
+            code = subprocess.run([*command, str(file)], check=False).returncode
+        except OSError as error:
+            raise Trouble(
+                f"{command[0]} cannot be run: {error.strerror}", hint="set EDITOR to your editor"
+            ) from None
+        if code:
+            raise Trouble(f"{command[0]} ended with {code}; the document is as it was")
+        try:
+            edited = file.read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise Trouble(f"what {command[0]} left cannot be read: {error}") from None
+    return edited[:-1] if edited == text + "\n" or _grew_an_end(text, edited) else edited
+
+
+def _grew_an_end(text: str, edited: str) -> bool:
+    return edited.endswith("\n") and not text.endswith("\n")

@@ -1,0 +1,104 @@
+"""Opening a model while the interface lives: first the tokenizer, then the runner.
+
+Law: nothing here blocks the event loop; every outcome is a message.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from textual.message import Message
+
+from qwen_tui import hub, presets
+from qwen_tui.engine.runner import Opened
+from qwen_tui.settings import Settings
+from qwen_tui.tui.doors import Doors
+from qwen_tui.tui.messages import Failed, Loading, Ready
+from qwen_tui.types import Sampling, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.vocab import Vocab
+
+
+class SpecialIds:
+    """The ids that are special tokens, asked one by one."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+
+    def __contains__(self, id: object) -> bool:
+        return isinstance(id, int) and 0 <= id < self._vocab.size and self._vocab.is_special(id)
+
+
+@dataclass
+class VocabRead(Message):
+    """The tokenizer is read (None: the server keeps it to itself), and what the checkpoint's
+    makers sample with.
+    """
+
+    vocab: Vocab | None
+    checkpoint: Sampling | None
+    special: SpecialIds | frozenset[int]
+
+
+class Loader:
+    """Opens the first model and every other one after it. `asked`: the chooser has been shown."""
+
+    def __init__(self, doors: Doors, tell: Callable[[Message], None]) -> None:
+        self.asked = False
+        self._doors = doors
+        self._tell = tell
+        self._turn = 0
+
+    def begin(self, settings: Settings, *, swap: bool = False) -> None:
+        """Read the tokenizer on a thread, then open the model; `swap`: in place of another one."""
+        self._turn += 1
+        turn = self._turn
+        self._doors.runner.on_progress = lambda progress: self._tell(Loading(progress))
+
+        def work() -> None:
+            try:
+                vocab = self._doors.vocab(settings)
+            except Trouble as trouble:
+                self._say(turn, Failed(trouble))
+                return
+            special = SpecialIds(vocab) if vocab is not None else frozenset[int]()
+            self._say(turn, VocabRead(vocab, _checkpoint(settings), special))
+            if turn == self._turn:
+                self._open(settings, turn, swap)
+
+        threading.Thread(target=work, name="tokenizer", daemon=True).start()
+
+    def _open(self, settings: Settings, turn: int, swap: bool) -> None:
+        runner = self._doors.runner
+        future = runner.swap(self._doors.opener(settings)) if swap else runner.load()
+
+        def done(future: Future[Opened]) -> None:
+            error = future.exception()
+            if error is None:
+                self._say(turn, Ready(future.result()))
+            elif isinstance(error, Trouble):
+                self._say(turn, Failed(error))
+            else:
+                self._say(turn, Failed(Trouble(str(error))))
+
+        future.add_done_callback(done)
+
+    def _say(self, turn: int, message: Message) -> None:
+        """Tell it, unless another model was asked for meanwhile."""
+        if turn == self._turn:
+            self._tell(message)
+
+
+def _checkpoint(settings: Settings) -> Sampling | None:
+    """What a local checkpoint's makers sample with; None where that is not known."""
+    if settings.backend != "local":
+        return None
+    with suppress(Trouble):
+        return presets.checkpoint(hub.find(settings.model).path)
+    return None

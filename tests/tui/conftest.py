@@ -1,0 +1,148 @@
+"""The studio over a scripted model: the test decides when the next token comes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fixtures.scripts import Gate, Say, Script, Scripted
+from fixtures.tokenizers import build_tokenizer
+from textual.pilot import Pilot
+
+from qwen_tui.backends import scripted
+from qwen_tui.engine.runner import Runner
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.tui.app import QwenTui
+from qwen_tui.tui.doors import Desk, Doors
+from qwen_tui.tui.screens.studio import Studio
+from qwen_tui.vocab import Vocab
+
+STORY = " there was a king who had a golden ball and a well"
+
+
+@pytest.fixture(scope="session")
+def vocab(tmp_path_factory: pytest.TempPathFactory) -> Vocab:
+    """A small real tokenizer."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(folder)
+    return Vocab.load(folder)
+
+
+@dataclass
+class Bench:
+    """A studio under test: what it is made of and what a person sees of it."""
+
+    app: QwenTui
+    pilot: Pilot[int]
+    gate: Gate
+    made: list[Scripted] = field(default_factory=list)
+
+    @property
+    def studio(self) -> Studio:
+        return self.app.studio
+
+    @property
+    def session(self) -> Session:
+        return self.studio.desk.session
+
+    @property
+    def document(self) -> str:
+        return self.studio.editor.text
+
+    @property
+    def output(self) -> str:
+        return b"".join(token.data for token in self.studio.output.tokens).decode()
+
+    async def until(self, true: Callable[[], object], what: str = "") -> None:
+        """Wait for a condition; fail with what is on the screen."""
+        for _ in range(400):
+            if true():
+                return
+            await self.pilot.pause(0.01)
+        pytest.fail(f"never: {what or true}\n{self.screen()}")
+
+    async def settled(self) -> None:
+        """Wait until nothing runs or waits any more, and it is painted."""
+        await self.until(
+            lambda: not self.studio.writer.running and not self.studio.writer.waiting, "settled"
+        )
+        await self.pilot.pause()
+
+    async def ready(self) -> None:
+        """Wait until the model is open."""
+        await self.until(lambda: self.studio.writer.opened is not None, "the model is open")
+
+    async def type(self, text: str) -> None:
+        """Press the keys of a text."""
+        await self.pilot.press(*["enter" if c == "\n" else "space" if c == " " else c for c in text])
+
+    def screen(self) -> str:
+        """The screen's text."""
+        width, height = self.app.size
+        strips = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text for strip in strips[:height])
+
+
+@pytest.fixture
+def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
+    """A context manager that runs the studio: `async with studio(script) as bench`.
+
+    Without a script a story is told, one token for each permission of `bench.gate`.
+    """
+
+    @asynccontextmanager
+    async def run(
+        script: Script | None = None,
+        *,
+        size: tuple[int, int] = (120, 40),
+        text: str = "",
+        settings: Settings | None = None,
+        save: bool = False,
+        session: Session | None = None,
+        desk: Desk | None = None,
+        loading: tuple[Any, ...] = (),
+        vocab_of: Callable[[Settings], Vocab | None] | None = None,
+        gated: bool = False,
+        **backend: Any,
+    ) -> AsyncIterator[Bench]:
+        gate = Gate()
+        made: list[Scripted] = []
+        steps = script if script is not None else (Say(STORY, gate=gate if gated else None),)
+        chosen = replace(settings or Settings(), backend="scripted", save=save)
+
+        def opener(_settings: Settings) -> Any:
+            return scripted.opener(steps, loading=loading, made=made, **backend)
+
+        def open_desk(path: Path | None) -> Desk:
+            if path is not None:
+                return Desk.of(library.open_session(path, read_only=not save))
+            fresh = Session.new(app="test")
+            return Desk(fresh, library.new_store(fresh) if save else None)
+
+        if desk is None:
+            desk = Desk(session) if session is not None else open_desk(None)
+        doors = Doors(
+            settings=chosen,
+            runner=Runner(opener(chosen)),
+            opener=opener,
+            vocab=vocab_of or (lambda _settings: vocab),
+            open_desk=open_desk,
+            desk=desk,
+            text=text,
+        )
+        app = QwenTui(doors)
+        try:
+            async with app.run_test(size=size) as pilot:
+                yield Bench(app, pilot, gate, made)
+        finally:
+            gate.open()
+            doors.runner.close(2.0)
+            app.studio.desk.close()
+
+    return run
