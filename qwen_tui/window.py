@@ -62,7 +62,7 @@ def fit(
     if max_tokens < 0:
         wanted = min(ROOM, max(1, context // 2))
     else:
-        wanted = max_tokens if explicit else min(max_tokens, context // 2)
+        wanted = max_tokens if explicit else max(least, min(max_tokens, context // 2))
     kept = (
         _left(prompt, context - wanted) if truncate == "left" else _middle(prompt, context - wanted)
     )
