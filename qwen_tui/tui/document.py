@@ -48,7 +48,7 @@ def shown(line: str) -> str:
     """A line with every character replaced by one that is harmless to show; the length stays."""
     if line.isascii():
         return line if line.isprintable() else line.translate(_PICTURES)
-    if ALONE.fullmatch(line):
+    if ALONE.fullmatch(line) or visible(line.replace("\t", "")) == line.replace("\t", ""):
         return line
     parts = []
     for cluster in graphemes(line):

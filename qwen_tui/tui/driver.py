@@ -33,6 +33,8 @@ PASTE_MOST: Final = 64 << 20
 PASTE_QUIET_S: Final = 10.0
 """A paste whose end has not come after this much silence is taken as it is."""
 POLL_S: Final = 0.1
+HELD_S: Final = 0.02
+"""How long a lone Esc waits for what would make it the begin of a paste."""
 _READ: Final = 1 << 16
 _PASTE_ON: Final = b"\x1b[200~"
 _PASTE_OFF: Final = b"\x1b[201~"
@@ -59,6 +61,11 @@ class PasteSplitter:
         """Whether a paste has begun and not ended."""
         return self._paste is not None
 
+    @property
+    def holds(self) -> bool:
+        """Whether bytes wait that may be the begin of a paste."""
+        return bool(self._held)
+
     def feed(self, data: bytes) -> Iterator[Piece]:
         """The pieces that this much more input completes."""
         data, self._held = self._held + data, b""
@@ -68,7 +75,7 @@ class PasteSplitter:
                 if begun:
                     self._paste = bytearray()
                 else:
-                    kept = next((k for k in range(5, 1, -1) if keys.endswith(_PASTE_ON[:k])), 0)
+                    kept = next((k for k in range(5, 0, -1) if keys.endswith(_PASTE_ON[:k])), 0)
                     self._held = keys[len(keys) - kept :]
                     keys = keys[: len(keys) - kept]
                 if keys:
@@ -214,7 +221,7 @@ class SafeDriver(LinuxDriver):
         heard = time.monotonic()
         try:
             while not self.exit_event.is_set():
-                if selector.select(POLL_S):
+                if selector.select(HELD_S if splitter.holds else POLL_S):
                     data = self._read()
                     if data is None:
                         continue

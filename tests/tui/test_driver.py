@@ -1,0 +1,123 @@
+"""Raw input: keys, pastes and rubbish, wherever the reads are cut."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from textual import events
+
+if sys.platform == "win32":
+    pytest.skip("the driver is Unix's", allow_module_level=True)
+
+import itertools
+
+from qwen_tui.tui.driver import KeyReader, PasteSplitter, pasted_text
+
+ON, OFF = b"\x1b[200~", b"\x1b[201~"
+INSIDE = st.lists(
+    st.sampled_from([b"text", b"\x1b", b"\x1b[", b"\x1b[20", b"\x1b[200~", b"\xff", b"\r", b"~"])
+).map(b"".join)
+
+
+def split(data: bytes, cuts: list[int], most: int = 1 << 20) -> list[tuple[str, bytes]]:
+    """What comes out when data arrives cut at these places, runs of keys joined."""
+    splitter = PasteSplitter(most)
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    pieces: list[tuple[str, bytes]] = []
+    for begin, end in itertools.pairwise(places):
+        pieces += splitter.feed(data[begin:end])
+    pieces += splitter.quiet()
+    joined: list[tuple[str, bytes]] = []
+    for kind, piece in pieces:
+        if kind == "keys" and joined and joined[-1][0] == "keys":
+            joined[-1] = ("keys", joined[-1][1] + piece)
+        else:
+            joined.append((kind, piece))
+    return joined
+
+
+@given(INSIDE, st.lists(st.integers(0, 200)))
+def test_a_paste_is_whole_however_it_is_cut(inside: bytes, cuts: list[int]) -> None:
+    data = b"ab" + ON + inside + OFF + b"cd\x1b[A"
+    assert split(data, cuts) == [("keys", b"ab"), ("paste", inside), ("keys", b"cd\x1b[A")]
+
+
+@given(st.binary(max_size=60), st.lists(st.integers(0, 60)))
+def test_no_byte_of_what_is_no_paste_is_lost(data: bytes, cuts: list[int]) -> None:
+    if ON not in data:
+        assert b"".join(piece for _, piece in split(data, cuts)) == data
+
+
+def test_two_pastes_in_one_read_are_two() -> None:
+    data = ON + b"one" + OFF + ON + b"two" + OFF
+    assert split(data, []) == [("paste", b"one"), ("paste", b"two")]
+
+
+def test_a_lone_escape_is_a_key_after_a_moment_of_quiet() -> None:
+    splitter = PasteSplitter()
+    assert list(splitter.feed(b"a\x1b")) == [("keys", b"a")]
+    assert splitter.holds
+    assert list(splitter.quiet()) == [("keys", b"\x1b")]
+    assert not splitter.holds
+
+
+def test_a_paste_beyond_the_cap_keeps_its_beginning_and_its_end_is_still_found() -> None:
+    data = ON + b"x" * 5000 + OFF + b"k"
+    assert split(data, list(range(0, 5000, 100)), most=1000) == [
+        ("paste", b"x" * 1000),
+        ("keys", b"k"),
+    ]
+
+
+def test_a_paste_without_an_end_can_be_given_up() -> None:
+    splitter = PasteSplitter()
+    assert list(splitter.feed(ON + b"abc")) == []
+    assert splitter.in_paste
+    assert list(splitter.give_up()) == [("paste", b"abc")]
+    assert not splitter.in_paste
+
+
+def test_pasted_text_has_no_controls_and_plain_line_ends() -> None:
+    data = b"\x1b]0;t\x07a\r\nb\rc\td\x00\x7f\xc2\x9b\xff\n"
+    assert pasted_text(data) == "]0;ta\nb\nc\td\ufffd\n"
+
+
+def keys(reader: KeyReader, data: bytes) -> list[str | None]:
+    found = reader.feed(data)
+    return [
+        message.character or message.key for message in found if isinstance(message, events.Key)
+    ]
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        *(b"\x1b[99999999u", b"\x1b[9999999999999999999999u", b"\x1b[1;9999999999999999999999u"),
+        *(b"\x1b[97;1;99999999u", b"\x1b[97;1;1114112:97u", b"\x1b[<0;99999999999;1M"),
+    ],
+)
+def test_a_sequence_the_parser_cannot_bear_takes_nothing_with_it(rubbish: bytes) -> None:
+    reader = KeyReader()
+    assert keys(reader, b"a")[:1] == ["a"]
+    after = keys(reader, rubbish + b"\x1b[Bb")
+    assert after[-2:] == ["down", "b"]
+    assert keys(reader, b"c") == ["c"]
+
+
+def test_characters_cut_between_reads_and_invalid_bytes() -> None:
+    reader = KeyReader()
+    assert keys(reader, "日".encode()[:1]) == []
+    assert keys(reader, "日".encode()[1:]) == ["日"]
+    assert keys(reader, b"\xff\xc3(") == ["\ufffd", "\ufffd", "("]
+
+
+@given(st.binary(max_size=80))
+def test_no_bytes_whatsoever_end_the_reader(data: bytes) -> None:
+    reader = KeyReader()
+    list(reader.feed(data))
+    list(reader.tick())
+    list(reader.feed(b"\x18" * 40))
+    assert "z" in keys(reader, b"zzz")
