@@ -85,6 +85,16 @@ def paced(
         yield event
 
 
+def _length(take: Take) -> int:
+    """How many tokens of context a take needed, its longest branch counted."""
+    branches: dict[int, int] = {}
+    for event in take.events:
+        if isinstance(event, Emitted):
+            branches[event.branch] = branches.get(event.branch, 0) + len(event.tokens)
+    prompt = take.started.prompt.get("n")
+    return max(branches.values(), default=0) + (prompt if isinstance(prompt, int) else 0)
+
+
 class Replay:
     """A backend over recorded takes: a request gets the take that was recorded for its prompt.
 
@@ -99,7 +109,6 @@ class Replay:
         environment: Environment = UNKNOWN,
         speed: float = 1.0,
         max_gap: float | None = None,
-        context: int = 1 << 31,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         if not recorded:
@@ -107,7 +116,7 @@ class Replay:
         self.name = "replay"
         self.environment = environment
         self.abilities = Abilities(choices=100, branches=True, token_ids=True)
-        self.context = context
+        self.context = max(map(_length, recorded))
         self.why: tuple[str, ...] = ("replay: plays back what was recorded, without a model",)
         self._recorded = recorded
         self._speed = speed

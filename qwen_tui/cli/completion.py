@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
 from qwen_tui import backends, hub, journal, settings, window
@@ -41,7 +42,7 @@ from qwen_tui.types import (
     Trouble,
     joined,
 )
-from qwen_tui.vocab import Vocab
+from qwen_tui.vocab import Vocab, is_nfc
 
 CODES: Final[dict[Reason, int]] = {
     "eos": DONE,
@@ -135,10 +136,11 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
         flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
     chosen = settings.load(flags)
     narrator.warn(chosen.warnings)
-    folder = hub.find(chosen.model).path
+    folder, context = found(chosen.model, weights=not wanted.dry_run)
     chosen = settings.for_checkpoint(chosen, folder)
     vocab = Vocab.load(folder)
-    context = hub.card(folder).context
+    if vocab.normalises and not is_nfc(written.text):
+        narrator.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
     spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
@@ -170,6 +172,21 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
         narrator.warn([f"{left_out:,} tokens of the prompt were left out"])
     request = replace(request, prompt=prompt, max_tokens=max_tokens)
     return Plan(chosen, vocab, context, keeping, request)
+
+
+def found(model: str, *, weights: bool) -> tuple[Path, int]:
+    """The folder of that model and its context in tokens (0: unknown).
+
+    Without `weights` a tokenizer is enough; what they lack is then no trouble.
+    """
+    snapshot = None if weights else hub.locate(model)
+    folder = (snapshot or hub.find(model)).path
+    try:
+        return folder, hub.card(folder).context
+    except Trouble:
+        if weights:
+            raise
+        return folder, 0
 
 
 def cut_side(chosen: Settings) -> window.Truncate | None:

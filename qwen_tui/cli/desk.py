@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwen_tui import backends, hub, settings
+from qwen_tui import backends, hub, presets, settings
 from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.keeping import APP
 from qwen_tui.cli.narrate import Narrator
@@ -64,6 +64,14 @@ def vocabulary(chosen: Settings) -> Vocab | None:
     return Vocab.load(hub.find(chosen.model).path)
 
 
+def filled(chosen: Settings) -> Settings:
+    """The settings with a checkpoint's own preset filled in, where that checkpoint is here."""
+    if chosen.preset != presets.CHECKPOINT:
+        return chosen
+    snapshot = hub.locate(chosen.model)
+    return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
+
+
 def desk(chosen: Settings, path: Path | None) -> Desk:
     """A session file opened to go on with (read-only where it must be), or a new session."""
     from qwen_tui.tui.doors import Desk
@@ -72,7 +80,9 @@ def desk(chosen: Settings, path: Path | None) -> Desk:
         session = Session.new(app=APP)
         return Desk(session, library.new_store(session) if chosen.save else None)
     opened = library.open_session(path, read_only=not chosen.save)
-    return Desk(opened.session, opened.store)
+    if chosen.save:
+        return Desk.of(opened)
+    return Desk(opened.session, badges=tuple(opened.report.badges()))
 
 
 def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
@@ -81,7 +91,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
     from qwen_tui.tui.app import run
     from qwen_tui.tui.doors import Doors
 
-    chosen = settings.load(flags)
+    chosen = filled(settings.load(flags))
     text = opening.text()
     path = library.resolve(opening.session) if opening.session is not None else None
     doors = Doors(
@@ -91,7 +101,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
         vocab=vocabulary,
         open_desk=lambda path: desk(chosen, path),
         desk=desk(chosen, path),
-        file=opening.file,
+        file=opening.file if opening.encoding is None else None,
         text=text,
     )
     return run(doors)
@@ -109,10 +119,11 @@ def replay_in_studio(
 
     check_screen()
     take_terminal()
-    chosen = settings.load(flags | {"save": False})
     session = loaded(name)
     recorded = takes(session.entries)
     environment = next(iter(session.environments.values()), UNKNOWN)
+    model = str(environment.model.get("repo") or environment.model.get("path") or "unknown")
+    chosen = settings.load(flags | {"save": False, "model": model})
 
     def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
         return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)

@@ -47,11 +47,12 @@ class Keeping:
         self.session.sink = self._take
 
     def _take(self, entry: Entry) -> None:
-        self._print(entry)
+        # Kept before it is told: a reader that left must not cost the session a token.
         if self._store is not None:
             self._store.put(entry)
         elif self._known is not None:
             self._held.append(entry)
+        self._print(entry)
 
     def begin(self) -> None:
         """From now on it is on its way to the disk, with all that was before."""

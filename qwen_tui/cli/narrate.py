@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TextIO
 
 from qwen_tui.types import Finished, Progress, Stats, Trouble
@@ -48,19 +49,25 @@ def plain(text: str) -> str:
 
 def complain(trouble: Trouble, stream: TextIO | None = None) -> None:
     """An error and its cure on stderr."""
-    stream = stream or sys.stderr
-    print(f"error: {plain(trouble.message)}", file=stream)
+    _tell(stream or sys.stderr, f"error: {plain(trouble.message)}")
     if trouble.hint:
-        print(f"hint: {plain(trouble.hint)}", file=stream)
+        _tell(stream or sys.stderr, f"hint: {plain(trouble.hint)}")
+
+
+def _tell(stream: TextIO | None, line: str) -> None:
+    """One line, if anybody can be told: a closed or full stderr must not end the work."""
+    with suppress(OSError, ValueError):
+        print(line, file=stream, flush=True)
 
 
 class Narrator:
     """Says on stderr what happens; `quiet` leaves only errors. Use as a context manager."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        self._stream: TextIO | None = stream or sys.stderr
         self.quiet = quiet
-        self._bars = not quiet and self._stream.isatty() and os.environ.get("TERM") != "dumb"
+        terminal = self._stream is not None and self._stream.isatty()
+        self._bars = terminal and not quiet and os.environ.get("TERM") != "dumb"
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -74,7 +81,7 @@ class Narrator:
         """One line, unless quiet."""
         if not self.quiet:
             self.clear()
-            print(plain(line), file=self._stream, flush=True)
+            _tell(self._stream, plain(line))
 
     def warn(self, lines: Iterable[str]) -> None:
         """Warnings, one a line, unless quiet."""
@@ -85,6 +92,7 @@ class Narrator:
         """Move the bar of that stage; nothing where stderr is no terminal."""
         if not self._bars or (progress.stage == "prefill" and progress.total < LONG_PREFILL):
             return
+        assert self._stream is not None
         bar = self._bar = self._bar or _bar(self._stream)
         if progress.stage not in self._tasks:
             self._tasks[progress.stage] = bar.add_task(STAGES[progress.stage], amount="")

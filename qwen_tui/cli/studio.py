@@ -18,6 +18,7 @@ from qwen_tui.cli.group import STUDIO, Command
 from qwen_tui.types import NO_INPUT, UNAVAILABLE, USAGE, Trouble
 
 VIEW = "Studio"
+SESSION_START = b'{"k":"head","fmt":"qwen-tui.session"'
 
 
 def register(app: typer.Typer) -> None:
@@ -86,6 +87,8 @@ def studio(
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)
     commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
     path = existing(file, list(commands)) if file is not None else None
+    if path is not None and is_session(path):
+        path, session = None, str(path)
     flags = options.flags(ctx.params) | {
         "theme": theme,
         "save": False if no_save else None,
@@ -112,6 +115,14 @@ def existing(word: str, commands: list[str]) -> Path:
         else "qwen-tui --help lists the commands",
         code=NO_INPUT,
     )
+
+
+def is_session(path: Path) -> bool:
+    """Whether a file is one of our session files, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(SESSION_START)) == SESSION_START
 
 
 def check_screen() -> None:

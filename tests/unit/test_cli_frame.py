@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -10,9 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from qwen_tui import cli, paths
+from qwen_tui import cli, paths, presets
+from qwen_tui.cli.narrate import Narrator, complain
 from qwen_tui.cli.signals import stopping
-from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
+from qwen_tui.cli.studio import is_session
+from qwen_tui.journal import line, record
+from qwen_tui.types import (
+    DEFAULT_ORDER,
+    IO_ERROR,
+    NO_INPUT,
+    NO_PERMISSION,
+    USAGE,
+    Head,
+    Progress,
+    Trouble,
+)
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -131,3 +144,57 @@ def test_an_interrupt_anywhere_is_death_by_that_signal() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == -signal.SIGINT
     assert done.stderr == ""
+
+
+def test_help_names_every_preset_and_stage(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "complete", "--help")
+    told = "".join(out.split())
+    for preset in presets.PRESETS:
+        assert preset.name in told
+    assert ";".join(DEFAULT_ORDER) in told
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_are_for_terminals_and_lines_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    for stream, bars in ((Terminal(), True), (io.StringIO(), False)):
+        with Narrator(stream=stream) as narrator:
+            narrator.report(Progress("load", 1 << 29, 1 << 30))
+            narrator.report(Progress("prefill", 10, 20))
+            narrator.say("loaded\x1b[2J")
+        said = stream.getvalue()
+        assert ("0.50/1.00 GiB" in said) is bars
+        assert "reading the prompt" not in said
+        assert said.endswith("loaded␛[2J\n")
+    quiet = Terminal()
+    with Narrator(stream=quiet, quiet=True) as narrator:
+        narrator.report(Progress("load", 1, 2))
+        narrator.say("loaded")
+    assert quiet.getvalue() == ""
+
+
+class FullStream(io.StringIO):
+    def flush(self) -> None:
+        raise OSError(28, "No space left on device")
+
+
+def test_a_stderr_that_is_full_or_gone_does_not_end_the_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    Narrator(stream=FullStream()).say("into the void")
+    monkeypatch.setattr("sys.stderr", None)
+    Narrator().say("nowhere")
+    complain(Trouble("nobody hears"))
+
+
+def test_a_session_file_is_opened_as_a_session(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_bytes(line(record(Head("01"))))
+    assert is_session(file)
+    file.write_text("a text")
+    assert not is_session(file)
+    assert not is_session(tmp_path)
