@@ -224,7 +224,7 @@ _WIDE_SYMBOLS: Final = re.compile(
 """Wide by Unicode 16, narrow or unassigned in the tables of older Pythons."""
 
 _NO_WIDTH: Final = re.compile(
-    rf"[{_CONTROL}\u1160-\u11ff\u2028\u2029\ud7b0-\ud7c6\ud7cb-\ud7fb\U0001f3fb-\U0001f3ff]"
+    rf"[{_CONTROL}\u1160-\u11ff\u3164\uffa0\u2028\u2029\ud7b0-\ud7c6\ud7cb-\ud7fb\U0001f3fb-\U0001f3ff]"
 )
 _WIDE_FORMAT: Final = re.compile(
     r"[\xad\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]"
