@@ -15,16 +15,19 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from rich.console import RenderableType
 from textual.app import App
+from textual.filter import LineFilter, Monochrome, NoColor
 
 from qwen_tui.paths import made
+from qwen_tui.tui.themes import WithoutColour, colour_refused
 from qwen_tui.types import CANNOT_CREATE, INTERNAL, UNAVAILABLE, Trouble
 
 if TYPE_CHECKING:
@@ -322,6 +325,19 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         from qwen_tui.tui.driver import SafeDriver
 
         return SafeDriver
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's, but `NO_COLOR` (where it is not empty) means no colour instead of greys."""
+        kept = [
+            each
+            for each in super().get_line_filters()
+            if not isinstance(each, (Monochrome, NoColor))
+        ]
+        return [*kept, *self._colour_filters]
+
+    @cached_property
+    def _colour_filters(self) -> tuple[LineFilter, ...]:
+        return (WithoutColour(),) if colour_refused() else ()
 
     def terminal_lost(self) -> None:
         """The driver's word that input ended for good; on the input thread."""

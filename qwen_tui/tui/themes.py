@@ -10,14 +10,17 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
 from rich.color import ColorType
 from rich.errors import StyleSyntaxError
+from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color, ColorParseError
 from textual.design import ColorSystem
+from textual.filter import LineFilter
 from textual.theme import BUILTIN_THEMES, Theme
 
 DEFAULT_THEME: Final = "ember"
@@ -149,6 +152,24 @@ class Shelf:
 def colour_refused(env: Mapping[str, str] | None = None) -> bool:
     """Whether `NO_COLOR` is set and not empty (no-color.org)."""
     return bool((os.environ if env is None else env).get("NO_COLOR"))
+
+
+class WithoutColour(LineFilter):
+    """Takes every colour off what is painted and leaves bold, dim, italic, underline, reverse."""
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """The segments without colour."""
+        return [
+            segment
+            if segment.style is None or segment.control
+            else Segment(segment.text, _bare(segment.style))
+            for segment in segments
+        ]
+
+
+@lru_cache(maxsize=1024)
+def _bare(style: Style) -> Style:
+    return style.without_color
 
 
 def load(folders: Iterable[Path]) -> Shelf:

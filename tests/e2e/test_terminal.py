@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 from pathlib import Path
@@ -20,9 +21,9 @@ LEFT = (b"\x1b[?1049l", b"\x1b[?25h", b"\x1b[?1003l", b"\x1b[?2004l", b"\x1b[<u"
 """What must have been written when the program is gone."""
 
 
-def opened(folder: Path, *how: str) -> Pty:
+def opened(folder: Path, *how: str, **env: str) -> Pty:
     """The app, painted and listening."""
-    there = Pty(SCRIPT, str(folder), *how)
+    there = Pty(SCRIPT, str(folder), *how, **env)
     there.until(lambda: (folder / "ready").exists(), "the first paint")
     there.shows(b"\x1b[?2004h")
     return there
@@ -157,3 +158,19 @@ def test_a_second_hand_never_sees_our_descriptor(tmp_path: Path) -> None:
         held = [str(Path(f"/proc/{there.pid}/fd/{fd}").readlink()) for fd in (0, 1, 2)]
         assert held[0].startswith("/dev/pts")
         assert held[1:] == [str(tmp_path / "log")] * 2
+
+
+@pytest.mark.parametrize(("value", "coloured"), [("1", False), ("", True)])
+def test_no_color_that_is_not_empty_means_none_at_all(
+    tmp_path: Path, value: str, coloured: bool
+) -> None:
+    with opened(tmp_path, NO_COLOR=value) as there:
+        there.type("日".encode())
+        there.shows("日".encode())
+        numbers = {
+            int(number)
+            for style in re.findall(rb"\x1b\[([\d;]*)m", there.output)
+            for number in style.split(b";")
+            if number
+        }
+        assert bool(numbers & {*range(30, 50), *range(90, 108)}) is coloured

@@ -386,6 +386,8 @@ class OutputPane(ScrollView, can_focus=True):
             return parts
         start, end = span
         over = self.screen.get_component_rich_style("screen--selection")
+        if self.heat.palette is PLAIN:  # without colour a selection would not be seen
+            over += Style(reverse=True)
         marked = []
         at = 0
         for text, style in parts:
