@@ -211,7 +211,9 @@ class Loader:
         return out
 
     def _blame(self, number: int, raw: bytes, why: str, last: bool, whole: int) -> None:
-        if raw.startswith(_CONFLICT):
+        if len(raw) > MAX_LINE:
+            self.report.note(number, "record", why)
+        elif raw.startswith(_CONFLICT):
             self.report.note(number, "conflict", "a merge conflict marker")
         elif last:
             self.report.torn_tail = True

@@ -939,6 +939,8 @@ def parameters(request: Request) -> dict[str, Any]:
     """Every value that shapes a generation, by its name, as `Started.params` holds them."""
     values: dict[str, Any] = asdict(request.sampling)
     return values | {
+        "order": list(request.sampling.order),
+        "logit_bias": [list(pair) for pair in request.sampling.logit_bias],
         "max_tokens": request.max_tokens,
         "stop": list(request.stop),
         "choices": request.choices,
