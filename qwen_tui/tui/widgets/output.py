@@ -58,7 +58,7 @@ class OutputPane(ScrollView, can_focus=True):
     OutputPane {
         width: 1fr;
         height: 1fr;
-        background: $surface;
+        background: $background;
         color: $foreground;
         overflow-x: hidden;
         overflow-y: auto;
@@ -95,6 +95,8 @@ class OutputPane(ScrollView, can_focus=True):
     difference is shown."""
     follow: reactive[bool] = reactive(True, init=False)
     """Whether the view stays at the end while tokens come."""
+    special: reactive[Container[int]] = reactive(frozenset(), init=False)
+    """The ids that are shown as special tokens."""
     hint: reactive[str] = reactive("", init=False)
     """What an empty pane says."""
 
@@ -131,10 +133,10 @@ class OutputPane(ScrollView, can_focus=True):
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        """`special` holds the ids shown as special tokens."""
+        """`hint` is what an empty pane says, `special` the ids shown as special tokens."""
         super().__init__(name=name, id=id, classes=classes)
         self.set_reactive(OutputPane.hint, hint)
-        self.special = special
+        self.set_reactive(OutputPane.special, special)
         self.stripped = 0
         """How many control characters the last copied text lost."""
         self._tokens: list[Token] = []
@@ -304,6 +306,10 @@ class OutputPane(ScrollView, can_focus=True):
 
     def watch_accepted(self) -> None:
         """Paint what is tentative now."""
+        self._repaint()
+
+    def watch_special(self) -> None:
+        """Paint what is special now."""
         self._repaint()
 
     def watch_hint(self) -> None:
