@@ -20,8 +20,8 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, ids, local, run
 from qwen_tui import hub, settings
+from qwen_tui.backends.local import nf4, weights
 from qwen_tui.backends.local import plan as planning
-from qwen_tui.backends.local import weights
 from qwen_tui.backends.local.backend import opened
 from qwen_tui.backends.local.plan import GIB, Machine, Plan
 from qwen_tui.journal import environment_id
@@ -218,6 +218,24 @@ def test_quantised_linears_are_repacked_when_loaded(folder: Path) -> None:
         assert layer.compute_dtype == torch.bfloat16
         packed = getattr(layer.weight.quant_state, "packing_format_for_cpu", False)
         assert packed == bool(has_avx512bf16())
+
+
+def test_the_quick_quantiser_rounds_to_the_nearest_of_the_sixteen() -> None:
+    """Where it parts from a search over the midpoints, both neighbours are equally near."""
+    weights.import_bitsandbytes()
+    nf4.install()
+    from bitsandbytes import functional
+
+    weight = torch.randn(96, 256, generator=torch.Generator().manual_seed(1)).to(torch.bfloat16)
+    packed, state = functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
+    values = functional.get_4bit_type("nf4", device="cpu")
+    blocks = weight.float().view(-1, 64)
+    scaled = blocks / blocks.abs().amax(1, keepdim=True)
+    found = torch.stack((packed.view(-1) >> 4, packed.view(-1) & 15), dim=1).view(-1, 64).int()
+    distance = (scaled[..., None] - values).abs()
+    chosen = distance.gather(2, found[..., None].long())[..., 0]
+    assert float((chosen - distance.amin(2)).max()) < 1e-4
+    torch.testing.assert_close(state.absmax, blocks.abs().amax(1))
 
 
 def test_half_precision_runs(folder: Path) -> None:

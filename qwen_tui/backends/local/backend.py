@@ -125,7 +125,7 @@ def _loaded(
     """The model, the name of what computes, and more reasons."""
     from qwen_tui.backends.local.qwen2 import Shape
 
-    weights.quiet()
+    weights.prepare(plan)
     shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
     if path == "fast" and shape is None:
         raise ValueError("this architecture has no fast path")

@@ -21,7 +21,8 @@ from typing import Any, Final
 import torch
 
 from qwen_tui import hub, paths
-from qwen_tui.backends.local import resources
+from qwen_tui.backends.local import nf4, resources
+from qwen_tui.backends.local.linear import _interleave
 from qwen_tui.backends.local.plan import Plan, gib
 from qwen_tui.types import NO_INPUT, TEMPORARY, Progress, Stage, Trouble
 
@@ -65,9 +66,7 @@ def load(folder: Path, plan: Plan, report: Report, cancel: threading.Event) -> A
     for tensors that are missing, mismatched or unreadable, 75 when memory runs out.
     """
     report(Progress("import", 0, 1))
-    quiet()
-    if plan.quant != "none":
-        import_bitsandbytes()
+    prepare(plan)
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -91,6 +90,16 @@ def load(folder: Path, plan: Plan, report: Report, cancel: threading.Event) -> A
     return network
 
 
+def prepare(plan: Plan) -> None:
+    """Quiet environment, and bitsandbytes ready where the plan quantises."""
+    quiet()
+    if plan.quant == "none":
+        return
+    import_bitsandbytes()
+    if plan.quant == "nf4" and plan.device == "cpu":
+        nf4.install()
+
+
 def import_bitsandbytes() -> None:
     """Import it without its offer to fetch a kernel from the hub; its log says only errors, for it
     would tell of a cast at every product.
@@ -108,8 +117,9 @@ def import_bitsandbytes() -> None:
 
 
 def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
-    """Repack NF4 weights for the CPU's kernel now; left alone, the first forward would do it."""
-    from bitsandbytes.functional import _convert_weight_packed_for_cpu
+    """Lay NF4 weights out for the CPU's kernel now; left alone, bitsandbytes would do it slowly in
+    the first forward (`functional._convert_weight_packed_for_cpu`).
+    """
     from bitsandbytes.nn import Linear4bit
 
     layers = [each for each in network.modules() if isinstance(each, Linear4bit)]
@@ -120,10 +130,14 @@ def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
             raise Trouble("loading was stopped", hint="generate again to load the model")
         report(Progress("pack", done, len(layers)))
         state = layer.weight.quant_state
-        if state.shape[0] % 32 == 0 and not getattr(state, "packing_format_for_cpu", False):
-            layer.weight.data, layer.weight.quant_state = _convert_weight_packed_for_cpu(
-                layer.weight.data, state
-            )
+        rows, columns = state.shape
+        if rows % 32 or columns % state.blocksize or getattr(state, "nested", False):
+            continue
+        state.original_dtype, state.original_nested = state.dtype, False
+        state.original_qshape = layer.weight.data.shape
+        layer.weight.data = _interleave(layer.weight.data.view(rows, columns // 2))
+        state.absmax = state.absmax.view(rows, -1).T.to(torch.bfloat16).contiguous()
+        state.dtype, state.packing_format_for_cpu = torch.bfloat16, True
     report(Progress("pack", len(layers), len(layers)))
 
 
