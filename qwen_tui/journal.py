@@ -71,8 +71,8 @@ _PIECE = re.compile(rb"[ \t\r\n]{0,16}[^ \t\r\n]{1,48}|[ \t\r\n]{1,16}")
 _STAMP = ("w", "n", "t", "c")
 
 
-def _utf8(text: str) -> bytes:
-    """Lone surrogates become U+FFFD."""
+def utf8(text: str) -> bytes:
+    """The bytes of a text; lone surrogates become U+FFFD."""
     return _SURROGATE.sub("\ufffd", text).encode()
 
 
@@ -81,7 +81,7 @@ def pieces(text: str) -> tuple[Token, ...]:
 
     The cut depends on the text alone, so a file without ids gives the same tokens on every machine.
     """
-    return tuple(Token(-1, piece) for piece in _PIECE.findall(_utf8(text)))
+    return tuple(Token(-1, piece) for piece in _PIECE.findall(utf8(text)))
 
 
 def ids_bytes(tokens: Iterable[Token]) -> bytes:
@@ -143,7 +143,7 @@ def _spelling(data: bytes) -> str | list[str]:
 
 def _exact(text: str, data: bytes) -> Record:
     """`b64` when the text alone does not say the bytes."""
-    if _utf8(text) == data:
+    if utf8(text) == data:
         return {}
     return {"b64": base64.b64encode(data).decode("ascii")}
 
@@ -163,7 +163,7 @@ def _node(entry: Added) -> Record:
     }
     if entry.source == "model":
         return out
-    data = joined(entry.tokens) if entry.tokens else _utf8(entry.text)
+    data = joined(entry.tokens) if entry.tokens else utf8(entry.text)
     text = data.decode("utf-8", "replace")
     known = bool(entry.tokens) and all(token.id >= 0 for token in entry.tokens)
     out["text"] = text
@@ -537,7 +537,7 @@ def _logprob(value: Any) -> float | None:
 def _bytes(values: Record, text: str) -> bytes:
     coded = values.get("b64")
     if coded is None:
-        return _utf8(text)
+        return utf8(text)
     try:
         return base64.b64decode(coded, validate=True)
     except (binascii.Error, TypeError, ValueError) as error:

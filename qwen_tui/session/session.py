@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_tui.journal import ids_sha256, pieces
+from qwen_tui.journal import ids_sha256, pieces, utf8
 from qwen_tui.session.runs import Branch, Run
 from qwen_tui.session.tree import Layout, Node, Piece, Place, Tree
 from qwen_tui.types import (
@@ -973,7 +973,7 @@ def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]
 
     Backs off to the start of the word being edited, and never cuts a character.
     """
-    data = joined(pieces(text))
+    data = utf8(text)
     kept, size = 0, 0
     for token in tokens:
         if not data.startswith(token.data, size):
