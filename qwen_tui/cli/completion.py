@@ -230,17 +230,31 @@ def generate(
     with closing(backend), stopping() as stopped:
         narrator.say(described(backend))
         plan.keeping.begin()
+        lost = DONE
         try:
             ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
             if plan.request.branches == 1 and wanted.keep is not None:
                 plan.session.accept()
+            if told is not None:
+                told.finish()
         finally:
-            kept = plan.keeping.close()
-        if told is not None:
-            told.finish()
-    if kept:
-        narrator.say(f"saved in {kept}")
-    return concluded(ends, plan.request, narrator), stopped.by
+            lost = saved(plan.keeping, narrator)
+    return concluded(ends, plan.request, narrator) or lost, stopped.by
+
+
+def saved(keeping: Keeping, narrator: Narrator) -> int:
+    """Make the session durable; a failure is said and its code returned, for what is already told
+    must not be lost with it.
+    """
+    try:
+        where = keeping.close()
+    except Trouble as trouble:
+        narrator.clear()
+        complain(trouble)
+        return trouble.code
+    if where:
+        narrator.say(f"saved in {where}")
+    return DONE
 
 
 def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:

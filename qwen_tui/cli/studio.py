@@ -86,7 +86,7 @@ def studio(
     if file is not None and session is not None:
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)
     commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
-    path = existing(file, list(commands)) if file is not None else None
+    path = existing(file, list(commands)) if file not in (None, "-") else None
     if path is not None and is_session(path):
         path, session = None, str(path)
     flags = options.flags(ctx.params) | {
@@ -97,7 +97,7 @@ def studio(
     if plain:
         raise typer.Exit(work_in_lines(Opening(path, session, None, encoding), flags))
     check_screen()
-    piped = None if file is not None or session is not None else piped_text(encoding)
+    piped = None if path is not None or session is not None else piped_text(encoding)
     take_terminal()
     raise typer.Exit(open_studio(Opening(path, session, piped, encoding), flags))
 

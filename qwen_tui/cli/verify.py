@@ -35,6 +35,8 @@ TOLERANCES: Final = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.25}
 token rounds differently."""
 QUANTISED: Final = 0.5
 """The same where weights are quantised."""
+NEAR: Final = 8
+"""By how many tokens a cut in the middle may be off the half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,9 @@ def prompt_of(session: Session, run: Run) -> tuple[Token, ...] | None:
     size, wanted = known.get("n"), known.get("sha256")
     if not isinstance(size, int) or not 0 < size <= len(path):
         return None
-    heads = [0] if size < len(path) else []
-    heads += [size] if size == len(path) else [size // 2, size - size // 2]
-    for head in heads:
+    # A cut moves a little, so as not to fall into a character.
+    around = range(max(0, size // 2 - NEAR), min(size, size // 2 + NEAR) + 1)
+    for head in (size,) if size == len(path) else (0, *around):
         prompt = path[:head] + path[len(path) - (size - head) :]
         if ids_sha256(prompt) == wanted:
             return prompt
