@@ -29,6 +29,9 @@ HEAL_TOKENS: Final = 8
 _WINDOW: Final = 256
 """Characters looked at before and after the place of an edit, at first."""
 
+_LONG: Final = 1 << 12
+"""Characters from which encoding lets other threads run meanwhile (batches release the GIL)."""
+
 _WORDS: Final = re.compile(r"\s*\S+|\s+")
 _SPELLED: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -249,10 +252,14 @@ class Vocab:
         if not text:
             return ()
         tokenizer = self._tokenizer if special else self._plain
-        found = tokenizer.encode(text, add_special_tokens=False)
+        if len(text) > _LONG:
+            found = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0]
+        else:
+            found = tokenizer.encode(text, add_special_tokens=False)
         tokens = tuple(map(self.token, found.ids))
         if joined(tokens) == text.encode("utf-8"):
             return tokens
+        found = tokenizer.encode(text, add_special_tokens=False)
         return pieces.by_offsets(tokens, found.offsets, text)
 
     def _bytewise(self, data: bytes) -> list[Token]:
@@ -320,15 +327,15 @@ class Vocab:
         """The last place (character offset, tokens before it) at or before `shared` up to which old
         and new text are the same words, and where old tokens end.
         """
-        floor, kept = old.last_of(self._added, shared)
         width = _WINDOW
         while True:
-            start = max(floor, shared - width)
+            start = max(0, shared - width)
+            floor, kept = old.last_of(self._added, start, shared)
+            start = max(floor, start)
             first = start if start == floor else start + width // 4
             before = self._window(old.text, start, shared + width, special)
             after = self._window(text, start, shared + width, special)
-            parted = min(before ^ after, default=shared)
-            last = min(parted, shared)
+            last = min(shared, min(before ^ after, default=shared))
             for at in sorted((at for at in before & after if first <= at <= last), reverse=True):
                 if (tokens := old.token_at(at)) is not None:
                     return at, tokens

@@ -6,6 +6,7 @@ Law: splits, merges and added tokens stay as they are; normalisers, prefixes, tr
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,8 @@ _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 def build(raw: bytes) -> Tokenizer:
     """The tokenizer of a tokenizer.json as it stands; Trouble (65) if it is none."""
+    # One text at a time needs no threads, and threads would make every later fork warn on stderr.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
 
     try:

@@ -11,7 +11,7 @@ from collections.abc import Container, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
-from qwen_tui.types import Token, joined
+from qwen_tui.types import Token
 
 SURROGATE: Final = re.compile(r"[\ud800-\udfff]+")
 _ESCAPED: Final = range(0xDC80, 0xDD00)
@@ -34,11 +34,11 @@ class Spelled:
     """The text of a run of tokens, with the way from its characters back to the tokens."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
-        data = joined(tokens)
+        pieces = [token.data for token in tokens]
         self._tokens = tokens
-        self._ends = list(accumulate((len(token.data) for token in tokens), initial=0))
-        self._pieces: list[tuple[int, int]] = []
-        self.text = "".join(self._decoded(data))
+        self._ends = list(accumulate(map(len, pieces), initial=0))
+        self._bad: list[tuple[int, int]] = []
+        self.text = "".join(self._decoded(b"".join(pieces)))
 
     def _decoded(self, data: bytes) -> Iterator[str]:
         """The text piece by piece, noting as (character, byte) where each bad sequence ends."""
@@ -50,15 +50,15 @@ class Spelled:
             shown = 0
             for length in _bad_lengths(bad):
                 byte, character, shown = byte + length, character + 1, shown + 1
-                self._pieces.append((character, byte))
+                self._bad.append((character, byte))
             yield good + "\ufffd" * shown
             at = run.end()
         yield escaped[at:]
 
     def byte_at(self, character: int) -> int:
         """The byte offset of a character offset."""
-        place = bisect_right(self._pieces, (character, self._ends[-1]))
-        before, at = self._pieces[place - 1] if place else (0, 0)
+        place = bisect_right(self._bad, (character, self._ends[-1]))
+        before, at = self._bad[place - 1] if place else (0, 0)
         return at + len(self.text[before:character].encode("utf-8"))
 
     def token_at(self, character: int) -> int | None:
@@ -67,16 +67,25 @@ class Spelled:
         place = bisect_right(self._ends, byte) - 1
         return place if self._ends[place] == byte else None
 
-    def last_of(self, ids: Container[int], character: int) -> tuple[int, int]:
-        """The end of the last token with such an id that ends at or before a character, as
-        (character offset, tokens before it); (0, 0) if there is none.
+    def last_of(self, ids: Container[int], start: int, end: int) -> tuple[int, int]:
+        """The end of the last token with such an id that ends in `start` … `end`, as (character
+        offset, tokens before it); (0, 0) if there is none.
         """
-        end = bisect_right(self._ends, self.byte_at(character)) - 1
-        for place in range(end, 0, -1):
+        least = self.byte_at(start)
+        place = bisect_right(self._ends, self.byte_at(end)) - 1
+        while place and self._ends[place] >= least:
             if self._tokens[place - 1].id in ids:
-                data = joined(self._tokens[:place])
-                return len(data.decode("utf-8", "replace")), place
+                return self._character_at(self._ends[place], start), place
+            place -= 1
         return 0, 0
+
+    def _character_at(self, byte: int, low: int) -> int:
+        """The character offset, not below `low`, of the byte where a special token ends."""
+        high = len(self.text)
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if self.byte_at(middle) < byte else (low, middle)
+        return low
 
 
 def _bad_lengths(bad: bytes) -> Iterator[int]:
