@@ -421,7 +421,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     # -- view -------------------------------------------------------------------------------------
     Action(
         "next_pane",
-        "Next pane",
+        "Pane",
         ("f9",),
         "Go to the next pane; on a small terminal this is how to see the others.",
         group=VIEW,

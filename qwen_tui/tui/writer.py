@@ -28,14 +28,15 @@ RNG: Final = "philox4x32-10"
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A generation that was asked for. `again` completes the same text once more; `explicit` says
-    that a person set max tokens.
+    """A generation that was asked for. `again` completes the same text once more; `text` is what
+    has to become the document first, where it is not yet.
     """
 
     controls: Controls
     branches: int = 1
     again: bool = False
     mode: Mode = "complete"
+    text: str | None = None
 
 
 class Writer:
@@ -143,6 +144,8 @@ class Writer:
 
     def _begin(self, wish: Wish) -> None:
         assert self.opened is not None
+        if wish.text is not None:
+            self.session.commit(wish.text)
         try:
             request = self._request(wish)
         except Trouble as trouble:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fixtures.scripts import Gate, Say, Script, Scripted
-from fixtures.tokenizers import build_tokenizer
 from textual.pilot import Pilot
 
+from fixtures.scripts import Gate, Say, Script, Scripted
+from fixtures.tokenizers import build_tokenizer
 from qwen_tui.backends import scripted
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session import library
@@ -80,7 +80,9 @@ class Bench:
 
     async def type(self, text: str) -> None:
         """Press the keys of a text."""
-        await self.pilot.press(*["enter" if c == "\n" else "space" if c == " " else c for c in text])
+        await self.pilot.press(
+            *["enter" if c == "\n" else "space" if c == " " else c for c in text]
+        )
 
     def screen(self) -> str:
         """The screen's text."""

@@ -67,6 +67,9 @@ class Deeds(Screen[None]):
 
     def _generate(self, branches: int) -> None:
         studio = self._studio
+        if studio.desk.session.vocab is None:
+            self._ask(branches, text=studio.editor.text if studio.dirty else None)
+            return
         if not self._commit_typing() and studio.desk.session.tail:
             studio.desk.session.accept()
         studio.show_document()
@@ -74,7 +77,7 @@ class Deeds(Screen[None]):
         if studio.folded and studio.pane == "editor":
             studio.go_to_pane("output")
 
-    def _ask(self, branches: int, *, again: bool = False) -> None:
+    def _ask(self, branches: int, *, again: bool = False, text: str | None = None) -> None:
         studio = self._studio
         studio.output.cursor = None
         studio.output.follow = True
@@ -84,7 +87,7 @@ class Deeds(Screen[None]):
             branches = 1
         if studio.doors.runner.state == "failed":
             studio.loader.begin(studio.settings)
-        studio.writer.ask(Wish(studio.dials.controls, branches, again))
+        studio.writer.ask(Wish(studio.dials.controls, branches, again, text=text))
         studio.sync()
 
     def _commit_typing(self) -> bool:

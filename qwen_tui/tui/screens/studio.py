@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from rich.text import Text
 from textual import events, on
 from textual.app import ComposeResult
-from textual.binding import BindingType
+from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.css.query import NoMatches
@@ -43,7 +43,7 @@ from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.status import Facts, KeyLine, Notice, Status
 from qwen_tui.tui.widgets.tabs import SiblingTabs, Tab
 from qwen_tui.tui.writer import Estimate, Writer
-from qwen_tui.types import NO_INPUT, Progress, Trouble
+from qwen_tui.types import NO_INPUT, Progress, Token, Trouble
 from qwen_tui.visible import visible
 
 if TYPE_CHECKING:
@@ -67,7 +67,10 @@ NOTHING_YET: Final = "The completion appears here."
 class Studio(Deeds, Screen[None]):
     """The main screen."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*bindings("studio")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        *bindings("studio"),
+        Binding("tab", "app.focus_next", show=False),
+    ]
 
     def __init__(self, doors: Doors, heat: Heat) -> None:
         super().__init__()
@@ -151,17 +154,10 @@ class Studio(Deeds, Screen[None]):
         self.notice = self.query_one("#notice", Notice)
         self.output.show_heat = self.settings.heat
         self.wear(self._heat)
-        self._take_text()
         self.restore()
         self.editor.focus()
         self.set_interval(POLL_S, self._poll)
         self.call_after_refresh(self.loader.begin, self.settings)
-
-    def _take_text(self) -> None:
-        """Begin with the file's or the piped text, unless the session has its own."""
-        session = self.desk.session
-        if self.doors.text and not session.text:
-            session.commit(self.doors.text, "file" if self.file else None)
 
     def restore(self) -> None:
         """Show the session on the desk as it was left, with the typing that was not committed."""
@@ -175,6 +171,8 @@ class Studio(Deeds, Screen[None]):
                 self.editor.paste_more(draft[0])
                 self.editor.caret = draft[1]
             desk.drafts = Drafts(session.id)
+        if self.doors.text and not session.text and not self._text_taken:
+            self.editor.set_text(self.doors.text)
         self.notice.tell(desk.read_only, _READ_ONLY if desk.read_only else "", mood="mild")
         self.sync()
 
@@ -235,8 +233,16 @@ class Studio(Deeds, Screen[None]):
     @property
     def tentative(self) -> bool:
         """There is a completion to take, and it belongs to the text as it stands."""
+        return bool(self.tail) and not self.dirty
+
+    @property
+    def tail(self) -> list[Token]:
+        """What the output pane shows: nothing, where all but an ending eos was accepted."""
         session = self.desk.session
-        return session.tentative and bool(session.tail) and not self.dirty
+        id = session.head.node
+        if id is None or session.accept_end(id) <= session.head.at < session.tree[id].end:
+            return []
+        return session.tail
 
     def show_document(self) -> None:
         """Make the editor show the session's document, in place of typing that waits."""
@@ -249,10 +255,7 @@ class Studio(Deeds, Screen[None]):
             return
         session = self.desk.session
         node = self._shown_node()
-        self.output.show(
-            session.tail,
-            reason=node.reason if node else None,
-        )
+        self.output.show(self.tail, reason=node.reason if node else None)
         self._painted = (session.head.node, session.head.at, len(self.output.tokens))
         self._hint()
         self._tabs()
@@ -285,7 +288,7 @@ class Studio(Deeds, Screen[None]):
 
     def _shown_node(self) -> Node | None:
         head = self.desk.session.head
-        return self.desk.session.tree[head.node] if head.node and self.desk.session.tail else None
+        return self.desk.session.tree[head.node] if head.node and self.tail else None
 
     def _hint(self) -> None:
         """What the empty output pane says."""
@@ -460,6 +463,7 @@ class Studio(Deeds, Screen[None]):
                 self.sync()
 
     _told_notice = ""
+    _text_taken = False
 
     @on(Loading)
     def _loading(self, message: Loading) -> None:
@@ -469,7 +473,12 @@ class Studio(Deeds, Screen[None]):
 
     @on(VocabRead)
     def _vocab_read(self, message: VocabRead) -> None:
-        self.desk.session.vocab = message.vocab
+        session = self.desk.session
+        session.vocab = message.vocab
+        if self.doors.text and not self._text_taken and not len(session.tree):
+            # only now: without the tokenizer it would be cut into words, and cut again later
+            session.commit(self.doors.text, "file" if self.file else None)
+        self._text_taken = True
         if message.vocab is not None:
             self.output.special = message.special
         self.dials.checkpoint = message.checkpoint
@@ -574,12 +583,20 @@ class Studio(Deeds, Screen[None]):
             case "accept" | "accept_word":
                 return not typing_elsewhere and self.tentative
             case "regenerate":
-                return self.desk.session.completion is not None or self.writer.running
+                return self.writer.running or self._regenerates()
             case "sibling_next" | "sibling_previous":
                 return len(self.desk.session.siblings()) > 1
             case "inspect":
                 return bool(self.output.tokens)
         return True
+
+    def _regenerates(self) -> bool:
+        """There is a completion, shown or just accepted, that can be asked for again."""
+        session = self.desk.session
+        last = session.tree.resolve(*session.head).node
+        return session.completion is not None or (
+            last is not None and session.tree[last].source == "model"
+        )
 
     def worth_showing(self, action: str) -> bool:
         """Whether the line of keys has a place for an action that works."""

@@ -78,6 +78,7 @@ class Branches(Parts, can_focus=True):
     DEFAULT_CSS = """
     Branches {
         height: 1fr;
+        overflow-x: hidden;
         scrollbar-size-vertical: 1;
         & > .branches--here { color: $accent; text-style: bold; }
         & > .branches--path { color: $foreground; }
@@ -126,7 +127,7 @@ class Branches(Parts, can_focus=True):
         self._here = head.node
         places = {row.node.id: number for number, row in enumerate(self.rows)}
         self.cursor = places.get(standing or "", max(0, len(self.rows) - 1))
-        self.virtual_size = Size(self.size.width, len(self.rows))
+        self.virtual_size = Size(0, len(self.rows))
         self.refresh()
 
     def watch_cursor(self, _old: int, cursor: int) -> None:

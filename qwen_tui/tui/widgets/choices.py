@@ -82,6 +82,7 @@ class Choices(Parts, can_focus=True):
     DEFAULT_CSS = """
     Choices {
         height: 1fr;
+        overflow-x: hidden;
         scrollbar-size-vertical: 1;
         & > .choices--text { color: $foreground; }
         & > .choices--taken { color: $accent; text-style: bold; }
@@ -127,7 +128,7 @@ class Choices(Parts, can_focus=True):
         changed = (token, at) != (self.token, self.at)
         self.token, self.at = token, at
         self._rows = rows_of(token) if token is not None else []
-        self.virtual_size = Size(self.size.width, len(self._rows) + 1)
+        self.virtual_size = Size(0, len(self._rows) + 1)
         if changed:
             taken = [place for place, row in enumerate(self._rows) if row.taken]
             self.cursor = taken[0] if taken else 0
@@ -170,16 +171,15 @@ class Choices(Parts, can_focus=True):
     def _about(self) -> list[Segment]:
         token = self.token
         assert token is not None
-        parts = [f"#{token.id}"] if token.id >= 0 else []
         surprise = bits(token.logprob)
-        if surprise is not None:
-            parts += [percent(token.logprob), f"{surprise:.1f} bits"]
-        if token.drafted:
-            parts.append("drafted")
-        return [
-            Segment(" " + spelled(token.data) + "  ", self._part("taken")),
-            Segment(" · ".join(parts), self._part("note")),
-        ]
+        parts = [percent(token.logprob), f"{surprise:.1f} bits"] if surprise is not None else []
+        parts += ["drafted"] if token.drafted else []
+        parts += [f"#{token.id}"] if token.id >= 0 else []
+        name = Segment(" " + spelled(token.data) + "  ", self._part("taken"))
+        room = self.scrollable_content_region.width - name.cell_length
+        while parts and len(" · ".join(parts)) > room:
+            parts.pop()
+        return [name, Segment(" · ".join(parts), self._part("note"))]
 
     def _candidate(self, row: Row, width: int, over: str) -> list[Segment]:
         bar_cells = max(0, min(20, (width - 2 - PERCENT_CELLS - 2) // 2))

@@ -111,6 +111,7 @@ class Dials(Parts, can_focus=True):
     DEFAULT_CSS = """
     Dials {
         height: 1fr;
+        overflow-x: hidden;
         scrollbar-size-vertical: 1;
         & > .dials--name { color: $foreground 75%; }
         & > .dials--value { color: $foreground; text-style: bold; }
@@ -188,9 +189,6 @@ class Dials(Parts, can_focus=True):
         self.virtual_size = Size(0, len(ROWS))
         self._say()
 
-    def on_resize(self) -> None:
-        self.virtual_size = Size(self.size.width, len(ROWS))
-
     @property
     def row(self) -> str:
         """The name of the row under the cursor."""
@@ -264,10 +262,10 @@ class Dials(Parts, can_focus=True):
 
     def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
         label = _SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
-        mark = "▌" if here else " "
+        wide = NAME_CELLS if name in ROW_DIALS or width > 34 else len(PRESET)
         segments = [
-            Segment(mark, self._style("knob", base)),
-            Segment(f"{label:<{NAME_CELLS}.{NAME_CELLS}}", self._style("name", base)),
+            Segment("▌" if here else " ", self._style("knob", base)),
+            Segment(f"{label:<{wide}.{wide}}", self._style("name", base)),
         ]
         if here and self.typed is not None:
             style = self._style("wrong" if self.complaint else "edit", base)
