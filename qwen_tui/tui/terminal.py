@@ -6,6 +6,7 @@ stray writes to the standard streams land in the log, never on the screen.
 
 from __future__ import annotations
 
+import atexit
 import faulthandler
 import io
 import os
@@ -393,11 +394,14 @@ def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
 
 
 def leave(code: int, *, stuck: bool) -> int:
-    """The exit code, unless a thread is stuck in a kernel: then end the process here and now.
+    """The exit code, unless ending the interpreter would be slow or wrong: then the process ends
+    here and now.
 
-    A daemon thread inside native code at interpreter exit would abort with 134.
+    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`); and taking
+    torch's modules apart keeps a person waiting for seconds, for nothing.
     """
-    if stuck:
+    if stuck or "torch" in sys.modules:
+        within(RESTORE_S, atexit._run_exitfuncs)
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
