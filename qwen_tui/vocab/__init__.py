@@ -231,7 +231,7 @@ class Vocab:
         `HEAL_TOKENS` are backed up, never past an added token. The prompt may become empty.
         """
         first = max(0, len(tokens) - 4 * HEAL_TOKENS)
-        added = [at for at in range(first, len(tokens)) if tokens[at].id in self._added]
+        added = [at for at in range(first, len(tokens)) if self._stands_alone(tokens[at])]
         first = added[-1] + 1 if added else first
         tail = tokens[first:]
         old = Spelled(tail)
@@ -247,6 +247,10 @@ class Vocab:
             return added.encode("utf-8")
         piece = self._tokenizer.id_to_token(id)
         return b"" if piece is None else self._spell(piece)
+
+    def _stands_alone(self, token: Token) -> bool:
+        """Whether it is an added token spelled as itself (an unknown-token may stand for text)."""
+        return token.id in self._added and token.data == self.data(token.id)
 
     def _encode(self, text: str, special: bool) -> tuple[Token, ...]:
         if not text:
@@ -330,7 +334,7 @@ class Vocab:
         width = _WINDOW
         while True:
             start = max(0, shared - width)
-            floor, kept = old.last_of(self._added, start, shared)
+            floor, kept = old.last_of(self._stands_alone, start, shared)
             start = max(floor, start)
             first = start if start == floor else start + width // 4
             before = self._window(old.text, start, shared + width, special)

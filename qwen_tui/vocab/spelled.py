@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -67,20 +67,20 @@ class Spelled:
         place = bisect_right(self._ends, byte) - 1
         return place if self._ends[place] == byte else None
 
-    def last_of(self, ids: Container[int], start: int, end: int) -> tuple[int, int]:
-        """The end of the last token with such an id that ends in `start` … `end`, as (character
+    def last_of(self, wanted: Callable[[Token], bool], start: int, end: int) -> tuple[int, int]:
+        """The end of the last wanted token that ends in `start` … `end`, as (character
         offset, tokens before it); (0, 0) if there is none.
         """
         least = self.byte_at(start)
         place = bisect_right(self._ends, self.byte_at(end)) - 1
         while place and self._ends[place] >= least:
-            if self._tokens[place - 1].id in ids:
+            if wanted(self._tokens[place - 1]):
                 return self._character_at(self._ends[place], start), place
             place -= 1
         return 0, 0
 
     def _character_at(self, byte: int, low: int) -> int:
-        """The character offset, not below `low`, of the byte where a special token ends."""
+        """The character offset, not below `low`, of the byte where a token ends."""
         high = len(self.text)
         while low < high:
             middle = (low + high) // 2

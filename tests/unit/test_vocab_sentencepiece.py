@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -103,6 +103,7 @@ TEXTS = st.lists(
 
 @settings(max_examples=80, deadline=None)
 @given(text=TEXTS, new=TEXTS)
+@example(text="🙂", new=" ")
 def test_tokens_joined_are_the_text(vocab: Vocab, text: str, new: str) -> None:
     text = "Hi" + text  # blanks alone have no tokens where the pre-tokeniser throws them away
     tokens = vocab.encode(text)
