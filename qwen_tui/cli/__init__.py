@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui import __version__
-from qwen_tui.cli import complete, config, doctor, models, replay, sessions, studio
+from qwen_tui.cli import bench, complete, config, doctor, models, replay, sessions, studio
 from qwen_tui.cli.group import STUDIO, StudioGroup
 from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
@@ -54,7 +54,7 @@ def program(
     """
 
 
-for _command in (complete, studio, replay, sessions, models, config, doctor):
+for _command in (complete, studio, replay, sessions, models, config, doctor, bench):
     _command.register(app)
 
 

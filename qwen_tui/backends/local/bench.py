@@ -1,0 +1,364 @@
+"""What a person gets on this machine: speed, latency, loading and memory, through the backend door.
+
+Law: one process; in every round each kind of block runs once, in turning order; a figure is a
+median with its spread, and a ratio is formed within a round. What the bound is comes from the same
+rounds.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import torch
+
+from qwen_tui import backends, hub
+from qwen_tui.backends.local import machine
+from qwen_tui.backends.local.figures import Figure, Protocol, Result, memory, speed
+from qwen_tui.backends.local.qwen2 import Qwen2
+from qwen_tui.settings import Settings
+from qwen_tui.types import (
+    GENERIC,
+    Backend,
+    Event,
+    Finished,
+    Progress,
+    Request,
+    Sampling,
+    Stats,
+    Token,
+    Trouble,
+)
+
+GREEDY: Final = Sampling(temperature=0.0, min_p=0.0)
+SAMPLED: Final = Sampling(temperature=0.8, top_k=50, top_p=0.95, min_p=0.0, seed=1)
+"""What peers sample with too: their own default head of 50, so nobody sorts a whole vocabulary."""
+LEAD: Final = 32
+"""Prompt tokens before a decoding block."""
+EDITED: Final = 8
+"""Tokens at the end of a long prompt that an edit replaces."""
+WARM_UP: Final = 8
+"""Tokens decoded before anything is measured."""
+
+BUSY: Final = 0.7
+"""A system load (processes that want to run) above this disturbs a measurement."""
+
+Report: TypeAlias = Callable[[Progress], None]
+Say: TypeAlias = Callable[[str], None]
+
+
+# -- one backend under measurement -----------------------------------------------------------------
+
+
+class Subject:
+    """An opened backend, and the blocks that can be run on it."""
+
+    def __init__(self, backend: Backend, protocol: Protocol, known: int) -> None:
+        """`known`: ids below it are ordinary tokens of the vocabulary."""
+        self.backend = backend
+        self.protocol = protocol
+        self._known = known
+        room = backend.context - protocol.tokens - LEAD
+        self.prompt_tokens = max(2 * EDITED, min(protocol.prompt, room))
+
+    def ids(self, count: int, seed: int) -> list[int]:
+        """Ids drawn from the whole vocabulary: no two prompts share a beginning."""
+        dice = random.Random(self.protocol.seed * 1_000_003 + seed)
+        return [dice.randrange(self._known) for _ in range(count)]
+
+    def run(self, ids: Sequence[int], **values: Any) -> list[Stats]:
+        """One generation that runs to its length; the statistics of each branch."""
+        prompt = tuple(Token(each, b"") for each in ids)
+        request = Request(prompt, **{"ignore_eos": True, **values})
+        return ended(self.backend.stream(request, threading.Event()))
+
+    def decode(self, sampling: Sampling, seed: int, *, branches: int = 1) -> Stats:
+        """A block of decoding after a short prompt; the first branch's statistics."""
+        values = {"sampling": sampling, "max_tokens": self.protocol.tokens + 1}
+        return self.run(self.ids(LEAD, seed), branches=branches, **values)[0]
+
+    def cold(self, seed: int) -> Stats:
+        """The first token after a long prompt that was never seen."""
+        return self.run(self.ids(self.prompt_tokens, seed), sampling=GREEDY, max_tokens=1)[0]
+
+    def edit(self, seed: int) -> Stats:
+        """The first token after the last words of the prompt of `cold` were changed."""
+        ids = self.ids(self.prompt_tokens, seed)
+        ids[-EDITED:] = self.ids(EDITED, -1 - seed)
+        return self.run(ids, sampling=GREEDY, max_tokens=1)[0]
+
+    def warm_up(self) -> None:
+        """Every kind of block once, short: allocations, lazy kernels, pages of mapped weights."""
+        brief = replace(self.protocol, tokens=WARM_UP)
+        short = Subject(self.backend, brief, self._known)
+        short.decode(GREEDY, 1)
+        short.decode(SAMPLED, 2)
+        if self.backend.abilities.branches:
+            short.decode(SAMPLED, 3, branches=self.protocol.siblings)
+
+
+def ended(events: Iterator[Event]) -> list[Stats]:
+    """The statistics of every branch, in order; Trouble where one did not reach its length."""
+    ends = sorted((each for each in events if isinstance(each, Finished)), key=lambda e: e.branch)
+    for end in ends:
+        if end.reason != "length":
+            raise Trouble(
+                f"the measurement broke off ({end.reason}): {end.message}",
+                hint=end.hint,
+                code=GENERIC,
+            )
+    return [end.stats for end in ends]
+
+
+def step_s(stats: Stats) -> float:
+    """Seconds per decoding step of one row, a step being what emits one token without drafts."""
+    return stats.decode_s / max(1, stats.emitted - 1)
+
+
+def bytes_per_step(backend: Backend) -> int:
+    """Weight bytes one decoding step must read; 0 where the backend does not show its network."""
+    network = getattr(getattr(backend, "_model", None), "_network", None)
+    if isinstance(network, Qwen2):
+        return network.nbytes_per_token
+    if isinstance(network, torch.nn.Module):
+        table, head = network.get_input_embeddings(), network.get_output_embeddings()  # type: ignore[operator]
+        tied = head is not None and head.weight is table.weight
+        every = sum(part.nbytes for part in network.parameters())
+        return every - (0 if tied else int(table.weight.nbytes))
+    return 0
+
+
+# -- loading ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One opening: seconds, whether weights were quantised in it, and the first token after it."""
+
+    seconds: float
+    quantised: bool
+    first_token_s: float
+
+
+def loaded(
+    settings: Settings, known: int, report: Report, cancel: threading.Event, mark: machine.Watermark
+) -> tuple[Backend, Load]:
+    """Open the backend through its door, and decode one token: what is mapped is read by then."""
+    stages: set[str] = set()
+
+    def see(progress: Progress) -> None:
+        stages.add(progress.stage)
+        mark.look()
+        report(progress)
+
+    began = time.perf_counter()
+    backend = backends.open(settings, see, cancel)
+    seconds = time.perf_counter() - began
+    try:
+        subject = Subject(backend, Protocol(tokens=1), known)
+        first = subject.run(subject.ids(LEAD, 0), sampling=GREEDY, max_tokens=1)[0]
+    except BaseException:
+        backend.close()
+        raise
+    mark.look()
+    return backend, Load(seconds, "quantise" in stages, first.ttft_s)
+
+
+def load_figures(loads: Sequence[Load]) -> dict[str, Figure]:
+    """Loading as a person meets it: the first time, and from then on."""
+    figures = {}
+    fresh = [each for each in loads if each.quantised]
+    again = [each for each in loads if not each.quantised]
+    if fresh:
+        figures["load_first_s"] = Figure(
+            "load, quantising", "s", tuple(each.seconds for each in fresh), "the first time"
+        )
+    if again:
+        note = "mapped or read; the files were read before"
+        figures["load_s"] = Figure("load", "s", tuple(each.seconds for each in again), note)
+        first = tuple(each.seconds + each.first_token_s for each in again)
+        figures["load_first_token_s"] = Figure("load to first token", "s", first)
+    return figures
+
+
+# -- the whole measurement -------------------------------------------------------------------------
+
+
+def measure(
+    settings: Settings,
+    protocol: Protocol,
+    *,
+    report: Report,
+    say: Say,
+    cancel: threading.Event | None = None,
+) -> Result:
+    """Load twice, warm up, run the rounds; raises Trouble for what a person can mend."""
+    from qwen_tui.vocab import Vocab
+
+    cancel = cancel or threading.Event()
+    load_before = machine.load()
+    if load_before > BUSY:
+        say(f"warning: this machine is busy (load {load_before:.1f}); what follows will be too low")
+    snapshot = hub.find(settings.model)
+    card = hub.card(snapshot.path, snapshot.name)
+    known = Vocab.load(snapshot.path).rows_known
+    mark = machine.Watermark()
+    say(f"loading {card.name}")
+    backend, first = loaded(settings, known, report, cancel, mark)
+    backend.close()
+    del backend
+    gc.collect()
+    say("loading it once more")
+    backend, second = loaded(settings, known, report, cancel, mark)
+    try:
+        rounds = Rounds(Subject(backend, protocol, known), mark, say)
+        rounds.run()
+        per_token = hub.needs(card, backend.environment.dtype, backend.environment.quant)
+        figures = rounds.figures(per_token.kv_per_token)
+        figures |= load_figures((first, second)) | rounds.memory(per_token.kv_per_token)
+        env = backend.environment
+        model = {
+            "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
+            "kernels": env.kernels, "threads": env.threads, "context": backend.context,
+        }  # fmt: skip
+        return Result(model, machine.look(load_before), protocol, tuple(backend.why), figures)
+    finally:
+        backend.close()
+
+
+class Rounds:
+    """The interleaved blocks on one subject, and what they add up to."""
+
+    def __init__(self, subject: Subject, mark: machine.Watermark, say: Say) -> None:
+        self._subject, self._mark, self._say = subject, mark, say
+        device = torch.device(subject.backend.environment.device or "cpu")
+        self._bandwidth = machine.Bandwidth(device)
+        mark.aside = self._bandwidth.host_bytes
+        self._found: dict[str, list[Any]] = {}
+
+    def run(self) -> None:
+        """Warm up, then every block once a round; the order turns by one from round to round."""
+        subject = self._subject
+        self._say("warming up")
+        subject.warm_up()
+        blocks = [self._read, self._greedy, self._sampled, self._prompts]
+        if subject.backend.abilities.branches:
+            blocks.append(self._siblings)
+        for number in range(subject.protocol.rounds):
+            self._say(f"round {number + 1} of {subject.protocol.rounds}")
+            turn = number % len(blocks)
+            for block in blocks[turn:] + blocks[:turn]:
+                block(100 + number)
+                self._mark.look()
+
+    def _keep(self, name: str, value: Any) -> None:
+        self._found.setdefault(name, []).append(value)
+
+    def _read(self, seed: int) -> None:
+        self._keep("read", self._bandwidth.measure())
+
+    def _greedy(self, seed: int) -> None:
+        self._keep("greedy", self._subject.decode(GREEDY, seed))
+
+    def _sampled(self, seed: int) -> None:
+        self._keep("sampled", self._subject.decode(replace(SAMPLED, seed=seed), seed))
+
+    def _siblings(self, seed: int) -> None:
+        count = self._subject.protocol.siblings
+        sampling = replace(SAMPLED, seed=seed)
+        self._keep("siblings", self._subject.decode(sampling, seed, branches=count))
+
+    def _prompts(self, seed: int) -> None:
+        self._keep("cold", self._subject.cold(seed))
+        self._keep("edit", self._subject.edit(seed))
+
+    # -- what they add up to ---------------------------------------------------------------------
+
+    def figures(self, kv_per_token: int) -> dict[str, Figure]:
+        """Speeds, shares and latencies; `kv_per_token` in bytes."""
+        found, subject = self._found, self._subject
+        greedy, sampled, reads = found["greedy"], found["sampled"], found["read"]
+        figures = {
+            "decode_greedy": speed("decode, greedy", greedy),
+            "decode_sampled": speed("decode, sampled", sampled),
+        }
+        weights = bytes_per_step(subject.backend)
+        if weights:
+            held = LEAD + subject.protocol.tokens // 2
+            step = weights + kv_per_token * held
+            note = f"{hub.size_text(step)} a token at the bandwidth below"
+            for name, each in (("greedy", greedy), ("sampled", sampled)):
+                share = tuple(
+                    100 * (s.emitted - 1 - s.accepted) / s.decode_s * step / read
+                    for s, read in zip(each, reads, strict=True)
+                )
+                figures[f"share_{name}"] = Figure(f"share of the bound, {name}", "%", share, note)
+        label = (
+            "read bandwidth" if subject.backend.environment.device == "cpu" else "copy bandwidth"
+        )
+        figures["bandwidth"] = Figure(label, "GB/s", tuple(read / 1e9 for read in reads))
+        return figures | self._latencies()
+
+    def _latencies(self) -> dict[str, Figure]:
+        found, count = self._found, self._subject.prompt_tokens
+        cold, edit, sampled = found["cold"], found["edit"], found["sampled"]
+        pairs = list(zip(edit, sampled, strict=True))
+        reused = min(each.reused for each in edit)
+        figures = {
+            "prefill": Figure(
+                "prefill",
+                "tok/s",
+                tuple((each.prompt - each.reused) / each.prefill_s for each in cold),
+            ),
+            "ttft_cold": Figure(
+                "first token, cold", "s", tuple(each.ttft_s for each in cold), f"{count:,} tokens"
+            ),
+            "ttft_edit": Figure(
+                "first token, after an edit",
+                "s",
+                tuple(each.ttft_s for each in edit),
+                f"the last {EDITED} tokens changed; {reused:,} of {count:,} reused",
+            ),
+            "edit_steps": Figure(
+                "the same in decoding steps",
+                "steps",
+                tuple(each.ttft_s / step_s(other) for each, other in pairs),
+            ),
+        }
+        if "siblings" in found:
+            many = self._subject.protocol.siblings
+            figures["siblings"] = Figure(
+                f"{many} siblings: a step against 1",
+                "×",
+                tuple(
+                    step_s(each) / step_s(one)
+                    for each, one in zip(found["siblings"], sampled, strict=True)
+                ),
+                "the same prompt, in one batch",
+            )
+        return figures
+
+    def memory(self, kv_per_token: int) -> dict[str, Figure]:
+        """Bytes held, in GiB; what is mapped from a file counts as weights, not as this process's
+        own memory.
+        """
+        self._mark.look()
+        model = getattr(self._subject.backend, "_model", None)
+        network = getattr(model, "_network", None)
+        every = int(getattr(network, "nbytes", 0)) or bytes_per_step(self._subject.backend)
+        figures = {}
+        if every:
+            figures["weights"] = memory("weights", every)
+        kilo = kv_per_token * 1024
+        figures["kv"] = memory("KV cache of 1,024 tokens", kilo)
+        figures["own_peak"] = memory("own memory at most", self._mark.bytes, "RssAnon")
+        device = torch.device(self._subject.backend.environment.device or "cpu")
+        if device.type == "cuda":
+            most = torch.cuda.max_memory_allocated(device)
+            figures["device_peak"] = memory("GPU memory at most", most)
+        return figures

@@ -1,0 +1,169 @@
+"""What machine this is, and how fast it reads memory: the yardstick that speeds are held against.
+
+Law: the bandwidth is measured in the process, with the threads and at the time of what it judges.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from qwen_tui.backends.local.plan import host_free
+from qwen_tui.backends.local.resources import anonymous_bytes
+
+BUFFER_BYTES: Final = 1 << 30
+"""What the read kernel runs over: beyond any cache."""
+LEAST_BUFFER: Final = 64 << 20
+READS: Final = 3
+"""Reads in one measurement; the fastest is the bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """The hardware and the versions a figure belongs to. Memory in bytes."""
+
+    cpu: str
+    cores: int
+    threads: int
+    memory_bytes: int
+    gpu: str
+    extensions: tuple[str, ...]
+    versions: dict[str, str]
+    load: float
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"extensions": list(self.extensions)}
+
+    def line(self) -> str:
+        """In one line, as a table's caption."""
+        parts = [
+            self.gpu,
+            self.cpu,
+            f"{self.cores} cores, {self.threads} threads",
+            f"{self.memory_bytes / 2**30:.0f} GiB",
+            ", ".join(self.extensions),
+            *(f"{name} {version}" for name, version in self.versions.items()),
+        ]
+        return " · ".join(filter(None, parts))
+
+
+def load() -> float:
+    """How many processes wanted to run, over the last minute."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def look(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Machine:
+    """Describe this machine; `load` is what it was before the measurement."""
+    versions = {"Python": platform.python_version()}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return Machine(
+        cpu=_cpu_name(),
+        cores=os.cpu_count() or 0,
+        threads=torch.get_num_threads(),
+        memory_bytes=_memory(),
+        gpu=torch.cuda.get_device_name() if torch.cuda.is_available() else "",
+        extensions=_extensions(),
+        versions=versions,
+        load=load,
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.lower().startswith(("model name", "hardware")):
+                return " ".join(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return 0
+
+
+def _extensions() -> tuple[str, ...]:
+    """The instruction sets that decide which kernels run."""
+    asked = {
+        "AVX2": "_is_avx2_supported",
+        "AVX512": "_is_avx512_supported",
+        "VNNI": "_is_vnni_supported",
+        "AVX512-BF16": "_is_avx512_bf16_supported",
+        "AMX": "_is_amx_tile_supported",
+    }
+    return tuple(
+        name for name, probe in asked.items() if getattr(torch.cpu, probe, lambda: False)()
+    )
+
+
+class Bandwidth:
+    """A buffer too large for any cache, and the time it takes to read it."""
+
+    def __init__(self, device: torch.device, *, clock: Callable[[], float] = time.perf_counter):
+        size = BUFFER_BYTES
+        if device.type == "cpu":
+            size = max(LEAST_BUFFER, min(size, host_free() // 16))
+        self._clock = clock
+        self._device = device
+        self._buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
+        self._copy = torch.empty_like(self._buffer) if device.type != "cpu" else None
+
+    @property
+    def host_bytes(self) -> int:
+        """What the buffer takes of main memory."""
+        return 0 if self._device.type == "cuda" else self._buffer.nbytes
+
+    def measure(self) -> float:
+        """Bytes per second, the best of some reads: on a CPU one sum over float32, on other devices
+        a copy (which reads and writes every byte).
+        """
+        moved = self._buffer.nbytes * (1 if self._copy is None else 2)
+        return max(moved / self._timed() for _ in range(READS))
+
+    def _timed(self) -> float:
+        self._wait()
+        began = self._clock()
+        if self._copy is None:
+            self._buffer.sum()
+        else:
+            self._copy.copy_(self._buffer)
+        self._wait()
+        return max(self._clock() - began, 1e-9)
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        elif self._device.type == "mps":
+            torch.mps.synchronize()
+
+
+class Watermark:
+    """The most memory of its own (RssAnon) that was seen whenever somebody looked, less the bytes
+    that are `aside`: the measurement's own.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self.aside = 0
+
+    def look(self) -> int:
+        """What it is now."""
+        now = anonymous_bytes() - self.aside
+        self.bytes = max(self.bytes, now)
+        return now

@@ -1,0 +1,131 @@
+"""`qwen-tui bench`: how fast the model runs on this machine, and how near that is to what its
+memory allows.
+
+Law: the measuring code is the local backend's; here are only its options and its table.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from qwen_tui.cli import options
+from qwen_tui.cli.group import Command
+
+if TYPE_CHECKING:
+    from qwen_tui.backends.local.figures import Protocol, Result
+
+PANEL = "Measurement"
+
+
+def register(app: typer.Typer) -> None:
+    """Add `bench`."""
+    app.command("bench", cls=Command)(bench)
+
+
+def bench(
+    model: options.Model = None,
+    quant: options.Quant = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    threads: options.Threads = None,
+    context: options.Context = None,
+    tokens: Annotated[
+        int | None,
+        typer.Option(
+            "-n", "--tokens", metavar="N", min=2, rich_help_panel=PANEL,
+            help="tokens decoded in one block (64)",
+        ),
+    ] = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            "--rounds", metavar="R", min=1, rich_help_panel=PANEL,
+            help="rounds; each runs every kind of block once (5)",
+        ),
+    ] = None,
+    prompt: Annotated[
+        int | None,
+        typer.Option(
+            "--prompt-tokens", metavar="N", min=32, rich_help_panel=PANEL,
+            help="tokens of the long prompt (1024)",
+        ),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", rich_help_panel=PANEL, help="a rough look: 2 short rounds"),
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", rich_help_panel=options.OUTPUT, help="one JSON object")
+    ] = False,
+    quiet: options.Quiet = False,
+) -> None:  # fmt: skip
+    """Measure how fast the model runs on this machine.
+
+    Decoding speed, and its share of what the machine's memory bandwidth allows; the time to the
+    first token of a long prompt, and after its last words were changed; the cost of siblings;
+    loading; memory. Medians over the rounds, with the lowest and the highest. Let the machine do
+    nothing else meanwhile. What is generated is thrown away.
+    """
+    from qwen_tui import settings
+    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.cli.signals import dying_at_once
+    from qwen_tui.cli.table import safe_json
+    from qwen_tui.types import USAGE, Trouble
+
+    flags = {
+        "model": model, "quant": quant, "device": device,
+        "dtype": dtype, "threads": threads, "context": context,
+    }  # fmt: skip
+    chosen = settings.load(flags)
+    if chosen.backend != "local":
+        raise Trouble(
+            f"bench measures this machine, not the backend {chosen.backend!r}", code=USAGE
+        )
+    with Narrator(quiet=quiet) as narrator, dying_at_once():
+        narrator.warn(chosen.warnings)
+        from qwen_tui.backends.local.bench import measure
+
+        protocol = _protocol(quick, {"tokens": tokens, "rounds": rounds, "prompt": prompt})
+        result = measure(chosen, protocol, report=narrator.report, say=narrator.say)
+    if as_json:
+        print(safe_json(result.record()))
+    else:
+        show_result(result)
+
+
+def _protocol(quick: bool, wanted: dict[str, int | None]) -> Protocol:
+    """What is measured: the usual, or a rough look, with what was asked for changed in it."""
+    from dataclasses import replace
+
+    from qwen_tui.backends.local.figures import QUICK, Protocol
+
+    given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+    return replace(QUICK if quick else Protocol(), **given)
+
+
+def show_result(result: Result) -> None:
+    """The table on standard output, under the names of model and machine."""
+    from qwen_tui.cli.table import show
+
+    about = result.model
+    how = [about[name] for name in ("device", "dtype", "quant", "kernels")]
+    show(
+        [
+            ("model", about["name"]),
+            ("how", " · ".join(word for word in how if word not in ("", "none"))),
+            ("machine", result.machine.line()),
+            ("measured", _measured(result)),
+        ]
+    )
+    print()
+    show(result.rows(), header=("", "median", "lowest – highest", ""), right=(1, 2))
+
+
+def _measured(result: Result) -> str:
+    protocol = result.protocol
+    return (
+        f"{protocol.rounds} rounds, blocks of {protocol.tokens} tokens in turning order; "
+        f"system load {result.machine.load:.1f}"
+    )

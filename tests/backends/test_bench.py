@@ -1,0 +1,123 @@
+"""The bench on tiny checkpoints: what it measures is what happened, not how long it took."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from fixtures import checkpoints
+from fixtures.opening import local
+from qwen_tui import settings
+from qwen_tui.backends.local import bench, machine
+from qwen_tui.backends.local.figures import Figure, Protocol, places, spelled
+from qwen_tui.types import Progress, Trouble
+
+BRIEF = Protocol(rounds=2, tokens=4, prompt=64, siblings=3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoints.qwen2(tmp_path_factory.mktemp("bench") / "tiny", hidden=64)
+
+
+@pytest.fixture(autouse=True)
+def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(machine, "LEAST_BUFFER", 1 << 20)
+
+
+def measured(folder: Path, said: list[str] | None = None, **flags: object) -> bench.Result:
+    chosen = settings.load({"model": str(folder), "threads": 1, **flags}, env={}, cwd=folder)
+    say = (said if said is not None else []).append
+    reports: list[Progress] = []
+    return bench.measure(chosen, BRIEF, report=reports.append, say=say)
+
+
+def test_every_round_gives_every_figure(folder: Path) -> None:
+    found = measured(folder, dtype="fp32").figures
+    for name in (
+        "decode_greedy", "decode_sampled", "share_greedy", "share_sampled", "bandwidth",
+        "prefill", "ttft_cold", "ttft_edit", "edit_steps", "siblings",
+    ):  # fmt: skip
+        assert len(found[name].values) == BRIEF.rounds, name
+        assert min(found[name].values) > 0, name
+    assert "56 of 64 reused" in found["ttft_edit"].note
+    assert len(found["load_s"].values) == 2, "nothing is quantised in float32"
+
+
+def test_the_first_load_quantises_and_the_second_does_not(folder: Path) -> None:
+    found = measured(folder, quant="int8", dtype="bf16").figures
+    assert len(found["load_first_s"].values) == 1
+    assert len(found["load_s"].values) == 1
+    again = measured(folder, quant="int8", dtype="bf16").figures
+    assert "load_first_s" not in again
+    assert len(again["load_s"].values) == 2
+
+
+def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
+    sizes = {"fast": 0, "reference": 0}
+    for path in sizes:
+        backend = local(folder, path=path, dtype="fp32")
+        sizes[path] = bench.bytes_per_step(backend)
+        backend.close()
+    matrices = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 64) + 333 * 64
+    assert sizes["fast"] == 4 * matrices
+    assert 0 <= sizes["reference"] - sizes["fast"] < 4 * 2000, "norms and biases alone are more"
+
+
+def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -> None:
+    subject = bench.Subject(local(folder, path="fast", dtype="fp32"), BRIEF, known=300)
+    for seed in (1, 2):
+        assert subject.cold(seed).reused <= 2
+        edit = subject.edit(seed)
+        assert edit.reused == subject.prompt_tokens - bench.EDITED
+    assert subject.ids(8, 5) == subject.ids(8, 5)
+    assert max(subject.ids(2000, 5)) < 300
+    subject.backend.close()
+
+
+def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
+    small = checkpoints.qwen2(tmp_path / "small", context=128)
+    subject = bench.Subject(local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300)
+    assert 0 < subject.prompt_tokens < 128
+    assert subject.cold(1).prompt == subject.prompt_tokens
+    subject.backend.close()
+
+
+def test_a_generation_that_breaks_off_is_no_measurement(folder: Path) -> None:
+    backend = local(folder, path="fast", dtype="fp32")
+    cancel = threading.Event()
+    cancel.set()
+    subject = bench.Subject(backend, BRIEF, known=300)
+    with pytest.raises(Trouble, match="cancelled"):
+        bench.ended(backend.stream(_request(subject), cancel))
+    backend.close()
+
+
+def _request(subject: bench.Subject) -> bench.Request:
+    return bench.Request(tuple(bench.Token(each, b"") for each in subject.ids(8, 0)))
+
+
+def test_a_busy_machine_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "load", lambda: 9.0)
+    said: list[str] = []
+    result = measured(folder, said, dtype="fp32")
+    assert any("busy (load 9.0)" in line for line in said)
+    assert result.record()["machine"]["load"] == 9.0
+
+
+def test_a_figure_is_its_median_with_the_spread() -> None:
+    figure = Figure("decode", "tok/s", (5.0, 7.126, 30.0))
+    assert spelled(figure) == ("7.13 tok/s", "5.00 – 30.00")
+    assert spelled(Figure("ratio", "×", (1.5,))) == ("1.50×", "")
+    assert [places(value) for value in (1234.0, 12.0, 1.0, 0.1, 0.01)] == [0, 1, 2, 3, 4]
+
+
+def test_the_read_kernel_says_bytes_per_second() -> None:
+    import torch
+
+    ticks = iter(range(100))
+    found = machine.Bandwidth(torch.device("cpu"), clock=lambda: float(next(ticks)))
+    assert found.measure() == 1 << 20
