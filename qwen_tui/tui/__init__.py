@@ -1,1 +1,1 @@
-
+"""The interface: the one room where textual may be imported."""

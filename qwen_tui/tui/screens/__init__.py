@@ -1,1 +1,1 @@
-
+"""Screens: the studio, and what opens over it."""
