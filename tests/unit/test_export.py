@@ -1,0 +1,134 @@
+"""A session for others: exact as text, harmless as anything else."""
+
+from __future__ import annotations
+
+import html.parser
+import json
+import re
+import stat
+from pathlib import Path
+
+import pytest
+
+from qwen_tui.session.export import FORMATS, export, heat, write_atomic
+from qwen_tui.session.session import Session
+from qwen_tui.types import Choice, Emitted, Environment, Finished, Sampling, Token, Trouble
+
+ENV = Environment("e1", "local", {"repo": "Qwen/Qwen2.5-7B"}, dtype="bf16")
+HOSTILE = "<script>alert(1)</script>\x1b[31m ```\n# no *heading* \u202e &amp; | x"
+
+
+@pytest.fixture
+def session() -> Session:
+    made = Session.new(title="A <b>tale</b> | *two*")
+    made.commit(HOSTILE)
+    generation, _ = made.start(made.request(Sampling(seed=77)), ENV)
+    choice = Choice(2, b"<i>\x07", -3.0)
+    made.happen(generation, Emitted((Token(1, b" </pre>", -0.1, (choice,)),)))
+    made.happen(generation, Emitted((Token(3, "🙂".encode()[:2], -9.0),), index=1))
+    made.happen(generation, Emitted((Token(4, "🙂".encode()[2:], -0.01),), index=2))
+    made.happen(generation, Finished("length"))
+    made.accept()
+    return made
+
+
+def test_text_is_the_document_byte_for_byte(session: Session) -> None:
+    assert export(session, "txt") == (HOSTILE + " </pre>🙂").encode()
+
+
+def test_folded_tokens_are_in_no_text() -> None:
+    session = Session.new()
+    session.add_turn(
+        "user", (Token(1, b"Hi"),), before=(Token(2, b"<|im_start|>"),), after=(Token(3, b"<|x|>"),)
+    )
+    assert export(session, "txt") == b"Hi"
+    assert b"im_start" not in export(session, "html")
+    assert b"## user" in export(session, "md")
+
+
+def test_markdown_keeps_the_document_in_its_fence(session: Session) -> None:
+    page = export(session, "md").decode()
+    fences = re.findall(r"^`{3,}.*$", page, re.MULTILINE)
+    assert fences[0] == "````text"
+    assert fences[-1] == "````"
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+    assert page.startswith("# A \\<b\\>tale")
+    assert "| Qwen/Qwen2.5\\-7B | 77 |" in page
+    outside = page.split("````text")[0] + page.rsplit("````", 1)[1]
+    assert "<script" not in outside
+
+
+class _Page(html.parser.HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.words = ""
+        self.titles: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.titles += [value or "" for name, value in attrs if name == "title"]
+        assert not any(name.startswith("on") for name, _ in attrs)
+
+    def handle_data(self, data: str) -> None:
+        self.words += data
+
+
+def test_a_page_holds_no_markup_but_its_own(session: Session) -> None:
+    data = export(session, "html").decode()
+    page = _Page()
+    page.feed(data)
+
+    assert set(page.tags) <= {
+        *("html", "head", "meta", "title", "style", "body", "h1", "h2", "pre", "span", "footer")
+    }
+    assert "<script>alert(1)</script>" in page.words
+    assert " </pre>🙂" in page.words
+    assert "\x1b" not in data
+    assert "\x07" not in data
+    assert any("<i>" in title and "4.98%" in title for title in page.titles)
+    assert 'class="m h7"' in data
+    assert "default-src 'none'" in data
+
+
+def test_json_has_every_token(session: Session) -> None:
+    found = json.loads(export(session, "json"))
+    assert found["text"] == session.text
+    tokens = found["parts"][-1]["tokens"]
+    assert [token["id"] for token in tokens] == [1, 3, 4]
+    assert tokens[1]["hex"] == "f09f"
+    assert found["generations"][0]["params"]["seed"] == 77
+    assert found["generations"][0]["environment"]["model"] == {"repo": "Qwen/Qwen2.5-7B"}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_an_empty_session_can_be_exported(form: str) -> None:
+    assert isinstance(export(Session.new(), form), bytes)
+
+
+def test_an_unknown_format_is_named() -> None:
+    with pytest.raises(Trouble, match="docx"):
+        export(Session.new(), "docx")
+
+
+def test_heat_has_eight_classes() -> None:
+    assert [heat(value) for value in (0.0, -0.2, -0.5, -1.0, -2.0, -3.0, -5.0, -50.0)] == [
+        *range(8)
+    ]
+
+
+def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
+    path = tmp_path / "out.txt"
+    path.write_text("old")
+    path.chmod(0o640)
+    link = tmp_path / "link.txt"
+    link.symlink_to(path)
+    write_atomic(link, b"new")
+    assert path.read_bytes() == b"new"
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.txt", "out.txt"]
+    with pytest.raises(Trouble) as caught:
+        write_atomic(tmp_path / "none" / "out.txt", b"x")
+    assert caught.value.code == 73
