@@ -37,12 +37,13 @@ class SpecialIds:
 
 @dataclass
 class VocabRead(Message):
-    """The tokenizer is read (None: the server keeps it to itself), and what the checkpoint's
-    makers sample with.
+    """The tokenizer is read (None: the server keeps it to itself); what the checkpoint's makers
+    sample with, and whether they tuned it to answer.
     """
 
     vocab: Vocab | None
     checkpoint: Sampling | None
+    instruct: bool
     special: SpecialIds | frozenset[int]
 
 
@@ -68,7 +69,7 @@ class Loader:
                 self._say(turn, Failed(trouble))
                 return
             special = SpecialIds(vocab) if vocab is not None else frozenset[int]()
-            self._say(turn, VocabRead(vocab, _checkpoint(settings), special))
+            self._say(turn, VocabRead(vocab, *_makers(settings), special))
             if turn == self._turn:
                 self._open(settings, turn, swap)
 
@@ -95,10 +96,11 @@ class Loader:
             self._tell(message)
 
 
-def _checkpoint(settings: Settings) -> Sampling | None:
-    """What a local checkpoint's makers sample with; None where that is not known."""
+def _makers(settings: Settings) -> tuple[Sampling | None, bool]:
+    """What a local checkpoint's makers sample with, and whether they tuned it to answer."""
     if settings.backend != "local":
-        return None
+        return None, False
     with suppress(Trouble):
-        return presets.checkpoint(hub.find(settings.model).path)
-    return None
+        found = hub.find(settings.model)
+        return presets.checkpoint(found.path), hub.card(found.path, found.name).instruct
+    return None, False

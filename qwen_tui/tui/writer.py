@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_tui import window
+from qwen_tui import chat, window
 from qwen_tui.engine.runner import Generation, Opened, Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.pump import pump
@@ -163,7 +163,7 @@ class Writer:
         able = self.opened.abilities
         values: dict[str, Any] = {
             "max_tokens": controls.max_tokens,
-            "stop": controls.stop,
+            "stop": controls.stop + self._turn_stops(wish),
             "choices": min(settings.choices, able.choices),
             "branches": wish.branches,
             "ignore_eos": settings.ignore_eos,
@@ -178,6 +178,11 @@ class Writer:
             settings.explicit("max_tokens"),
         )
         return replace(request, prompt=tuple(prompt), max_tokens=most)
+
+    def _turn_stops(self, wish: Wish) -> tuple[str, ...]:
+        """What ends an answer of a model that does not end it itself."""
+        vocab = self.session.vocab
+        return chat.turn_stops(vocab) if wish.mode == "chat" and vocab is not None else ()
 
     async def _run(self, generation: Generation, id: str) -> None:
         def happen(event: Event) -> None:

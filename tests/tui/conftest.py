@@ -86,7 +86,7 @@ class Bench:
 
     def screen(self) -> str:
         """The screen's text."""
-        width, height = self.app.size
+        height = self.app.size.height
         strips = self.app.screen._compositor.render_strips()
         return "\n".join(strip.text for strip in strips[:height])
 

@@ -15,14 +15,14 @@ from textual.app import SuspendNotSupported
 from textual.screen import Screen
 
 from qwen_tui.session import library
-from qwen_tui.tui import files, fold
+from qwen_tui.tui import files, fold, talk
 from qwen_tui.tui.doors import Desk
 from qwen_tui.tui.screens.dialogs import AskLine, AskLines, Confirm, stops_read, stops_shown
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.screens.sessions import Sessions
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.writer import Wish
-from qwen_tui.types import Trouble
+from qwen_tui.types import Mode, Trouble
 from qwen_tui.visible import strip_controls
 
 if TYPE_CHECKING:
@@ -67,6 +67,9 @@ class Deeds(Screen[None]):
 
     def _generate(self, branches: int) -> None:
         studio = self._studio
+        if studio.chatting:
+            self._send(branches)
+            return
         if studio.desk.session.vocab is None:
             self._ask(branches, text=studio.editor.text if studio.dirty else None)
             return
@@ -87,8 +90,42 @@ class Deeds(Screen[None]):
             branches = 1
         if studio.doors.runner.state == "failed":
             studio.loader.begin(studio.settings)
-        studio.writer.ask(Wish(studio.dials.controls, branches, again, text=text))
+        mode: Mode = "chat" if studio.chatting else "complete"
+        studio.writer.ask(Wish(studio.dials.controls, branches, again, mode, text))
         studio.sync()
+
+    def _send(self, branches: int) -> None:
+        """In a chat: say what was typed, and let the model answer; with nothing typed, let it go on
+        with its answer.
+        """
+        studio = self._studio
+        session, text = studio.desk.session, studio.editor.text
+        try:
+            if session.vocab is None:
+                raise Trouble("the model is not open yet", hint="what you typed stays here")
+            if text:
+                talk.say(session, session.vocab, text)
+            elif not talk.is_chat(session):
+                raise Trouble("nothing is said yet", hint="type a message first")
+            else:
+                session.accept()
+        except Trouble as trouble:
+            studio.show_trouble(trouble)
+            return
+        studio.editor.set_text("")
+        self.keep_draft()
+        self._ask(branches)
+
+    def action_chat(self) -> None:
+        """Turn to chat, or back to the document; each remembers where it stood."""
+        studio = self._studio
+        vocab = studio.desk.session.vocab
+        if not studio.chatting and (vocab is None or vocab.chat_template is None):
+            studio.show_trouble(
+                talk.NO_TEMPLATE if vocab is not None else Trouble("the model is not open yet")
+            )
+            return
+        studio.turn_to(chatting=not studio.chatting)
 
     def _commit_typing(self) -> bool:
         """Make what was typed the document; False when nothing was."""
@@ -114,7 +151,8 @@ class Deeds(Screen[None]):
         drafts, session = studio.desk.drafts, studio.desk.session
         if drafts is not None:
             text = studio.editor.text
-            drafts.note(session.head, session.text, text, studio.editor.caret)
+            before = "" if studio.chatting else session.text
+            drafts.note(session.head, before, text, studio.editor.caret)
 
     def can_leave(self) -> bool:
         """Whether Esc has anything to leave or to stop."""
@@ -171,7 +209,7 @@ class Deeds(Screen[None]):
     def action_undo(self) -> None:
         """Typing first, then the head."""
         studio = self._studio
-        if studio.dirty and studio.editor.can_undo:
+        if (studio.dirty or studio.chatting) and studio.editor.can_undo:
             studio.editor.action_undo()
         elif studio.dirty:
             self._keep_typing()
@@ -191,7 +229,8 @@ class Deeds(Screen[None]):
         studio = self._studio
         studio.output.cursor = None
         studio.show_document()
-        studio.editor.caret = studio.editor.size_in_characters
+        if not studio.chatting:
+            studio.editor.caret = studio.editor.size_in_characters
 
     # -- other roads -------------------------------------------------------------------------------
 

@@ -24,8 +24,8 @@ from textual.widgets import Input, TextArea
 from qwen_tui.hub import size_text
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
-from qwen_tui.session.tree import Node
-from qwen_tui.tui import fold
+from qwen_tui.session.tree import Node, Place
+from qwen_tui.tui import fold, talk
 from qwen_tui.tui.actions import BY_ID, bindings, key_name
 from qwen_tui.tui.doors import Desk, Doors
 from qwen_tui.tui.files import Seen
@@ -43,7 +43,7 @@ from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.status import Facts, KeyLine, Notice, Status
 from qwen_tui.tui.widgets.tabs import SiblingTabs, Tab
 from qwen_tui.tui.writer import Estimate, Writer
-from qwen_tui.types import NO_INPUT, Progress, Token, Trouble
+from qwen_tui.types import NO_INPUT, Environment, Progress, Token, Trouble
 from qwen_tui.visible import visible
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ class Studio(Deeds, Screen[None]):
         self.file: Path | None = doors.file
         self.pane: Pane = "editor"
         self.roads_open = False
+        self.chatting = False
+        self.instruct = False
+        self._other: tuple[Place, str | None] = (Place(None, 0), None)
         self.loader = Loader(doors, self.tell)
         self.writer = self.make_writer()
         self.seen = Seen.of(self.file) if self.file else Seen(None)
@@ -163,9 +166,13 @@ class Studio(Deeds, Screen[None]):
         """Show the session on the desk as it was left, with the typing that was not committed."""
         desk = self.desk
         session = desk.session
-        self.editor.set_text(session.text, keep_cursor=False)
+        self.chatting = talk.is_chat(session)
+        self._other = (Place(None, 0), None)
+        self.set_class(self.chatting, "-chatting")
+        self.editor.set_text("" if self.chatting else session.text, keep_cursor=False)
         if desk.drafts is None and desk.store is not None:
-            draft = drafts.restore(session.id, session.head, session.text)
+            before = "" if self.chatting else session.text
+            draft = drafts.restore(session.id, session.head, before)
             if draft is not None:
                 self.editor.select(0, self.editor.size_in_characters)
                 self.editor.paste_more(draft[0])
@@ -224,16 +231,16 @@ class Studio(Deeds, Screen[None]):
 
     @property
     def dirty(self) -> bool:
-        """There is typing that is not committed."""
+        """There is typing that is not committed; a message that is not sent is none."""
         session = self.desk.session
-        return (
+        return not self.chatting and (
             self.editor.size_in_characters != len(session.text) or self.editor.text != session.text
         )
 
     @property
     def tentative(self) -> bool:
         """There is a completion to take, and it belongs to the text as it stands."""
-        return bool(self.tail) and not self.dirty
+        return bool(self.tail) and not self.dirty and not self.chatting
 
     @property
     def tail(self) -> list[Token]:
@@ -246,7 +253,22 @@ class Studio(Deeds, Screen[None]):
 
     def show_document(self) -> None:
         """Make the editor show the session's document, in place of typing that waits."""
-        self.editor.set_text(self.desk.session.text)
+        if not self.chatting:
+            self.editor.set_text(self.desk.session.text)
+        self.sync()
+
+    def turn_to(self, *, chatting: bool) -> None:
+        """Show the conversation, or the document; where the other one stands is remembered."""
+        session = self.desk.session
+        self.chatting = chatting
+        here, (there, typed) = (session.head, self.editor.text), self._other
+        self._other = here
+        session.go(there.node, there.at)
+        default = "" if chatting else session.text
+        self.editor.set_text(default if typed is None else typed)
+        self.set_class(chatting, "-chatting")
+        if chatting and not self.instruct:
+            self.notice.tell(talk.BASE, mood="mild")
         self.sync()
 
     def sync(self) -> None:
@@ -255,7 +277,8 @@ class Studio(Deeds, Screen[None]):
             return
         session = self.desk.session
         node = self._shown_node()
-        self.output.show(self.tail, reason=node.reason if node else None)
+        context = talk.transcript(session) if self.chatting else ""
+        self.output.show(self.tail, context=context, reason=node.reason if node else None)
         self._painted = (session.head.node, session.head.at, len(self.output.tokens))
         self._hint()
         self._tabs()
@@ -314,7 +337,8 @@ class Studio(Deeds, Screen[None]):
         ]
         self.query_one(SiblingTabs).show(tabs, place)
         pane = self.query_one("#output-pane")
-        title = "Completion" if len(tabs) < 2 else f"Completion {place + 1} of {len(tabs)}"
+        kind = "Chat" if self.chatting else "Completion"
+        title = kind if len(tabs) < 2 else f"{kind} {place + 1} of {len(tabs)}"
         if shown and self._state(session.tree[shown]) == "interrupted":
             title += " · interrupted, Ctrl+J goes on"
         pane.border_title = Content(title)
@@ -361,6 +385,8 @@ class Studio(Deeds, Screen[None]):
         session = self.desk.session
         if session.vocab is None:
             self._count = max(session.head.at, (self.editor.size_in_characters + 3) // 4)
+        elif self.chatting:
+            self._count = session.head.at + len(session.vocab.encode(self.editor.text))
         elif self.dirty:
             self._count = session.measure(self.editor.text)
         else:
@@ -370,6 +396,7 @@ class Studio(Deeds, Screen[None]):
     def _document_title(self) -> None:
         pane = self.query_one("#editor-pane")
         name = self.file.name if self.file else self.desk.session.title or "Untitled"
+        name = "Message" if self.chatting else name
         pane.border_title = Content(visible(name) + (" ✎" if self.dirty else ""))
         row, column = self.editor.cursor_location
         pane.border_subtitle = Content(f"{row + 1}:{column + 1}")
@@ -386,7 +413,7 @@ class Studio(Deeds, Screen[None]):
         self.status.facts = Facts(
             model=_short(self.settings.model),
             device=environment.device if environment else "",
-            dtype=(environment.quant or environment.dtype) if environment else "",
+            dtype=_precision(environment) if environment else "",
             state=self._state_words(),
             busy=writer.running or writer.waiting or self.doors.runner.state == "loading",
             tokens=(self._count or 0) + tail,
@@ -397,6 +424,7 @@ class Studio(Deeds, Screen[None]):
             seed=run.seed if run else None,
             saved=saved,
             saved_style=saved_style,
+            chat=self.chatting,
             read_only=bool(self.desk.read_only),
         )
         if run is not None and run.seed is not None:
@@ -427,6 +455,8 @@ class Studio(Deeds, Screen[None]):
         state = store.state
         if state.reason:
             return "✗ not saved", "bold $error"
+        if not len(self.desk.session.tree):
+            return "", ""
         return ("✓ saved", "$success") if state.saved else ("saving …", "$foreground 60%")
 
     # -- what is told ------------------------------------------------------------------------------
@@ -482,6 +512,7 @@ class Studio(Deeds, Screen[None]):
         if message.vocab is not None:
             self.output.special = message.special
         self.dials.checkpoint = message.checkpoint
+        self.instruct = message.instruct
         self.writer.fulfil()
         self.sync()
 
@@ -616,10 +647,15 @@ def _short(model: str) -> str:
     return model.rstrip("/").rpartition("/")[2] or model
 
 
+def _precision(environment: Environment) -> str:
+    """The quantisation, where there is one, else the dtype."""
+    return environment.dtype if environment.quant in ("", "none") else environment.quant
+
+
 def _progress_words(progress: Progress) -> str:
     """A stage and how far it is: `loading weights 1.2 of 4.7 GB`."""
     words = STAGES.get(progress.stage, progress.stage)
-    if not progress.total:
+    if progress.total <= 1:
         return words
     if progress.stage in ("download", "load"):
         return f"{words} {size_text(progress.done)} of {size_text(progress.total)}"

@@ -1,0 +1,68 @@
+"""Chat in the studio: turns from what a person typed, and the conversation as text.
+
+Law: a turn is written through the tokenizer's own template or not at all; what stands in the tree
+is never rendered again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from qwen_tui import chat
+from qwen_tui.session.session import Session
+from qwen_tui.types import Trouble, text_of
+
+if TYPE_CHECKING:
+    from qwen_tui.vocab import Vocab
+
+SPEAKERS: Final = {"user": "You", "assistant": "Model", "system": "System"}
+"""How a role is called on the screen."""
+NO_TEMPLATE: Final = Trouble(
+    "This model has no chat template: it goes on with a text and does not answer.",
+    hint="An Instruct checkpoint chats; F8 chooses one.",
+)
+BASE: Final = (
+    "A base model: it was not trained to answer. It goes on with the conversation as with any "
+    "text, and may speak for you, too."
+)
+
+
+def heard(session: Session) -> list[tuple[str, str]]:
+    """(role, text) of the turns up to the head, the answer that is shown left out."""
+    turns: list[tuple[str, str]] = []
+    joins = False
+    for part in session.parts():
+        if part.node.folded:
+            joins = False
+            continue
+        role, text = part.node.role or "", text_of(part.tokens)
+        if joins and turns[-1][0] == role:
+            turns[-1] = (role, turns[-1][1] + text)
+        else:
+            turns.append((role, text))
+        joins = True
+    return turns
+
+
+def is_chat(session: Session) -> bool:
+    """Whether the head stands in a conversation."""
+    return any(part.node.role in SPEAKERS for part in session.parts())
+
+
+def transcript(session: Session) -> str:
+    """The conversation before the answer that is shown."""
+    lines = []
+    for role, text in heard(session):
+        lines.append(f"── {SPEAKERS.get(role, role or 'Text')} ──\n{text.rstrip()}\n\n")
+    return "".join(lines) + (f"── {SPEAKERS['assistant']} ──\n" if lines else "")
+
+
+def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:
+    """Add a turn of the person's and open the answer; an answer that is shown is accepted first.
+
+    Raises Trouble when there is no template or it fails.
+    """
+    session.accept()
+    turns = [turn for turn in heard(session) if turn[0]]
+    tail = chat.tail(vocab, turns, (role, text), path=session.tokens)
+    session.add_turn(role, tail.tokens, before=tail.before, after=tail.after)
