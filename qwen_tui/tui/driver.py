@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import selectors
+import signal
 import time
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
@@ -174,10 +175,33 @@ class SafeDriver(LinuxDriver):
             width = height = 0
         return width or 80, height or 24
 
+    def _sigtstp_application(self, *_: object) -> None:
+        """Stop, the screen given back first: from the loop, for a handler that interrupts a write
+        could not write itself. While another program has the terminal there is nothing to give.
+        """
+        if self._auto_restart:
+            self._loop.call_soon_threadsafe(super()._sigtstp_application)
+        else:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+    def _sigcont_application(self, *_: object) -> None:
+        """Go on, and take the screen again."""
+        if self._auto_restart:
+            self._loop.call_soon_threadsafe(self._take_again)
+
+    def _take_again(self) -> None:
+        """Set every mode anew. Stopped without warning (SIGSTOP) we hold the screen still: taking
+        it twice would leave two threads reading and the wrong modes to give back.
+        """
+        if self._terminal.taken:
+            self.suspend_application_mode()
+        self.resume_application_mode()
+
     def start_application_mode(self) -> None:
         """Take the screen."""
         self._leaving = False
         self._terminal.taken = True
+        self._terminal.speak()
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def stop_application_mode(self) -> None:

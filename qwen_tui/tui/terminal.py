@@ -79,6 +79,40 @@ def within(seconds: float, work: Callable[[], object]) -> bool:
     return returned.is_set()
 
 
+class Standby:
+    """A thread that waits to do one thing, once: what a signal handler may need.
+
+    A handler interrupts anything, also code that holds a lock; so it must take none, nor start a
+    thread. `go` writes a byte and looks at a flag.
+    """
+
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
+        self._work = work
+        self._done = False
+        self._wait, self._call = os.pipe()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            if os.read(self._wait, 1):
+                self._work()
+        finally:
+            self._done = True
+            os.close(self._wait)
+
+    def go(self, seconds: float) -> None:
+        """Have it done, and wait no longer than this. Every call but the first only waits."""
+        with suppress(OSError):
+            os.write(self._call, b"!")
+        end = time.monotonic() + seconds
+        while not self._done and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def dismiss(self) -> None:
+        """It is not needed any more."""
+        os.close(self._call)
+
+
 class TerminalFile(io.TextIOBase):
     """Text to a terminal's descriptor that never raises and can be silenced.
 
@@ -131,6 +165,10 @@ class TerminalFile(io.TextIOBase):
         """Write nothing more, not even what waits."""
         self._silent = True
 
+    def speak(self) -> None:
+        """Write again."""
+        self._silent = False
+
 
 class Guard:
     """Holds the terminal while the interface runs; a context manager, on the main thread.
@@ -150,8 +188,8 @@ class Guard:
         self._log_stream: Any = None
         self._handlers: dict[int, Any] = {}
         self._modes: list[Any] | None = None
-        self._first = threading.Lock()
-        self._flushed = threading.Event()
+        self._flusher: Standby | None = None
+        self._restorer: Standby | None = None
 
     # -- taking and giving back -------------------------------------------------------------------
 
@@ -173,6 +211,8 @@ class Guard:
         self._log_stream = os.fdopen(stray, "a", encoding="utf-8", errors="backslashreplace")
         faulthandler.enable(self._log_stream)
         self._remember_modes()
+        self._flusher = Standby("last-flush", lambda: self.flush())
+        self._restorer = Standby("last-restore", self._write_restore)
         self._take_signals()
         return self
 
@@ -187,6 +227,10 @@ class Guard:
             signal.signal(number, handler)
         self._handlers.clear()
         self.restore()
+        for standby in (self._flusher, self._restorer):
+            if standby is not None:
+                standby.dismiss()
+        self._flusher = self._restorer = None
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):
                 stream.flush()
@@ -229,10 +273,14 @@ class Guard:
         """
         self._restore_modes()
         output = self.output
-        if output is None or output.lost or not output.taken:
+        if output is None or output.lost or not output.taken or self._restorer is None:
             return
         output.silence()
-        within(RESTORE_S, lambda: _write_all(output.fileno(), RESTORE))
+        self._restorer.go(RESTORE_S)
+
+    def _write_restore(self) -> None:
+        if self.output is not None:
+            _write_all(self.output.fileno(), RESTORE)
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -270,15 +318,8 @@ class Guard:
 
     def _last_flush(self) -> None:
         """Flush once, whoever comes first; all wait for it, but not for ever."""
-        if self._first.acquire(blocking=False):
-            threading.Thread(target=self._flush_and_tell, name="last-words", daemon=True).start()
-        self._flushed.wait(FLUSH_S)
-
-    def _flush_and_tell(self) -> None:
-        try:
-            self.flush()
-        finally:
-            self._flushed.set()
+        if self._flusher is not None:
+            self._flusher.go(FLUSH_S)
 
     def terminal_lost(self) -> None:
         """The terminal is gone for good: flush and leave. Any thread; does not return.

@@ -93,6 +93,23 @@ def test_bad_input_pastes_stray_writes_and_signals(tmp_path: Path) -> None:
         holds(there, tmp_path, "a\ufffd\ufffd\ufffd(bé日?")
 
         here = len(there.output)
+        there.kill(signal.SIGSTOP)  # without a warning
+        there.stopped()
+        there.kill(signal.SIGCONT)
+        there.shows(b"\x1b[?1049h", since=here)
+        there.shows("日".encode(), since=here)
+
+        here = len(there.output)
+        there.type(b"\x05")  # another program has the terminal for a while
+        there.shows(b"FROM-CHILD", since=here)
+        given_back(there, before, since=here)
+        there.type(b"it\n")
+        there.shows(b"GOT-it", since=here)
+        there.shows("日".encode(), since=here)
+        there.type(b"/")
+        holds(there, tmp_path, "a\ufffd\ufffd\ufffd(bé日?/")
+
+        here = len(there.output)
         there.kill(signal.SIGTERM)
         assert there.ended() == ("signal", signal.SIGTERM)
         given_back(there, before, since=here)
