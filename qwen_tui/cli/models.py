@@ -14,6 +14,7 @@ import typer
 from qwen_tui.cli.group import Command, Group
 
 if TYPE_CHECKING:
+    from qwen_tui.cli.packed import Packed
     from qwen_tui.hub import Card, Known, Snapshot
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a hub id, a folder, or `demo`")]
@@ -34,20 +35,29 @@ def register(app: typer.Typer) -> None:
 
 
 def list_models(as_json: AsJson = False) -> None:
-    """List the models on this disk, and the Qwen2.5s that one can pull."""
+    """List the models on this disk, their packed weights, and the Qwen2.5s one can pull."""
     from qwen_tui import hub
+    from qwen_tui.cli import packed
     from qwen_tui.cli.table import safe_json, show
 
     here = hub.installed()
+    files = packed.found()
+    owned = {each for snapshot in here for each in packed.of(snapshot.path, files)}
+    others = [each for each in files if each not in owned]
     names = {each.name for each in here}
     absent = [known for name, known in hub.KNOWN.items() if name not in names]
     if as_json:
         for snapshot in here:
-            print(safe_json(_here_json(snapshot)))
+            mine = [each.record() for each in packed.of(snapshot.path, files)]
+            print(safe_json(_here_json(snapshot) | {"packed": mine}))
+        for each in others:
+            print(safe_json({"name": each.folder, "here": False, "packed": [each.record()]}))
         for known in absent:
             print(safe_json(_known_json(known)))
         return
-    rows = [_here_row(each) for each in here] + [_known_row(each) for each in absent]
+    rows = [_here_row(each, packed.of(each.path, files)) for each in here]
+    rows += [_packed_row(each) for each in others]
+    rows += [_known_row(each) for each in absent]
     show(
         rows,
         header=("model", "kind", "parameters", "size", "context", "memory 4-bit/bf16", "state"),
@@ -67,15 +77,16 @@ def _card(snapshot: Snapshot) -> Card | None:
         return None
 
 
-def _here_row(snapshot: Snapshot) -> tuple[str, ...]:
+def _here_row(snapshot: Snapshot, files: tuple[Packed, ...]) -> tuple[str, ...]:
     from qwen_tui import hub
+    from qwen_tui.cli import packed
 
     card = _card(snapshot)
     size = hub.size_text(snapshot.bytes)
     if card is None:
         why = snapshot.problems[0] if snapshot.problems else "its files cannot be read"
         return (snapshot.name, "", "", size, "", "", f"broken: {why}")
-    state = snapshot.place
+    state = snapshot.place + (f"; packed: {packed.said(files)}" if files else "")
     return (
         snapshot.name,
         _kind(card),
@@ -85,6 +96,15 @@ def _here_row(snapshot: Snapshot) -> tuple[str, ...]:
         _memory(card),
         state,
     )
+
+
+def _packed_row(file: Packed) -> tuple[str, ...]:
+    import shlex
+
+    from qwen_tui import hub
+
+    state = f"packed, of no model listed: models rm --packed {shlex.quote(file.folder)}"
+    return (file.folder, "", "", hub.size_text(file.bytes), "", "", state)
 
 
 def _known_row(known: Known) -> tuple[str, ...]:
@@ -287,28 +307,67 @@ def pull(
 
 
 def remove(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="a hub id")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", show_default=False, help="a hub id")
+    ] = None,
     yes: Annotated[bool, typer.Option("-y", "--yes", help="do not ask")] = False,
+    packed: Annotated[
+        bool,
+        typer.Option(
+            "--packed", help="only packed weights, of MODEL or of all; loading makes them again"
+        ),
+    ] = False,
 ) -> None:
-    """Delete a model, every revision of it, from the hub's cache or our models folder."""
+    """Delete a model, every revision of it, from the hub's cache or our models folder.
+
+    Its packed weights (quantised once, in our cache) go too.
+    """
     from qwen_tui import hub
-    from qwen_tui.cli.narrate import Narrator, plain
+    from qwen_tui.cli import packed as packing
+    from qwen_tui.cli.narrate import Narrator
     from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
-    name = model.partition("@")[0]
+    if model is None and not packed:
+        raise Trouble("models rm needs a MODEL", hint="qwen-tui models list", code=USAGE)
+    name = (model or "").partition("@")[0]
+    files = packing.of_model(name, packing.found()) if name else packing.found()
+    if packed:
+        whose = f" of {name}" if name else ""
+        if not files:
+            raise Trouble(f"there are no packed weights{whose}", code=NO_INPUT)
+        if not yes:
+            _confirm(f"delete the packed weights{whose} ({packing.said(files)})?")
+        Narrator().say(f"packed weights: {hub.size_text(packing.delete(files))} freed")
+        return
     if not yes and name != hub.DEMO and hub.is_hub_id(name):
         snapshot = hub.locate(name)
         if snapshot is None:
             raise Trouble(
                 f"{name} is not on this disk", hint="see: qwen-tui models list", code=NO_INPUT
             )
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise Trouble(
-                "models rm asks before it deletes, and there is no terminal to ask on",
-                hint="add --yes",
-                code=USAGE,
-            )
-        size = hub.size_text(snapshot.bytes)
-        typer.confirm(plain(f"delete {name} ({size} in {snapshot.path})?"), abort=True, err=True)
-    freed = hub.remove(name)
+        _confirm(f"delete {name} ({hub.size_text(snapshot.bytes)} in {snapshot.path})?")
+        if files and not _agreed(f"and its packed weights ({packing.said(files)})?"):
+            files = ()
+    freed = hub.remove(name) + packing.delete(files)
     Narrator().say(f"{name} is gone; {hub.size_text(freed)} freed")
+
+
+def _confirm(question: str) -> None:
+    """Ask on the terminal; a no ends the command."""
+    from qwen_tui.cli.narrate import plain
+    from qwen_tui.types import USAGE, Trouble
+
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise Trouble(
+            "models rm asks before it deletes, and there is no terminal to ask on",
+            hint="add --yes",
+            code=USAGE,
+        )
+    typer.confirm(plain(question), abort=True, err=True)
+
+
+def _agreed(question: str) -> bool:
+    """Ask about what goes along; yes by default."""
+    from qwen_tui.cli.narrate import plain
+
+    return typer.confirm(plain(question), default=True, err=True)

@@ -121,3 +121,14 @@ def test_the_read_kernel_says_bytes_per_second() -> None:
     ticks = iter(range(100))
     found = machine.Bandwidth(torch.device("cpu"), clock=lambda: float(next(ticks)))
     assert found.measure() == 1 << 20
+
+
+def test_a_packed_file_is_found_by_the_name_that_loading_gives_it(folder: Path) -> None:
+    from qwen_tui.cli import packed
+
+    local(folder, path="fast", quant="int8", dtype="bf16").close()
+    (file,) = packed.of(folder, packed.found())
+    assert file.kind == "int8"
+    assert file.whole
+    assert packed.of_model(str(folder), packed.found()) == (file,)
+    assert packed.of_model("other", packed.found()) == ()

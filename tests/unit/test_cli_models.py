@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,64 @@ def test_rm_asks_and_without_a_terminal_wants_a_yes(
     assert run("models", "rm", "mine", "--yes") == 0
     assert not mine.exists()
     assert run("models", "rm", "mine", "--yes") == NO_INPUT
+
+
+# -- packed weights --------------------------------------------------------------------------------
+
+
+def packed_file(folder: str, kind: str = "nf4", size: int = 3000) -> Path:
+    """A packed file as a load leaves it."""
+    place = paths.made(paths.packed_dir()) / f"{folder[:40]}-{kind}-{'0a' * 12}.safetensors"
+    place.write_bytes(b"x" * size)
+    return place
+
+
+def test_list_shows_packed_sizes_and_those_whose_model_is_gone(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    packed_file("mine")
+    packed_file("departed", "int8")
+    assert run("models", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("mine ")).endswith("packed: nf4 3.0 kB")
+    gone = next(line for line in lines if line.startswith("departed "))
+    assert "models rm --packed departed" in gone
+    assert run("models", "list", "--json") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    named = {each["name"]: each for each in listed}
+    assert [each["kind"] for each in named["mine"]["packed"]] == ["nf4"]
+    assert named["departed"]["packed"][0]["bytes"] == 3000
+
+
+def test_rm_takes_the_packed_weights_along(mine: Path) -> None:
+    own, other = packed_file("mine"), packed_file("other")
+    assert run("models", "rm", "mine", "--yes") == 0
+    assert not mine.exists()
+    assert not own.exists()
+    assert other.exists()
+
+
+def test_rm_packed_leaves_the_model_and_strange_files(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = packed_file("mine"), packed_file("other")
+    broken = own.with_suffix(f".{2**22 + 1}.partial")
+    broken.write_bytes(b"x")
+    growing = own.with_suffix(f".{os.getpid()}.partial")
+    growing.write_bytes(b"x")
+    strange = own.with_name("mine-notes.txt")
+    strange.write_bytes(b"x")
+    assert run("models", "rm", "--packed", "mine") == USAGE
+    assert "--yes" in capsys.readouterr().err
+    assert run("models", "rm", "--packed", "mine", "--yes") == 0
+    assert mine.is_dir()
+    assert [own.exists(), broken.exists(), other.exists()] == [False, False, True]
+    assert run("models", "rm", "--packed", "--yes") == 0
+    assert not other.exists()
+    assert strange.exists()
+    assert growing.exists(), "another process is packing it"
+    assert run("models", "rm", "--packed", "--yes") == NO_INPUT
+    assert run("models", "rm") == USAGE
 
 
 # -- config ----------------------------------------------------------------------------------------
