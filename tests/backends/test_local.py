@@ -515,9 +515,11 @@ def test_the_reference_cache_grows_by_a_quarter_at_most(tmp_path: Path) -> None:
     made.close()
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral", "mamba"])
 def test_other_architectures_run_on_the_reference_path(tmp_path: Path, kind: str) -> None:
-    """A sliding window (mistral's) cannot be rewound once it has slid: then all is run again."""
+    """A sliding window (mistral's) cannot be rewound once it has slid: then all is run again. A
+    recurrent state (mamba's) cannot be fed in parts: then each step runs all of it.
+    """
     folder = other(tmp_path / kind, kind)
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     made = local(folder, path="auto", chunk=10)

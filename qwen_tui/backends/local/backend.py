@@ -149,8 +149,13 @@ def _loaded(
         return model, "qwen-tui", ("our own Qwen2 forward over fused weights", *note)
     from qwen_tui.backends.local.reference import Reference
 
-    network = weights.load(folder, plan, report, cancel)
-    return Reference(network), "transformers", ("transformers' own forward",)
+    reference = Reference(weights.load(folder, plan, report, cancel))
+    why = ["transformers' own forward"]
+    if reference.retold:
+        why.append(
+            "no cache: this architecture's state cannot be fed in parts, so each step is slow"
+        )
+    return reference, "transformers", tuple(why)
 
 
 def _environment(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 LEAST_ROOM: Final = 256
 """Positions a layer's buffer has room for at least; beyond that it grows by a quarter."""
@@ -90,9 +90,25 @@ class Kept:
             states.layer_class_to_replicate = GrowingLayer
         return states
 
-    def took(self, count: int) -> None:
-        """A forward pass that appended `count` positions is complete."""
-        self.length += count
+    @property
+    def plain(self) -> bool:
+        """Whether it is made of attention layers alone, whose ways are known here."""
+        known = (GrowingLayer, DynamicSlidingWindowLayer)
+        if not self.states.layers:
+            return self.states.layer_class_to_replicate is GrowingLayer
+        return all(type(layer) in known for layer in self.states.layers)
+
+    def inputs(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """What the network is called with to append `ids` [rows][n]."""
+        return {
+            "input_ids": torch.tensor(ids, dtype=torch.int64),
+            "past_key_values": self.states,
+            "use_cache": True,
+        }
+
+    def took(self, ids: Sequence[Sequence[int]]) -> None:
+        """The forward pass that appended `ids` is complete."""
+        self.length += len(ids[0])
 
     def rewind(self, length: int) -> int:
         """Forget what lies from `length` on, in every layer, however far each one had come.
@@ -137,4 +153,54 @@ class Kept:
         self.states = self._fresh()
         self.length = 0
         self.rows = 1
+        return 0
+
+
+class Retold:
+    """For networks whose state cannot be fed in parts: the ids alone are kept, and each forward
+    pass runs all of them again. Slow, and right.
+    """
+
+    plain = True
+
+    def __init__(self) -> None:
+        self._texts: list[list[int]] = [[]]
+
+    @property
+    def length(self) -> int:
+        """How many positions each row holds."""
+        return len(self._texts[0])
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self._texts)
+
+    def inputs(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """What the network is called with to append `ids` [rows][n]."""
+        whole = [[*text, *new] for text, new in zip(self._texts, ids, strict=True)]
+        return {"input_ids": torch.tensor(whole, dtype=torch.int64), "use_cache": False}
+
+    def took(self, ids: Sequence[Sequence[int]]) -> None:
+        """The forward pass that appended `ids` is complete."""
+        for text, new in zip(self._texts, ids, strict=True):
+            text.extend(new)
+
+    def rewind(self, length: int) -> int:
+        """Forget what lies from `length` on."""
+        for text in self._texts:
+            del text[length:]
+        return self.length
+
+    def repair(self) -> int:
+        """Nothing was torn."""
+        return self.length
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Row i becomes a copy of what row `rows[i]` held."""
+        self._texts = [list(self._texts[row]) for row in rows]
+
+    def reset(self) -> int:
+        """Forget everything; returns the length, 0."""
+        self._texts = [[]]
         return 0

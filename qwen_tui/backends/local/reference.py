@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qwen_tui.backends.local.hf_cache import Kept
+from qwen_tui.backends.local.hf_cache import Kept, Retold
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.resources import held_bytes
 
@@ -23,13 +23,24 @@ class Reference:
 
     def __init__(self, network: Any) -> None:
         self._network = network
-        self._cache = Kept(network.config)
         self._cancel = threading.Event()
         self._device = network.get_input_embeddings().weight.device
         accepted = inspect.signature(network.forward).parameters
         self._last_only = "logits_to_keep" in accepted
+        self._cache: Kept | Retold = Retold()
+        if "past_key_values" in accepted:
+            self._cache = Kept(network.config)
+            if not self._cache.plain and not self._agrees():
+                self._cache = Retold()
         for layer in _decoder_layers(network):
             layer.register_forward_pre_hook(self._ask)
+
+    @property
+    def retold(self) -> bool:
+        """Whether every step runs the whole text again, for want of a cache that can be fed in
+        parts.
+        """
+        return isinstance(self._cache, Retold)
 
     @property
     def length(self) -> int:
@@ -53,20 +64,17 @@ class Reference:
     ) -> Tensor:
         """As `Model.forward`."""
         self._cancel = cancel
-        keep = {} if every or not self._last_only else {"logits_to_keep": 1}
+        inputs = self._cache.inputs(ids)
+        inputs["input_ids"] = inputs["input_ids"].to(self._device)
+        if self._last_only and not every:
+            inputs["logits_to_keep"] = 1
         try:
-            found = self._network(
-                input_ids=torch.tensor(ids, dtype=torch.int64, device=self._device),
-                past_key_values=self._cache.states,
-                use_cache=True,
-                **keep,
-            )
-            logits = found.logits if every else found.logits[:, -1]
-            logits = logits.float()
+            logits: Tensor = self._network(**inputs).logits
+            logits = (logits[:, -len(ids[0]) :] if every else logits[:, -1]).float()
         except BaseException:
             self._cache.repair()
             raise
-        self._cache.took(len(ids[0]))
+        self._cache.took(ids)
         return logits
 
     def rewind(self, length: int) -> int:
@@ -93,6 +101,20 @@ class Reference:
         """As `Model.close`."""
         self._cache.reset()
         self._network = None
+
+    def _agrees(self) -> bool:
+        """Whether four ids fed in two parts give the logits of four fed at once: recurrent states
+        of some architectures take a prompt whole, or not at all.
+        """
+        known = min(4, self.vocab_rows - 1)
+        probe = list(range(known))
+        never = threading.Event()
+        whole = self.forward([probe], every=True, cancel=never)[0, 2:]
+        self._cache.reset()
+        self.forward([probe[:2]], cancel=never)
+        parts = self.forward([probe[2:]], every=True, cancel=never)[0]
+        self._cache.reset()
+        return bool(((whole - parts).abs().max() <= 0.05 * whole.abs().max()).item())
 
     def _ask(self, *_: object) -> None:
         if self._cancel.is_set():
