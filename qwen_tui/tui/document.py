@@ -22,7 +22,7 @@ from textual.document._wrapped_document import WrappedDocument
 from textual.expand_tabs import expand_tabs_inline, get_tab_widths
 from textual.geometry import Offset, Size
 
-from qwen_tui.tui.flow import ALONE, NARROW, plain_breaks, unit_breaks
+from qwen_tui.tui.block import ALONE, NARROW, plain_breaks, unit_breaks
 from qwen_tui.visible import cells, graphemes, visible
 
 ROW_CUT: Final = 1024

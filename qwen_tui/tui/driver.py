@@ -24,7 +24,8 @@ from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
 from textual.message import Message
 
-from qwen_tui.tui.terminal import DRAIN_S, HANGUP_CODE, TerminalFile
+from qwen_tui.tui.lastwords import TerminalFile
+from qwen_tui.tui.terminal import DRAIN_S, HANGUP_CODE
 
 if TYPE_CHECKING:
     from textual.app import App

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import atexit
 import faulthandler
-import io
 import os
-import select
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -28,6 +25,7 @@ from textual.app import App
 from textual.filter import LineFilter, Monochrome, NoColor
 
 from qwen_tui.paths import made
+from qwen_tui.tui.lastwords import Standby, TerminalFile, within
 from qwen_tui.tui.themes import WithoutColour, colour_refused
 from qwen_tui.types import CANNOT_CREATE, INTERNAL, UNAVAILABLE, Trouble
 
@@ -63,111 +61,6 @@ _SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
 
 def nothing() -> None:
     """Do nothing."""
-
-
-def within(seconds: float, work: Callable[[], object]) -> bool:
-    """Run something that may hang, or fail, and wait no longer than this; whether it returned."""
-    returned = threading.Event()
-
-    def run() -> None:
-        work()
-        returned.set()
-
-    thread = threading.Thread(target=run, name="last-words", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    return returned.is_set()
-
-
-class Standby:
-    """A thread that waits to do one thing, once: what a signal handler may need.
-
-    A handler interrupts anything, also code that holds a lock; so it must take none, nor start a
-    thread. `go` writes a byte and looks at a flag.
-    """
-
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        self._work = work
-        self._done = False
-        self._wait, self._call = os.pipe()
-        threading.Thread(target=self._run, name=name, daemon=True).start()
-
-    def _run(self) -> None:
-        try:
-            if os.read(self._wait, 1):
-                self._work()
-        finally:
-            self._done = True
-            os.close(self._wait)
-
-    def go(self, seconds: float) -> None:
-        """Have it done, and wait no longer than this. Every call but the first only waits."""
-        with suppress(OSError):
-            os.write(self._call, b"!")
-        end = time.monotonic() + seconds
-        while not self._done and time.monotonic() < end:
-            time.sleep(0.005)
-
-    def dismiss(self) -> None:
-        """It is not needed any more."""
-        os.close(self._call)
-
-
-class TerminalFile(io.TextIOBase):
-    """Text to a terminal's descriptor that never raises and can be silenced.
-
-    A terminal that is gone swallows what is written (`lost`). After `silence()` so does any.
-    """
-
-    encoding = "utf-8"
-
-    def __init__(self, descriptor: int) -> None:
-        super().__init__()
-        self._descriptor = descriptor
-        self._waiting: list[str] = []
-        self._silent = False
-        self.lost = False
-        self.taken = False
-        """Whether modes are set and the alternate screen is shown."""
-
-    def fileno(self) -> int:
-        """The descriptor."""
-        return self._descriptor
-
-    def isatty(self) -> bool:
-        """Whether it is a terminal still."""
-        return os.isatty(self._descriptor)
-
-    def writable(self) -> bool:
-        """Always."""
-        return True
-
-    def write(self, text: str) -> int:
-        """Keep text until `flush`."""
-        if not (self._silent or self.lost):
-            self._waiting.append(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Write what waits."""
-        data = memoryview("".join(self._waiting).encode("utf-8", "replace"))
-        self._waiting.clear()
-        while data and not (self._silent or self.lost):
-            try:
-                if select.select((), (self._descriptor,), (), 0.1)[1]:
-                    data = data[os.write(self._descriptor, data[:4096]) :]
-            except BlockingIOError:
-                time.sleep(0.01)
-            except (OSError, ValueError):
-                self.lost = True
-
-    def silence(self) -> None:
-        """Write nothing more, not even what waits."""
-        self._silent = True
-
-    def speak(self) -> None:
-        """Write again."""
-        self._silent = False
 
 
 class Guard:

@@ -23,11 +23,10 @@ from textual.design import ColorSystem
 from textual.filter import LineFilter
 from textual.theme import BUILTIN_THEMES, Theme
 
+from qwen_tui.tui.contrast import READABLE, contrast, readable_on, spread
+
 DEFAULT_THEME: Final = "ember"
 ANSI_THEME: Final = "ansi"
-READABLE: Final = 4.5
-"""The least contrast of text on its background (WCAG 2.2, success criterion 1.4.3, level AA)."""
-
 HEAT_LEVELS: Final = 8
 INTERFACE_COLOURS: Final = (
     *("primary", "secondary", "accent", "warning", "error", "success"),
@@ -368,41 +367,6 @@ class _Reader:
         if (ratio := _rich_contrast(style)) is not None and ratio < READABLE:
             self._say(key, f"contrast {ratio:.1f}; at least {READABLE}")
         return style
-
-
-def spread(stops: Sequence[Color], levels: int) -> list[Color]:
-    """`levels` colours evenly along a ramp of stops; the ends are the first and the last stop."""
-    if levels == 1:
-        return [stops[0]]
-    colours = []
-    for level in range(levels):
-        place = level * (len(stops) - 1) / (levels - 1)
-        left = min(int(place), len(stops) - 2)
-        colours.append(stops[left].blend(stops[left + 1], place - left))
-    return colours
-
-
-def luminance(colour: Color) -> float:
-    """Relative luminance 0..1 (WCAG 2.2)."""
-
-    def linear(value: int) -> float:
-        share = value / 255
-        return share / 12.92 if share <= 0.04045 else float(((share + 0.055) / 1.055) ** 2.4)
-
-    return 0.2126 * linear(colour.r) + 0.7152 * linear(colour.g) + 0.0722 * linear(colour.b)
-
-
-def contrast(one: Color, other: Color) -> float:
-    """Contrast ratio 1..21 of two opaque colours (WCAG 2.2)."""
-    high, low = sorted((luminance(one), luminance(other)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def readable_on(back: Color, own: Color) -> Color:
-    """`own` where it is readable on `back`, else black or white, whichever is."""
-    if contrast(own, back) >= READABLE:
-        return own
-    return max((Color(0, 0, 0), Color(255, 255, 255)), key=lambda ink: contrast(ink, back))
 
 
 def _parsed(value: str | None) -> Color | None:

@@ -11,6 +11,7 @@ from textual.color import Color
 
 from qwen_tui.paths import themes_dir
 from qwen_tui.tui import themes
+from qwen_tui.tui.contrast import READABLE, contrast, luminance
 
 GOOD = """
 name = "mine"
@@ -47,7 +48,7 @@ def test_the_themes_that_ship_are_all_usable() -> None:
 def test_text_is_readable_on_every_level_of_heat_and_every_level_differs(name: str) -> None:
     skin = themes.load([themes_dir()]).skins[name]
     for style in skin.heat:
-        assert themes.contrast(*inks(style)) >= themes.READABLE
+        assert contrast(*inks(style)) >= READABLE
     assert len({str(style.bgcolor) for style in skin.heat}) == themes.HEAT_LEVELS
 
 
@@ -58,12 +59,12 @@ def test_interface_text_is_readable_where_it_stands(name: str) -> None:
     ink = Color.parse(theme.foreground)
     for back in (theme.background, theme.surface, theme.panel):
         assert back is not None
-        assert themes.contrast(ink, Color.parse(back)) >= 7
+        assert contrast(ink, Color.parse(back)) >= 7
 
 
 def test_the_colour_blind_safe_ramp_grows_lighter_all_the_way() -> None:
     skin = themes.load([themes_dir()]).skins["cividis"]
-    light = [themes.luminance(inks(style)[1]) for style in skin.heat]
+    light = [luminance(inks(style)[1]) for style in skin.heat]
     assert light == sorted(light)
 
 
