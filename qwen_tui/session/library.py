@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from qwen_tui.journal import VERSION, Read, read
 from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
+from qwen_tui.session.identity import ulid
 from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
-from qwen_tui.session.session import Session, fresh_id, ulid
+from qwen_tui.session.session import Session
 from qwen_tui.session.store import Saving, SessionFile, Store, Taken, file_name
 from qwen_tui.types import (
     NO_INPUT,
@@ -323,7 +324,7 @@ def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time
         title=title or (f"{session.title} (fork)" if session.title else ""),
         app=session.app,
     )
-    made = Session(vocab=session.vocab, ids=fresh_id)
+    made = Session(vocab=session.vocab)
     made.apply(head)
     for entry in list(session.entries):
         if isinstance(entry, Titled):

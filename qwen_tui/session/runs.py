@@ -6,11 +6,11 @@ Law: derived from entries alone, so a session from a file knows what a live one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from qwen_tui.session.tree import Place
-from qwen_tui.types import Emitted, Finished, Prefilled, Progress, Started
+from qwen_tui.types import Emitted, Finished, Prefilled, Progress, Request, Sampling, Started
 
 
 @dataclass(slots=True, eq=False)
@@ -99,3 +99,36 @@ class Run:
         """The seed that was really used."""
         seed = self.started.params.get("seed")
         return seed if isinstance(seed, int) else None
+
+
+def parameters(request: Request) -> dict[str, Any]:
+    """Every value that shapes a generation, by its name, as `Started.params` holds them."""
+    values: dict[str, Any] = asdict(request.sampling)
+    return values | {
+        "order": list(request.sampling.order),
+        "logit_bias": [list(pair) for pair in request.sampling.logit_bias],
+        "max_tokens": request.max_tokens,
+        "stop": list(request.stop),
+        "choices": request.choices,
+        "branches": request.branches,
+        "ignore_eos": request.ignore_eos,
+        "prefix": request.prefix.decode("utf-8", "backslashreplace"),
+    }
+
+
+def sampling_of(params: Mapping[str, Any]) -> Sampling:
+    """The sampling values that `Started.params` holds; unknown and unfit ones are left out."""
+    fresh = Sampling()
+    known: dict[str, Any] = {}
+    for name in Sampling.__slots__:
+        value = params.get(name)
+        wanted = getattr(fresh, name)
+        if name == "seed":
+            known[name] = value if isinstance(value, int) else None
+        elif name == "order" and isinstance(value, list | tuple):
+            known[name] = tuple(str(stage) for stage in value)
+        elif name == "logit_bias" and isinstance(value, list | tuple):
+            known[name] = tuple((int(id), float(bias)) for id, bias in value)
+        elif isinstance(wanted, int | float) and isinstance(value, int | float):
+            known[name] = type(wanted)(value)
+    return Sampling(**known)

@@ -12,20 +12,21 @@ folded out of the text, as the tokens of a chat template are (`tree.FOLDED`).
 
 from __future__ import annotations
 
-import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_tui.journal import ids_sha256, pieces, utf8
-from qwen_tui.session.runs import Branch, Run
-from qwen_tui.session.tree import Layout, Node, Piece, Place, Tree
+from qwen_tui.journal import ids_sha256
+from qwen_tui.session.identity import SEEDS, fresh_id, fresh_seed, ulid
+from qwen_tui.session.runs import Run, parameters, sampling_of
+from qwen_tui.session.state import State, Turn
+from qwen_tui.session.tree import Layout, Place
+from qwen_tui.session.words import next_word, recommit
 from qwen_tui.types import (
     Added,
     Choice,
-    Emitted,
     Entry,
     Environment,
     Event,
@@ -45,7 +46,6 @@ from qwen_tui.types import (
     Titled,
     Token,
     Trouble,
-    Unknown,
     Weighed,
     joined,
     text_of,
@@ -54,43 +54,16 @@ from qwen_tui.types import (
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
 
-SEEDS: Final = 2**64
-_BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
-_WORD = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\w\s]+|_+)?")
-_UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-"""Scripts written without spaces between words: there a word is what one token says."""
+__all__ = ["Session", "Turn", "parameters", "recommit", "sampling_of", "ulid"]
+
+MOST_TOKENS: Final = 100_000
+MOST_BYTES: Final = 1024 * 1024
+"""Largest text of a person that is kept as one node; longer ones are a chain of nodes."""
+MOST_WEIGHED: Final = 2_000
+"""Most tokens whose probabilities are kept as one entry."""
 
 
-def crockford(value: int, length: int) -> str:
-    """`value` in Crockford's base 32, `length` digits."""
-    return "".join(_BASE32[value >> 5 * place & 31] for place in reversed(range(length)))
-
-
-def ulid(unix_ms: int, random: int) -> str:
-    """A ULID: 48 bits of Unix milliseconds, then 80 of `random`; 26 characters, sorting by time."""
-    return crockford(unix_ms % 2**48 << 80 | random % 2**80, 26)
-
-
-def fresh_id() -> str:
-    """A random id of 60 bits for a node or a generation."""
-    return crockford(secrets.randbits(60), 12).lower()
-
-
-def fresh_seed() -> int:
-    """A random 64-bit seed."""
-    return secrets.randbits(64)
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One turn of a chat on the head's path: the nodes that hold it and its text."""
-
-    role: str
-    text: str
-    nodes: tuple[str, ...]
-
-
-class Session:
+class Session(State):
     """One session: its tree, its head, its generations, and the commands that move them on.
 
     `vocab` may be None (a server that gives text only, a session opened without its model) and may
@@ -106,25 +79,10 @@ class Session:
         ids: Callable[[], str] = fresh_id,
         seeds: Callable[[], int] = fresh_seed,
     ) -> None:
-        self.vocab = vocab
+        super().__init__(vocab=vocab)
         self.sink = sink
         self._ids = ids
         self._seeds = seeds
-        self.followed = False
-        """Another process writes this session: what has no end may still be running there."""
-        self.id = ""
-        self.app = ""
-        self.title = ""
-        self.tags: tuple[str, ...] = ()
-        self.tree = Tree()
-        self.head = Place(None, 0)
-        self.environments: dict[str, Environment] = {}
-        self.runs: dict[str, Run] = {}
-        self.entries: list[Entry] = []
-        self._undo: list[Place] = []
-        self._redo: list[Place] = []
-        self._version = 0
-        self._read: tuple[Place, str, Layout | None] | None = None
 
     @classmethod
     def new(
@@ -151,192 +109,7 @@ class Session:
         if self.sink is not None:
             self.sink(entry)
 
-    @property
-    def version(self) -> int:
-        """Grows with every entry: what was derived from an older version may be stale."""
-        return self._version
-
-    @property
-    def warnings(self) -> Sequence[str]:
-        """What had to be mended while applying entries."""
-        return self.tree.warnings
-
-    def apply(self, entry: Entry | Progress) -> None:
-        """The one function that changes state. Takes any entry of any file without raising."""
-        if isinstance(entry, Progress):
-            return
-        self._version += 1
-        self.entries.append(entry)
-        match entry:
-            case Happened():
-                self._happened(entry)
-            case Added():
-                if entry.id in self.tree:
-                    self._read = None
-                self.tree.add(entry)
-            case Moved():
-                self._moved(entry)
-            case Started():
-                self._started(entry)
-            case Weighed():
-                self._weighed(entry)
-            case Environment():
-                self.environments[entry.id] = entry
-            case Head():
-                if not self.id:
-                    self.id, self.app = entry.id, entry.app
-                    self.title = self.title or entry.title
-            case Titled():
-                self.title, self.tags = entry.title, entry.tags
-            case Marked():
-                if entry.node in self.tree:
-                    node = self.tree[entry.node]
-                    node.marked, node.label = entry.on, entry.label
-            case Hidden():
-                if entry.node in self.tree:
-                    self.tree[entry.node].hidden = entry.on
-            case Unknown():
-                pass
-
-    def _moved(self, entry: Moved) -> None:
-        if entry.node is not None and entry.node not in self.tree:
-            self.tree.warnings.append(f"the head moved to an unknown node {entry.node}")
-            return
-        place = Place(entry.node, min(entry.at, self.tree.length(entry.node)))
-        if place == self.head:
-            return
-        # Undo and redo are ordinary moves; which they were is seen from where they lead.
-        if self._undo and place == self._undo[-1]:
-            self._undo.pop()
-            self._redo.append(self.head)
-        elif self._redo and place == self._redo[-1]:
-            self._redo.pop()
-            self._undo.append(self.head)
-        else:
-            self._undo.append(self.head)
-            self._redo.clear()
-        self.head = place
-
-    def _started(self, entry: Started) -> None:
-        if entry.generation in self.runs:
-            return
-        for branch, id in enumerate(entry.nodes):
-            node = self._model_node(id)
-            node.generation, node.branch = entry.generation, branch
-        first = self.tree[entry.nodes[0]] if entry.nodes else None
-        place = Place(first.parent, first.at) if first else Place(None, 0)
-        self.runs[entry.generation] = Run(entry, place, [Branch(id) for id in entry.nodes])
-
-    def _model_node(self, id: str) -> Node:
-        if id not in self.tree:
-            self.tree.warnings.append(f"node {id} is missing: its text stands at the root")
-            self.tree.add(Added(id, None, 0, "model"))
-        return self.tree[id]
-
-    def _branch(self, generation: str, branch: int) -> tuple[Run, Branch]:
-        """The branch an event belongs to; stood in for when its start is lost."""
-        run = self.runs.get(generation)
-        if run is None:
-            self.tree.warnings.append(f"the start of generation {generation} is lost")
-            started = Started(generation, (), "", {}, {})
-            run = self.runs[generation] = Run(started, Place(None, 0), [])
-        while len(run.branches) <= branch:
-            id = f"{generation}/{len(run.branches)}"
-            node = self._model_node(id)
-            node.generation, node.branch = generation, len(run.branches)
-            run.branches.append(Branch(id))
-        return run, run.branches[branch]
-
-    def _happened(self, entry: Happened) -> None:
-        event = entry.event
-        if isinstance(event, Prefilled):
-            if entry.generation in self.runs:
-                self.runs[entry.generation].prefilled = event
-            return
-        run, branch = self._branch(entry.generation, event.branch)
-        run.progress = None
-        if isinstance(event, Emitted):
-            if self.tree.extend(branch.node, event.index, event.tokens):
-                branch.emit(event)
-        else:
-            branch.finished = event
-            self.tree[branch.node].reason = event.reason
-
-    def _weighed(self, entry: Weighed) -> None:
-        if entry.node not in self.tree:
-            return
-        rows = [
-            tuple(Choice(id, self._spell(id), logprob) for id, logprob in row)
-            for row in entry.choices
-        ]
-        self.tree.weigh(entry.node, entry.start, entry.logprobs, rows)
-
-    def _spell(self, id: int) -> bytes:
-        vocab = self.vocab
-        return vocab.data(id) if vocab is not None and 0 <= id < vocab.size else b""
-
     # -- the document ------------------------------------------------------------------------------
-
-    @property
-    def tokens(self) -> list[Token]:
-        """The document's tokens, the folded ones too: exactly what a model would be sent."""
-        return self.tree.path(*self.head)
-
-    @property
-    def text(self) -> str:
-        """The document: text up to the head, without folded tokens."""
-        return self._reading()[0]
-
-    def layout(self) -> Layout:
-        """Characters ⇄ tokens of the document. Read it, do not grow it."""
-        text, layout = self._reading()
-        if layout is None:
-            layout = Layout()
-            for part in self.parts():
-                layout.extend(part.tokens, folded=part.node.folded)
-            self._read = (self.head, text, layout)
-        return layout
-
-    def _reading(self) -> tuple[str, Layout | None]:
-        # What stands before a place never changes, so the place is the key.
-        if self._read is None or self._read[0] != self.head:
-            self._read = (self.head, self._text_of(self.parts()), None)
-        return self._read[1], self._read[2]
-
-    @staticmethod
-    def _text_of(parts: Sequence[Piece]) -> str:
-        runs: list[list[Token]] = [[]]
-        for part in parts:
-            if part.node.folded:
-                runs.append([])
-            else:
-                runs[-1].extend(part.tokens)
-        return "".join(text_of(run) for run in runs)
-
-    def parts(self, place: Place | None = None) -> list[Piece]:
-        """The nodes that hold the document (or the path to `place`), root first."""
-        return self.tree.chain(*(self.head if place is None else place))
-
-    def locate(self, position: int) -> tuple[str, int]:
-        """The node and the index in its own tokens of token `position` of the head's path, tail
-        included. Raises IndexError beyond it.
-        """
-        end = self.tree.length(self.head.node)
-        if not 0 <= position < end:
-            raise IndexError(position)
-        owner = self.tree.resolve(self.head.node, position + 1)
-        assert owner.node is not None
-        return owner.node, position - self.tree[owner.node].at
-
-    def _shown_tokens(self) -> tuple[list[Token], list[int]]:
-        """The document's tokens without folded ones, and the place of each in the path."""
-        tokens: list[Token] = []
-        places: list[int] = []
-        for part in self.parts():
-            if not part.node.folded:
-                tokens.extend(part.tokens)
-                places.extend(range(part.start, part.stop))
-        return tokens, places
 
     def measure(self, text: str) -> int:
         """How many tokens the context would hold if the document were `text`; changes nothing."""
@@ -401,10 +174,14 @@ class Session:
     def _add(
         self, place: Place, tokens: Sequence[Token], source: Source, role: str | None = None
     ) -> str:
-        id = self._ids()
-        self._do(
-            Added(id, place.node, place.at, source, role, text_of(tokens), tuple(tokens)),
-        )
+        """Add text as a node; a very long one as a chain of nodes, so that each is one line that
+        every reader takes. Returns the id of the last.
+        """
+        id = ""
+        for run in _portions(tokens):
+            id = self._ids()
+            self._do(Added(id, place.node, place.at, source, role, text_of(run), tuple(run)))
+            place = Place(id, place.at + len(run))
         return id
 
     def _move(self, place: Place) -> None:
@@ -449,25 +226,6 @@ class Session:
                 place = Place(id, self.tree.length(id))
         self._move(place)
         return made
-
-    def turns(self) -> list[Turn]:
-        """The chat turns of the head's path, tail included; text outside turns has role ""."""
-        out: list[Turn] = []
-        joins = False
-        for part in self.tree.chain(self.head.node):
-            if part.node.folded:
-                joins = False
-                continue
-            role = part.node.role or ""
-            text = text_of(part.tokens)
-            if joins and out and out[-1].role == role:
-                last = out.pop()
-                text, nodes = last.text + text, (*last.nodes, part.node.id)
-            else:
-                nodes = (part.node.id,)
-            out.append(Turn(role, text, nodes))
-            joins = True
-        return out
 
     # -- generating --------------------------------------------------------------------------------
 
@@ -622,15 +380,12 @@ class Session:
             own = part.node.tokens[start - part.node.at : stop - part.node.at]
             if [token.id for token in scored] != [token.id for token in own]:
                 continue
-            rows = tuple(tuple((c.id, c.logprob) for c in token.choices) for token in scored)
-            self._do(
-                Weighed(
-                    part.node.id,
-                    start - part.node.at,
-                    tuple(token.logprob for token in scored),
-                    rows if any(rows) else (),
-                )
-            )
+            for at in range(0, len(scored), MOST_WEIGHED):
+                some = scored[at : at + MOST_WEIGHED]
+                rows = tuple(tuple((c.id, c.logprob) for c in token.choices) for token in some)
+                logprobs = tuple(token.logprob for token in some)
+                first = start - part.node.at + at
+                self._do(Weighed(part.node.id, first, logprobs, rows if any(rows) else ()))
 
     def regenerate(self, sampling: Sampling, **values: Any) -> Request:
         """Step back to where the shown (or just accepted) completion began and request another.
@@ -646,9 +401,6 @@ class Session:
             sampling = replace(sampling, seed=self._next_seed(node, sampling.seed))
         return self.request(sampling, **values)
 
-    def _accepted(self) -> str | None:
-        return self.tree.resolve(*self.head).node
-
     def _next_seed(self, node: str, fixed: int) -> int:
         run = self.runs.get(self.tree[node].generation or "")
         used = {
@@ -661,33 +413,6 @@ class Session:
         while seed in used:
             seed = (seed + 1) % SEEDS
         return seed
-
-    @property
-    def running(self) -> list[Run]:
-        """The generations of this process that have not ended."""
-        return [run for run in self.runs.values() if run.running]
-
-    def run_of(self, node: str) -> Run | None:
-        """The generation that fills a node; None for a person's."""
-        return self.runs.get(self.tree[node].generation or "")
-
-    def branch_of(self, node: str) -> Branch | None:
-        """The branch of its generation that fills a node."""
-        run = self.run_of(node)
-        index = self.tree[node].branch
-        return run.branches[index] if run is not None and index < len(run.branches) else None
-
-    def is_interrupted(self, node: str) -> bool:
-        """A model's node whose generation neither ended nor runs here: go on with `resume`."""
-        found = self.tree[node]
-        run = self.run_of(node)
-        if self.followed:
-            return False
-        return found.source == "model" and found.reason is None and not (run and run.running)
-
-    def interrupted(self) -> list[str]:
-        """Ids of the shown nodes whose generation was interrupted."""
-        return [id for id in self.tree.nodes if self.is_interrupted(id) and self.tree.is_shown(id)]
 
     def resume(self, node: str) -> int:
         """Accept all that an interrupted node holds, so that a request goes on from its last token.
@@ -704,54 +429,9 @@ class Session:
 
     # -- taking, leaving, choosing -----------------------------------------------------------------
 
-    @property
-    def tail(self) -> list[Token]:
-        """What the head's node holds beyond the document."""
-        return self.tree.path(self.head.node)[self.head.at :]
-
-    @property
-    def completion(self) -> str | None:
-        """The node that goes on from the head and is shown as its completion: the one that holds
-        the tail's first token, or a model's node that has none yet. None when there is no tail.
-        """
-        id, at = self.head
-        if id is None:
-            return None
-        if self.tree.length(id) > at:
-            return self.tree.resolve(id, at + 1).node
-        node = self.tree[id]
-        return id if node.source == "model" and node.at == at else None
-
-    @property
-    def tentative(self) -> bool:
-        """There is a completion that is not accepted yet."""
-        return self.completion is not None
-
-    def completions(self) -> list[str]:
-        """All that goes on from the head's place, oldest first: the tabs of the output pane."""
-        place = self.tree.resolve(*self.head)
-        out = []
-        if place.node is not None and self.tree.length(place.node) > place.at:
-            out.append(place.node)
-        for id in self.tree.shown(place):
-            node = self.tree[id]
-            if node.tokens or node.source == "model":
-                out.append(id)
-        return out
-
-    def shown_tokens(self, node: str) -> Sequence[Token]:
-        """The tokens by which a completion goes on from the head: its own, beyond the head."""
-        found = self.tree[node]
-        return found.tokens[max(0, self.head.at - found.at) :]
-
     def show(self, node: str) -> None:
         """Make one of `completions()` the one that is shown; the document stays."""
         self._move(Place(node, min(self.head.at, self.tree.length(node))))
-
-    def accept_end(self, node: str) -> int:
-        """Path length up to which a node is accepted: all but an eos token that ended it."""
-        found = self.tree[node]
-        return found.end - (1 if found.reason == "eos" and found.tokens else 0)
 
     def accept(self, node: str | None = None, upto: int | None = None) -> bool:
         """Move the completion (or `node`) into the document: all of it but an ending eos, or its
@@ -780,14 +460,9 @@ class Session:
             return False
         tail = tail[: self.accept_end(id) - self.head.at]
         layout = Layout(tail)
-        found = _WORD.match(layout.text)
-        word = found[0] if found else ""
-        size = len(word)
-        if unspaced := _UNSPACED.search(word):
-            size = unspaced.start() or 1
         if not tail:
             return False
-        count = max(1, layout.boundary(max(1, size)))
+        count = max(1, layout.boundary(next_word(layout.text)))
         self._move(Place(id, self.head.at + count))
         return True
 
@@ -823,16 +498,6 @@ class Session:
 
     # -- walking -----------------------------------------------------------------------------------
 
-    @property
-    def can_undo(self) -> bool:
-        """There is a step to take back."""
-        return bool(self._undo)
-
-    @property
-    def can_redo(self) -> bool:
-        """There is a step that was taken back."""
-        return bool(self._redo)
-
     def undo(self) -> bool:
         """Move the head to where it was before its last step, typed and generated alike."""
         if self._undo:
@@ -851,15 +516,6 @@ class Session:
         """Stand after `at` tokens of a node's path; None: at its end. Raises KeyError."""
         length = self.tree.length(node)
         self._move(Place(node, length if at is None else max(0, min(at, length))))
-
-    def siblings(self) -> list[str]:
-        """What `next` and `previous` turn through: the completions of the head's place, or, when
-        nothing goes on from there, the siblings of the node the head stands at the end of.
-        """
-        if here := self.completions():
-            return here
-        node = self._accepted()
-        return self.tree.siblings(node) if node is not None else []
 
     def next(self) -> bool:
         """Turn to the next sibling, round the end. False when there is no other."""
@@ -935,54 +591,12 @@ class Session:
             self._move(self._bare(Place(found.parent, min(found.at, self.head.at))))
 
 
-def parameters(request: Request) -> dict[str, Any]:
-    """Every value that shapes a generation, by its name, as `Started.params` holds them."""
-    values: dict[str, Any] = asdict(request.sampling)
-    return values | {
-        "order": list(request.sampling.order),
-        "logit_bias": [list(pair) for pair in request.sampling.logit_bias],
-        "max_tokens": request.max_tokens,
-        "stop": list(request.stop),
-        "choices": request.choices,
-        "branches": request.branches,
-        "ignore_eos": request.ignore_eos,
-        "prefix": request.prefix.decode("utf-8", "backslashreplace"),
-    }
-
-
-def sampling_of(params: Mapping[str, Any]) -> Sampling:
-    """The sampling values that `Started.params` holds; unknown and unfit ones are left out."""
-    fresh = Sampling()
-    known: dict[str, Any] = {}
-    for name in Sampling.__slots__:
-        value = params.get(name)
-        wanted = getattr(fresh, name)
-        if name == "seed":
-            known[name] = value if isinstance(value, int) else None
-        elif name == "order" and isinstance(value, list | tuple):
-            known[name] = tuple(str(stage) for stage in value)
-        elif name == "logit_bias" and isinstance(value, list | tuple):
-            known[name] = tuple((int(id), float(bias)) for id, bias in value)
-        elif isinstance(wanted, int | float) and isinstance(value, int | float):
-            known[name] = type(wanted)(value)
-    return Sampling(**known)
-
-
-def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]]:
-    """`Vocab.recommit` where there is no vocabulary: whole tokens stay, the rest is words.
-
-    Backs off to the start of the word being edited, and never cuts a character.
-    """
-    data = utf8(text)
-    kept, size = 0, 0
-    for token in tokens:
-        if not data.startswith(token.data, size):
-            break
-        kept += 1
+def _portions(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    """The tokens in runs of a bounded size, at least one run."""
+    start = size = 0
+    for index, token in enumerate(tokens):
+        if index > start and (index - start >= MOST_TOKENS or size + len(token.data) > MOST_BYTES):
+            yield tokens[start:index]
+            start, size = index, 0
         size += len(token.data)
-    while kept and size < len(data) and (data[size : size + 1] not in b" \t\r\n"):
-        kept -= 1
-        size -= len(tokens[kept].data)
-        if size == 0 or tokens[kept].data[:1] in b" \t\r\n":
-            break
-    return kept, pieces(data[size:].decode("utf-8", "replace"))
+    yield tokens[start:]

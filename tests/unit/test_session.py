@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from fixtures.tokenizers import build_tokenizer
-from qwen_tui.journal import Reader, Scribe, ids_sha256, seal
+from qwen_tui.journal import MAX_LINE, Reader, Scribe, ids_sha256, seal
 from qwen_tui.session.session import Session, sampling_of, ulid
 from qwen_tui.types import (
     Choice,
@@ -87,12 +87,19 @@ def speak(
         session.happen(generation, Finished(reason, branch))  # type: ignore[arg-type]
 
 
+def lines_of(session: Session) -> list[bytes]:
+    scribe = Scribe()
+    return [
+        seal(scribe.record(entry), "w", number, 0) for number, entry in enumerate(session.entries)
+    ]
+
+
 def reread(session: Session) -> Session:
     """The session a file of its entries gives."""
-    scribe, reader = Scribe(), Reader()
+    reader = Reader()
     other = Session(vocab=session.vocab)
-    for number, entry in enumerate(session.entries):
-        found = reader.read(seal(scribe.record(entry), "w", number, 0))
+    for line in lines_of(session):
+        found = reader.read(line)
         assert found.ok
         assert found.entry is not None
         other.apply(found.entry)
@@ -657,6 +664,20 @@ def test_entries_of_a_damaged_file_are_taken_without_raising() -> None:
     assert session.text == "x"
     assert session.warnings
     assert session.is_interrupted("m1")
+
+
+def test_a_text_too_long_for_one_line_is_kept_whole() -> None:
+    session = begun(None, "start ")
+    text = "start " + "é🙂人" * 250_000
+    session.commit(text)
+    assert session.text == text
+    assert len(session.tree) > 2
+    assert all(len(line) < MAX_LINE // 2 for line in lines_of(session))
+    again = reread(session)
+    assert again.text == text
+    assert again.tokens == session.tokens
+    again.undo()
+    assert again.text == "start "
 
 
 def test_a_ulid_sorts_by_time() -> None:

@@ -1,0 +1,48 @@
+"""Words where there is no tokenizer: what an edit keeps, and what one more word of a text is.
+
+Law: no character is ever cut, and whole tokens stay whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from qwen_tui.journal import pieces, utf8
+from qwen_tui.types import Token
+
+_WORD = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\w\s]+|_+)?")
+_UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+"""Scripts written without spaces between words: there a word is what one token says."""
+
+
+def next_word(text: str) -> int:
+    """Characters up to the end of the first word, the white space before it included.
+
+    In a script written without spaces that is one character: a word is what one token says.
+    """
+    found = _WORD.match(text)
+    word = found[0] if found else ""
+    if unspaced := _UNSPACED.search(word):
+        return unspaced.start() or 1
+    return max(1, len(word))
+
+
+def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]]:
+    """`Vocab.recommit` where there is no vocabulary: whole tokens stay, the rest is words.
+
+    Backs off to the start of the word being edited, and never cuts a character.
+    """
+    data = utf8(text)
+    kept, size = 0, 0
+    for token in tokens:
+        if not data.startswith(token.data, size):
+            break
+        kept += 1
+        size += len(token.data)
+    while kept and size < len(data) and (data[size : size + 1] not in b" \t\r\n"):
+        kept -= 1
+        size -= len(tokens[kept].data)
+        if size == 0 or tokens[kept].data[:1] in b" \t\r\n":
+            break
+    return kept, pieces(data[size:].decode("utf-8", "replace"))
