@@ -273,6 +273,18 @@ def test_planning_and_the_room_itself_import_no_torch(folder: Path) -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_our_own_forward_needs_no_transformers(folder: Path) -> None:
+    code = (
+        "import sys, threading; from qwen_tui import settings;"
+        "from qwen_tui.backends.local import open;"
+        f"wanted = settings.load({{'model': {str(folder)!r}}}, env={{}});"
+        "open(wanted, lambda _: None, threading.Event());"
+        "assert 'torch' in sys.modules;"
+        "assert not {'transformers', 'accelerate', 'bitsandbytes'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_kernel_pack_is_never_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """bitsandbytes would fetch from the hub at import where `kernels` is installed."""
     for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:

@@ -136,19 +136,28 @@ class Candidates:
     """What is still in the running: float64 `logits` and `ids`, sorted by (-logit, id).
 
     `whole` is False while less probable candidates exist beyond these; `log_mass` is then the
-    logsumexp over them all.
+    logsumexp over them all, and `row` [V] float32 holds them all.
     """
 
     logits: Tensor
     ids: Tensor
     whole: bool = True
     log_mass: float = 0.0
+    row: Tensor | None = None
 
     def logprobs(self) -> Tensor:
         """Log-probabilities among all that are still in the running."""
         if self.whole:
             return self.logits.log_softmax(0)
         return self.logits - self.log_mass
+
+    def entropy(self) -> float:
+        """−Σ p ln p over all that are still in the running, in nats."""
+        logprobs = self.logprobs()
+        if self.row is not None:
+            logprobs = self.row.double() - self.log_mass
+        probs = logprobs.exp()
+        return -float((probs * logprobs.masked_fill(probs == 0, 0.0)).sum())
 
     def kept(self, keep: Tensor) -> Candidates:
         """Those where `keep` is true; nothing beyond them is left."""
@@ -186,15 +195,21 @@ def min_p(found: Candidates, share: float) -> Candidates:
 def typical_p(found: Candidates, mass: float) -> Candidates:
     """Keep, by |−ln p − H| ascending, the shortest run whose probability exceeds `mass` (Meister et
     al. 2022, as transformers: ties with the last are kept).
+
+    Candidates beyond the head surprise more than its last; as long as they also lie farther from H
+    than the run reaches, the head decides.
     """
-    _need_whole(found)
     logprobs = found.logprobs()
     probs = logprobs.exp()
-    entropy = -(probs * logprobs.masked_fill(probs == 0, 0.0)).sum()
+    entropy = found.entropy()
     surprise = (-logprobs - entropy).abs()
     ordered, order = surprise.sort(stable=True)
-    last = min(int((probs[order].cumsum(0) < mass).sum()), len(ordered) - 1)
-    return found.kept(surprise <= ordered[last])
+    last = int((probs[order].cumsum(0) < mass).sum())
+    if not found.whole and (
+        last >= len(ordered) or float(ordered[last]) >= -float(logprobs[-1]) - entropy
+    ):
+        raise _Undecided
+    return found.kept(surprise <= ordered[min(last, len(ordered) - 1)])
 
 
 def tempered(found: Candidates, temperature: float) -> Candidates:
@@ -283,7 +298,7 @@ class Chain:
             if top is None or top.ids.shape[1] < width:
                 top = peek(row[None], width)
             try:
-                return self._decide(row, _head(top, width), window, u)
+                return self._decide(row, _head(row, top, width), window, u)
             except _Undecided:
                 top = None
         values, ids = row.sort(descending=True, stable=True)
@@ -357,7 +372,7 @@ class Chain:
         return int(found.ids[min(at, len(found.ids) - 1)])
 
 
-def _head(top: Top, width: int) -> Candidates:
+def _head(row: Tensor, top: Top, width: int) -> Candidates:
     """All candidates above the `width`-th value: which of several equal ones a top-k returns is not
     defined, so those that tie with the last are left out.
     """
@@ -368,4 +383,4 @@ def _head(top: Top, width: int) -> Candidates:
     found = _sorted(values[sure], ids[sure])
     if float(values[-1]) == -math.inf:
         return found
-    return Candidates(found.logits, found.ids, whole=False, log_mass=float(top.log_mass[0]))
+    return Candidates(found.logits, found.ids, False, float(top.log_mass[0]), row)
