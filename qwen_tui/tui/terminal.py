@@ -92,15 +92,8 @@ class Guard:
         if shown is None:
             raise Trouble("standard output is no terminal", code=UNAVAILABLE)
         stray = self._open_log()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()
-        self._saved = (os.dup(1), os.dup(2))
-        self._stderr = sys.__stderr__
-        self.output = TerminalFile(os.dup(shown))
-        sys.__stderr__ = self.output  # type: ignore[misc, assignment]  # where Textual paints
-        for descriptor in (1, 2):
-            os.dup2(stray, descriptor)
+        if termios is not None:
+            self._capture(shown, stray)
         self._log_stream = os.fdopen(stray, "a", encoding="utf-8", errors="backslashreplace")
         faulthandler.enable(self._log_stream)
         self._remember_modes()
@@ -108,6 +101,18 @@ class Guard:
         self._restorer = Standby("last-restore", self._write_restore)
         self._take_signals()
         return self
+
+    def _capture(self, shown: int, stray: int) -> None:
+        """Keep the terminal for painting and send descriptors 1 and 2 to the log. Textual's own
+        driver on Windows paints on descriptor 1, so there they stay.
+        """
+        _flush_streams()
+        self._saved = (os.dup(1), os.dup(2))
+        self._stderr = sys.__stderr__
+        self.output = TerminalFile(os.dup(shown))
+        sys.__stderr__ = self.output  # type: ignore[misc, assignment]  # where Textual paints
+        for descriptor in (1, 2):
+            os.dup2(stray, descriptor)
 
     def __exit__(
         self,
@@ -124,15 +129,13 @@ class Guard:
             if standby is not None:
                 standby.dismiss()
         self._flusher = self._restorer = None
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()
         if self._saved is not None:
+            _flush_streams()
             for kept, descriptor in zip(self._saved, (1, 2), strict=True):
                 os.dup2(kept, descriptor)
                 os.close(kept)
             self._saved = None
-        sys.__stderr__ = self._stderr  # type: ignore[misc]
+            sys.__stderr__ = self._stderr  # type: ignore[misc]
         faulthandler.disable()
         self._log_stream.close()
         if self.output is not None:
@@ -236,6 +239,12 @@ class Guard:
             self._log_stream.flush()
 
 
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
 def _write_all(descriptor: int, data: bytes) -> None:
     with suppress(OSError):
         while data:
@@ -336,8 +345,6 @@ def leave(code: int, *, stuck: bool) -> int:
     """
     if stuck or "torch" in sys.modules:
         within(RESTORE_S, atexit._run_exitfuncs)
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError, AttributeError):
-                stream.flush()
+        _flush_streams()
         os._exit(code)
     return code

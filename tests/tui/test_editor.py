@@ -205,14 +205,37 @@ async def test_text_that_grew_is_appended_and_the_cursor_stays() -> None:
         assert (editor.text, editor.caret) == ("one two three", 3)
         assert editor.document.marks[0]
         assert not editor.can_undo
-        editor.set_text("one")
-        assert editor.caret == 3
+        editor.set_text("one two or not")  # another road from the same beginning
+        assert (editor.text, editor.caret) == ("one two or not", 3)
+        assert editor.document.marks[0]
+        editor.caret = 14
         editor.set_text("one\nmore")  # at the end it stays at the end
         assert editor.caret == len("one\nmore")
         editor.set_text("else", keep_cursor=False)
         await pilot.pause()
         assert editor.caret == 4
         assert picture(editor)[0] == "else"
+
+
+async def test_any_text_after_any_other_is_exact() -> None:
+    texts = [
+        "",
+        "a",
+        HOSTILE,
+        HOSTILE + "x",
+        "x" * 5000,
+        "x" * 4097 + "y",
+        "日" * 3000,
+        "日" * 9,
+        "",
+    ]
+    async with editing() as (editor, pilot, _):
+        for text in texts:
+            editor.set_text(text)
+            assert editor.text == text
+            await pilot.pause()
+            assert editor.wrapped_document.height == editor.virtual_size.height
+            await pilot.press("end", "up")
 
 
 async def test_typing_is_told_once_with_its_size() -> None:

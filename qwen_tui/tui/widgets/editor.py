@@ -152,31 +152,33 @@ class Editor(TextArea):
         self.refresh()
 
     def set_text(self, text: str, *, keep_cursor: bool = True) -> None:
-        """Show another text and forget the undo steps; text that only grew is appended cheaply.
+        """Show another text and forget the undo steps.
 
-        The caret stays after as many characters as before, or goes to the end.
+        What both begin with stays, with its styles; only the rest is laid out anew. The caret stays
+        after as many characters as before, or at the end if it stood there, or goes to the end.
         """
         caret, now = self.caret, self.text
-        at_end = caret == len(now)
         if text != now:
-            if now and text.startswith(now):
-                self._append(text[len(now) :])
+            kept = _shared_beginning(now, text)
+            if kept:
+                self._replace_tail(kept, text[kept:])
             else:
                 self.load_text(text)
         self.history.clear()
-        target = caret if keep_cursor and not (at_end and text.startswith(now)) else len(text)
+        target = caret if keep_cursor and caret < len(now) else len(text)
         if self.caret != target:
             self.caret = target
 
-    def _append(self, text: str) -> None:
-        """Add text at the end without a step of undo."""
-        edit = Edit(text, self.document.end, self.document.end, True)
-        start = self.document.end
+    def _replace_tail(self, start: int, text: str) -> None:
+        """Put text in place of everything from an offset on, without a step of undo."""
+        begin, end = self.document.get_location_from_index(start), self.document.end
+        edit = Edit(text, begin, end, True)
         result = edit.do(self)
-        self.wrapped_document.wrap_range(start, start, result.end_location)
+        self.wrapped_document.wrap_range(begin, end, result.end_location)
         edit.after(self)
         self._build_highlight_map()
         self.post_message(self.Changed(self))
+        self._note_edit()
         self._refresh_size()
         self.refresh()
 
@@ -404,6 +406,21 @@ class Editor(TextArea):
             style = palette.current_match if current else palette.match
             line.stylize(style, max(0, left), left + length)
             at += 1
+
+
+def _shared_beginning(one: str, other: str) -> int:
+    """How many characters two texts begin with alike."""
+    low, step, most = 0, 4096, min(len(one), len(other))
+    while low + step <= most and one[low : low + step] == other[low : low + step]:
+        low += step
+    high = min(most, low + step)
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterator[Span]:
