@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from qwen_tui import chat, window
 from qwen_tui.engine.runner import Generation, Opened, Runner
 from qwen_tui.session.session import Session
+from qwen_tui.tui.playing import Outcome
 from qwen_tui.tui.pump import pump
 from qwen_tui.types import Event, Finished, Mode, Progress, Request, Trouble
 
@@ -183,6 +184,21 @@ class Writer:
         """What ends an answer of a model that does not end it itself."""
         vocab = self.session.vocab
         return chat.turn_stops(vocab) if wish.mode == "chat" and vocab is not None else ()
+
+    async def replay(self, id: str, request: Request) -> Outcome:
+        """Run a generation that the session knows already; how that went."""
+        run = self.session.runs[id]
+        run.live = True
+        self._id = id
+        self._generation = generation = self.runner.submit(request)
+        self._task = asyncio.get_running_loop().create_task(self._run(generation, id))
+        await asyncio.wait([self._task])
+        run.live = False
+        if generation.cancelled:
+            return "stopped"
+        ends = [branch.finished for branch in run.branches]
+        failed = all(end is None or end.reason == "failed" for end in ends)
+        return "failed" if failed else "played"
 
     async def _run(self, generation: Generation, id: str) -> None:
         def happen(event: Event) -> None:

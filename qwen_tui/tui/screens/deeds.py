@@ -88,6 +88,9 @@ class Deeds(Screen[None]):
         if branches > 1 and opened is not None and not opened.abilities.branches:
             studio.notify("This model completes one at a time.", severity="warning")
             branches = 1
+        if studio.doors.play:
+            studio.notify("This is a playback. Open the session to go on with it.", timeout=4)
+            return
         if studio.doors.runner.state == "failed":
             studio.loader.begin(studio.settings)
         mode: Mode = "chat" if studio.chatting else "complete"

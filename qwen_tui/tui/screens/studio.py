@@ -24,6 +24,7 @@ from textual.widgets import Input, TextArea
 from qwen_tui.hub import size_text
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
+from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Node, Place
 from qwen_tui.tui import fold, talk
 from qwen_tui.tui.actions import BY_ID, bindings, key_name
@@ -33,6 +34,7 @@ from qwen_tui.tui.fold import Pane
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.loading import Loader, VocabRead
 from qwen_tui.tui.messages import Failed, GoTo, Loading, Ready, ShowSibling, TakeChoice
+from qwen_tui.tui.playing import play
 from qwen_tui.tui.screens.deeds import Deeds
 from qwen_tui.tui.widgets.branches import Branches
 from qwen_tui.tui.widgets.choices import Choices
@@ -88,6 +90,10 @@ class Studio(Deeds, Screen[None]):
         self.writer = self.make_writer()
         self.seen = Seen.of(self.file) if self.file else Seen(None)
         self.trouble: Trouble | None = None
+        self.recorded = doors.desk.session.entries if doors.play else []
+        if doors.play:
+            self.desk = Desk(Session(vocab=doors.desk.session.vocab))
+            self.writer = self.make_writer()
         self._estimate = Estimate()
         self._painted: tuple[str | None, int, int] = (None, 0, 0)
         self._count: int | None = None
@@ -155,6 +161,7 @@ class Studio(Deeds, Screen[None]):
         self.branches = self.query_one(Branches)
         self.status = self.query_one(Status)
         self.notice = self.query_one("#notice", Notice)
+        self.built = True
         self.output.show_heat = self.settings.heat
         self.wear(self._heat)
         self.restore()
@@ -273,7 +280,7 @@ class Studio(Deeds, Screen[None]):
 
     def sync(self) -> None:
         """Everything but the editor's text, after anything changed."""
-        if not self.is_mounted:
+        if not self.built:
             return
         session = self.desk.session
         node = self._shown_node()
@@ -353,7 +360,7 @@ class Studio(Deeds, Screen[None]):
 
     def show_legend(self) -> None:
         """The colours' meaning, on the output's lower edge."""
-        if not self.is_mounted or not hasattr(self, "output"):
+        if not self.built:
             return
         pane = self.query_one("#output-pane")
         if not self.output.show_heat:
@@ -411,7 +418,7 @@ class Studio(Deeds, Screen[None]):
         tail = 0 if self.dirty else len(self.output.tokens)
         ttft = run.ttft_ms if run else None
         self.status.facts = Facts(
-            model=_short(self.settings.model),
+            model=_short(_model_name(environment) or self.settings.model),
             device=environment.device if environment else "",
             dtype=_precision(environment) if environment else "",
             state=self._state_words(),
@@ -520,6 +527,10 @@ class Studio(Deeds, Screen[None]):
     def _ready(self, message: Ready) -> None:
         self.notice.tell("")
         self.writer.ready(message.opened)
+        if self.recorded:
+            entries, self.recorded = self.recorded, []
+            writer = self.writer
+            self.run_worker(play(entries, writer.session, writer.replay, self.show_document))
         self.sync()
 
     @on(Failed)
@@ -603,7 +614,7 @@ class Studio(Deeds, Screen[None]):
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether an action does anything now; its key is shown, and taken, only then."""
-        if not hasattr(self, "editor"):
+        if not self.built:
             return action not in BY_ID
         typing_elsewhere = isinstance(self.focused, Input)
         match action:
@@ -640,11 +651,19 @@ class Studio(Deeds, Screen[None]):
         return True
 
     folded = False
+    built = False
+    """The widgets are there."""
 
 
 def _short(model: str) -> str:
     """A model's name as the status line has room for."""
     return model.rstrip("/").rpartition("/")[2] or model
+
+
+def _model_name(environment: Environment | None) -> str:
+    """What an environment calls its model; empty when it does not."""
+    model = environment.model if environment is not None else {}
+    return str(model.get("repo") or model.get("path") or "")
 
 
 def _precision(environment: Environment) -> str:

@@ -1,0 +1,53 @@
+"""Playing a stored session back: what was done, at once; what was generated, in its own rhythm.
+
+Law: the session that is played on is rebuilt from the recorded entries alone, and is never saved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
+from typing import Literal, TypeAlias
+
+from qwen_tui.session.session import Session
+from qwen_tui.session.tree import Place
+from qwen_tui.types import Entry, Happened, Moved, Request, Started
+
+Outcome: TypeAlias = Literal["played", "stopped", "failed"]
+
+
+def request_of(session: Session, started: Started) -> Request:
+    """The request whose recorded take the replay backend finds by its prompt."""
+    first = session.tree[started.nodes[0]] if started.nodes else None
+    place = Place(first.parent, first.at) if first is not None else session.head
+    return Request(
+        tuple(session.tree.path(*place)), max_tokens=-1, branches=max(1, len(started.nodes))
+    )
+
+
+async def play(
+    entries: Sequence[Entry],
+    session: Session,
+    generate: Callable[[str, Request], Awaitable[Outcome]],
+    moved: Callable[[], None],
+) -> None:
+    """Apply `entries` to a fresh `session`; each generation's events come from `generate`.
+
+    One that cannot be played, and everything after a person stopped, is applied at once. `moved` is
+    called before each generation, to show the text it goes on from, and at the end.
+    """
+    played: set[str] = set()
+    stopped = False
+    for entry, following in zip_longest(entries, entries[1:]):
+        if isinstance(entry, Happened) and entry.generation in played:
+            continue
+        session.apply(entry)
+        if isinstance(entry, Started) and entry.nodes and not stopped:
+            if isinstance(following, Moved) and following.node == entry.nodes[0]:
+                session.apply(following)
+            moved()
+            outcome = await generate(entry.generation, request_of(session, entry))
+            stopped = outcome == "stopped"
+            if outcome == "played":
+                played.add(entry.generation)
+    moved()

@@ -1,0 +1,110 @@
+"""The list of sessions: searched, renamed, thrown away."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from textual.app import App
+from textual.pilot import Pilot
+from textual.widgets import OptionList
+
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.tui.screens.sessions import Sessions, age
+
+
+class Shelf(App[None]):
+    """An app with the list over it; `answer` is what it said."""
+
+    answer: Path | str | None = "nothing yet"
+
+    def on_mount(self) -> None:
+        def answered(path: Path | None) -> None:
+            self.answer = path
+
+        self.push_screen(Sessions(), answered)
+
+
+def make(text: str, title: str = "") -> Path:
+    session = Session.new(title=title)
+    store = library.new_store(session)
+    session.commit(text)
+    assert store.close()
+    return store.path
+
+
+async def listed(pilot: Pilot[None]) -> list[str]:
+    await pilot.pause()
+    choose = pilot.app.screen.query_one(OptionList)
+    return [str(choose.get_option_at_index(n).prompt) for n in range(choose.option_count)]
+
+
+async def test_sessions_are_listed_and_found_by_their_words() -> None:
+    make("The king had a golden ball", "Fairy tale")
+    make("def add(a, b): [/bold]")
+    app = Shelf()
+    async with app.run_test(size=(100, 24)) as pilot:
+        assert len(await listed(pilot)) == 2
+        await pilot.press(*"golden")
+        (line,) = await listed(pilot)
+        assert "Fairy tale" in line
+        assert "The king" in line
+        await pilot.press(*["backspace"] * 6, *"nowhere")
+        assert await listed(pilot) == []
+
+
+async def test_enter_opens_the_chosen_one() -> None:
+    path = make("One")
+    app = Shelf()
+    async with app.run_test() as pilot:
+        await listed(pilot)
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.answer == path
+
+
+async def test_escape_opens_nothing() -> None:
+    make("One")
+    app = Shelf()
+    async with app.run_test() as pilot:
+        await listed(pilot)
+        await pilot.press("escape")
+        await pilot.pause()
+        assert app.answer is None
+
+
+async def test_a_session_can_be_renamed() -> None:
+    path = make("One")
+    app = Shelf()
+    async with app.run_test() as pilot:
+        await listed(pilot)
+        await pilot.press("f2")
+        await pilot.pause()
+        await pilot.press(*"New", "enter")
+        assert "New" in (await listed(pilot))[0]
+        assert library.listing(path).title == "New"
+
+
+async def test_throwing_away_asks_and_only_moves() -> None:
+    path = make("One")
+    app = Shelf()
+    async with app.run_test() as pilot:
+        await listed(pilot)
+        await pilot.press("down", "delete")
+        await pilot.pause()
+        await pilot.press("enter")
+        assert path.exists(), "the safe answer is the first"
+        await pilot.press("delete")
+        await pilot.pause()
+        await pilot.press("tab", "enter")
+        assert await listed(pilot) == []
+        assert not path.exists()
+        assert len(library.trashed()) == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3, "now"), (120, "2 min"), (7300, "2 h"), (200_000, "2 d")]
+)
+def test_ages_are_said_as_people_say_them(seconds: float, said: str) -> None:
+    assert age(seconds) == said

@@ -1,0 +1,237 @@
+"""Sessions and files in the studio: saved as they happen, found again as they were left."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from textual.widgets import Input
+
+from fixtures.scripts import Say
+from qwen_tui import paths
+from qwen_tui.backends.replay import Replay, takes
+from qwen_tui.engine.runner import Runner
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.tui.app import QwenTui
+from qwen_tui.tui.doors import Desk, Doors
+
+Studio = Callable[..., Any]
+BEGINNING = "In olden times"
+WHOLE = " there was a king who had a golden ball and a well"
+
+
+def only_session() -> Path:
+    (path,) = library.files()
+    return path
+
+
+async def test_what_happens_is_saved_and_said_so(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.until(lambda: "✓ saved" in bench.screen(), "the mark")
+        loaded = library.open_session(only_session(), read_only=True)
+        assert loaded.session.text == BEGINNING
+        assert b"".join(t.data for t in loaded.session.tail).decode().startswith(WHOLE)
+
+
+async def test_a_session_comes_back_as_it_was_left(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("ctrl+r")
+        await bench.settled()
+        await bench.pilot.press("ctrl+right")
+        bench.studio.desk.flush()
+        path = only_session()
+    desk = Desk.of(library.open_session(path))
+    async with studio(desk=desk, save=True) as bench:
+        assert bench.document == BEGINNING + " there"
+        assert bench.output.startswith(" was a king")
+        await bench.ready()
+        await bench.pilot.press("alt+left")
+        assert bench.document == BEGINNING
+        assert "2 of 2" in bench.screen()
+
+
+async def test_an_interrupted_completion_is_marked_and_gone_on_with(studio: Studio) -> None:
+    async with studio(gated=True, text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        bench.gate.allow(3)
+        await bench.until(lambda: bench.output == " there was a")
+        bench.studio.desk.flush()
+        source = only_session()
+        copy = source.with_name("01AAAAAAAAAAAAAAAAAAAAAAAA-copy.jsonl")
+        copy.write_bytes(source.read_bytes())  # what a killed process leaves
+    desk = Desk.of(library.open_session(copy))
+    async with studio((Say(" castle"),), desk=desk, save=True) as bench:
+        await bench.ready()
+        assert "interrupted" in bench.screen()
+        assert bench.output == " there was a"
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert bench.document == BEGINNING + " there was a"
+        assert bench.output.startswith(" castle")
+
+
+async def test_typing_that_was_never_sent_comes_back(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.type(" and more")
+        bench.studio.keep_draft()
+        bench.studio.desk.flush()
+        path = only_session()
+    desk = Desk.of(library.open_session(path))
+    async with studio(desk=desk, save=True) as bench:
+        assert bench.document == BEGINNING + " and more"
+        assert bench.studio.dirty
+
+
+async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: Studio) -> None:
+    session = Session.new()
+    store = library.new_store(session)
+    session.commit("Their text")
+    store.flush(2.0)
+    desk = Desk.of(library.open_session(store.path))
+    try:
+        async with studio(desk=desk, save=True) as bench:
+            await bench.ready()
+            assert bench.document == "Their text"
+            assert "read-only" in bench.screen()
+            session.commit("Their text goes on")
+            store.flush(2.0)
+            await bench.until(lambda: bench.document == "Their text goes on", "following")
+            await bench.pilot.press("alt+f")
+            await bench.until(lambda: "read-only" not in bench.screen())
+            await bench.pilot.press("ctrl+j")
+            await bench.settled()
+            assert bench.studio.desk.path != store.path
+            bench.studio.desk.flush()
+            assert len(library.files()) == 2
+    finally:
+        store.close()
+
+
+async def test_a_failing_disk_is_said_until_it_is_mended(studio: Studio, home: Path) -> None:
+    sessions = paths.sessions_dir()
+    sessions.parent.mkdir(parents=True)
+    sessions.write_text("a file where the folder should be")
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.until(lambda: "Not saved" in bench.screen(), "the banner")
+        await bench.pilot.press("escape", "escape")
+        assert "Not saved" in bench.screen()
+        assert bench.output.startswith(WHOLE)
+        sessions.unlink()
+        await bench.until(lambda: "✓ saved" in bench.screen(), "saved in the end")
+        assert "Not saved" not in bench.screen()
+
+
+async def test_a_new_session_is_empty_and_the_old_one_can_be_opened_again(
+    studio: Studio,
+) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("ctrl+n")
+        await bench.pilot.pause()
+        assert bench.document == ""
+        assert bench.output == ""
+        await bench.pilot.press("ctrl+l")
+        await bench.until(lambda: BEGINNING in bench.screen())
+        await bench.pilot.press("enter")
+        await bench.until(lambda: bench.document == BEGINNING, "the old session")
+        assert bench.output.startswith(WHOLE)
+
+
+# -- files -----------------------------------------------------------------------------------------
+
+
+async def test_the_text_is_written_to_a_file(studio: Studio, tmp_path: Path) -> None:
+    async with studio(text=BEGINNING + "\r\n") as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+s")
+        await bench.pilot.pause()
+        bench.app.screen.query_one(Input).value = str(tmp_path / "story.txt")
+        await bench.pilot.press("enter")
+        await bench.until(lambda: (tmp_path / "story.txt").exists())
+        assert (tmp_path / "story.txt").read_bytes() == (BEGINNING + "\r\n").encode()
+        assert "story.txt" in bench.screen()
+
+
+async def test_a_file_that_changed_is_not_written_over_unasked(
+    studio: Studio, tmp_path: Path
+) -> None:
+    file = tmp_path / "story.txt"
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+s")
+        await bench.pilot.pause()
+        bench.app.screen.query_one(Input).value = str(file)
+        await bench.pilot.press("enter")
+        await bench.until(file.exists)
+        file.write_text("somebody else's")
+        await bench.pilot.press("ctrl+s")
+        await bench.until(lambda: "changed on the disk" in bench.screen())
+        await bench.pilot.press("escape")
+        assert file.read_text() == "somebody else's"
+
+
+async def test_the_persons_editor_has_the_text(
+    studio: Studio, tmp_path: Path, monkeypatch: Any
+) -> None:
+    editor = tmp_path / "editor"
+    editor.write_text('#!/bin/sh\nprintf "%s, edited\\n" "$(cat "$1")" > "$1"\n')
+    editor.chmod(0o755)
+    monkeypatch.setenv("VISUAL", str(editor))
+    from qwen_tui.tui import files
+
+    assert files.edit_outside(BEGINNING, os.environ) == BEGINNING + ", edited"
+    assert files.edit_outside("a\n", os.environ) == "a, edited\n"
+
+
+# -- playing back ----------------------------------------------------------------------------------
+
+
+async def test_a_session_is_played_back_without_a_model(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("tab")
+        await bench.type(" There")
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        recorded, final, tail = bench.session, bench.document, bench.output
+    runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
+    doors = Doors(
+        settings=Settings(save=False, backend="replay"),
+        runner=runner,
+        opener=lambda _settings: runner._opener,
+        vocab=lambda _settings: None,
+        open_desk=lambda _path: Desk(Session.new()),
+        desk=Desk(recorded),
+        play=True,
+    )
+    app = QwenTui(doors)
+    async with app.run_test(size=(100, 30)) as pilot:
+        shown = app.studio
+        for _ in range(400):
+            texts = b"".join(token.data for token in shown.output.tokens).decode()
+            if shown.editor.text == final and texts == tail:
+                break
+            await pilot.pause(0.01)
+        assert shown.editor.text == final
+        assert texts == tail
+        assert len(shown.desk.session.tree) == len(recorded.tree)
+    runner.close()

@@ -1,0 +1,96 @@
+"""The studio at every size: panes fold, nothing is lost, nothing crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from fixtures.scripts import Say
+from qwen_tui.tui import fold
+
+Studio = Callable[..., Any]
+BEGINNING = "In olden times"
+
+
+@pytest.mark.parametrize("size", [(80, 24), (72, 14), (60, 20), (40, 10), (20, 5)])
+@pytest.mark.parametrize("pane", fold.PANES)
+def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: fold.Pane) -> None:
+    roads = pane == "branches"
+    assert pane in fold.shown(*size, pane, roads=roads)
+
+
+def test_everything_stands_side_by_side_where_there_is_room() -> None:
+    assert fold.shown(120, 40, "editor", roads=False) == {"editor", "output", "dials", "choices"}
+    assert fold.shown(80, 24, "editor", roads=False) == {"editor", "output", "dials", "choices"}
+    assert fold.shown(40, 10, "editor", roads=False) == {"editor"}
+
+
+def test_walking_the_panes_reaches_all_of_them() -> None:
+    seen, pane = [], "editor"
+    for _ in range(4):
+        seen.append(pane)
+        pane = fold.after(pane, roads=False)  # type: ignore[arg-type]
+    assert seen == ["editor", "output", "dials", "choices"]
+    assert pane == "editor"
+
+
+async def test_at_80_by_24_text_completion_controls_and_inspector_are_in_view(
+    studio: Studio,
+) -> None:
+    async with studio(text=BEGINNING, size=(80, 24)) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        shown = bench.screen()
+        for words in (BEGINNING, "there was a king", "temperature", "What it beat", "4,096"):
+            assert words in shown
+
+
+async def test_at_40_by_10_every_pane_is_a_key_press_away(studio: Studio) -> None:
+    async with studio(text=BEGINNING, size=(40, 10)) as bench:
+        await bench.ready()
+        assert BEGINNING in bench.screen()
+        assert "F9" in bench.screen()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert "there was a king" in bench.screen()
+        await bench.pilot.press("ctrl+o")
+        assert "temperature" in bench.screen()
+        await bench.pilot.press("escape")
+        assert BEGINNING in bench.screen()
+        await bench.pilot.press("ctrl+t")
+        assert "there" in bench.screen()
+        await bench.pilot.press("f9")
+        assert BEGINNING in bench.screen()
+
+
+async def test_a_storm_of_sizes_leaves_the_text_alone(studio: Studio) -> None:
+    async with studio(gated=True, text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        for number, size in enumerate([(1, 1), (2, 1), (200, 60), (3, 40), (40, 3), (1, 1)]):
+            await bench.pilot.resize_terminal(*size)
+            bench.gate.allow(1)
+            await bench.until(lambda n=number: len(bench.studio.output.tokens) > n)
+        bench.gate.open()
+        await bench.settled()
+        await bench.pilot.resize_terminal(100, 30)
+        await bench.pilot.pause()
+        assert bench.document == BEGINNING
+        assert BEGINNING in bench.screen()
+        assert "golden ball" in bench.screen()
+
+
+async def test_many_languages_are_shown_and_walked(studio: Studio) -> None:
+    text = "日本語の文 مرحبا שלום สวัสดี नमस्ते 👩‍👩‍👧‍👦 e\u0301"
+    async with studio((Say(" 東京 👍🏽 ไทย"),), text=text, size=(80, 24)) as bench:
+        await bench.ready()
+        assert bench.document == text
+        await bench.pilot.press("ctrl+end", *["left"] * 8, *["right"] * 8)
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert bench.output.startswith(" 東京 👍🏽 ไทย")
+        await bench.pilot.press("ctrl+t", *["right"] * 4)
+        assert "東京" in bench.screen()
