@@ -138,7 +138,7 @@ class Loader:
         if not bare:
             return []
         read = self.reader.read(bare)
-        if read.entry is not None and (read.ok or b"\0" not in bare):
+        if read.entry is not None:
             return self._take(number, read)
         if read.ok:
             self.report.note(number, "record", read.why)

@@ -64,6 +64,7 @@ class State:
         self.entries: list[Entry] = []
         self._undo: list[Place] = []
         self._redo: list[Place] = []
+        self._spellings: dict[int, bytes] = {}
         self._version = 0
         self._read: tuple[Place, str, Layout | None] | None = None
 
@@ -174,6 +175,8 @@ class State:
         run, branch = self._branch(entry.generation, event.branch)
         run.progress = None
         if isinstance(event, Emitted):
+            for token in event.tokens:
+                self._spellings.update((c.id, c.data) for c in token.choices if c.data)
             if self.tree.extend(branch.node, event.index, event.tokens):
                 branch.emit(event)
         else:
@@ -190,8 +193,11 @@ class State:
         self.tree.weigh(entry.node, entry.start, entry.logprobs, rows)
 
     def _spell(self, id: int) -> bytes:
+        """The bytes of a token id, by the vocabulary or as this session has seen it; else b""."""
         vocab = self.vocab
-        return vocab.data(id) if vocab is not None and 0 <= id < vocab.size else b""
+        if vocab is not None and 0 <= id < vocab.size:
+            return vocab.data(id)
+        return self._spellings.get(id, b"")
 
     # -- the document ------------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from qwen_tui import journal
 from qwen_tui.journal import Reader, Scribe, line, pieces, read, record, seal
+from qwen_tui.journal.reading import _KINDS
 from qwen_tui.types import (
     Added,
     Choice,
@@ -284,7 +285,7 @@ KEYS = st.sampled_from(
 
 @settings(deadline=None, max_examples=300)
 @given(
-    st.sampled_from([*journal._KINDS, "other"]),
+    st.sampled_from([*_KINDS, "other"]),
     st.dictionaries(KEYS, json_values, max_size=8),
 )
 def test_generated_records_never_raise(kind: str, values: dict[str, Any]) -> None:

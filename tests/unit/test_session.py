@@ -520,6 +520,19 @@ def test_taking_an_alternative_forks_at_that_token(vocab: Vocab) -> None:
     same(session, again)
 
 
+def test_alternatives_are_known_without_the_model_that_made_them() -> None:
+    session = begun(None, "Once")
+    generation, (node,) = session.start(session.request(Sampling()), ENV)
+    row = (Choice(5, b" upon", -0.25), Choice(9, b" the", -2.0))
+    session.happen(generation, Emitted((Token(5, b" upon", -0.25, row),)))
+    session.happen(generation, Finished("length"))
+    session.fork(node, 0, row[1])
+    again = reread(session)
+    again.fork(node, 0, Choice(9, b"", -2.0))
+    assert again.text == session.text == "Once the"
+    assert again.tokens[-1].choices == row
+
+
 def test_half_a_character_can_be_chosen(vocab: Vocab) -> None:
     session = begun(vocab, "x")
     node = complete(session, FACE[:2], FACE[2:])

@@ -1,0 +1,52 @@
+"""The one record format: entry ⇄ flat dict ⇄ one line of JSON (session file, `--json`, replay).
+
+Law: a line read back gives the entry that was written, exact bytes included, without a vocabulary;
+reading hostile bytes never raises, it says why; what this version does not know is kept.
+
+Beyond the format's named keys three are added, as it allows: `lens` in `tok` (bytes per token, when
+a record holds several), `spell` in `tok` and `score` (`{"id": text | [base64]}` of alternatives not
+spelled before by this writer) and `schedule` in `end` (what `gen.schedule` is filled from). An
+`end`'s number of tokens is `n` when printed and `count` in a file, where the stamp owns `n`. Text
+of a person without a tokenizer has `ids` null: its tokens are then `pieces(text)`.
+"""
+
+from __future__ import annotations
+
+from qwen_tui.journal.reading import MAX_DEPTH, MAX_LINE, Read, Reader, Stamp, read
+from qwen_tui.journal.writing import (
+    FORMAT,
+    MAX_ID,
+    VERSION,
+    Record,
+    Scribe,
+    environment_id,
+    ids_bytes,
+    ids_sha256,
+    line,
+    pieces,
+    record,
+    seal,
+    utf8,
+)
+
+__all__ = [
+    "FORMAT",
+    "MAX_DEPTH",
+    "MAX_ID",
+    "MAX_LINE",
+    "VERSION",
+    "Read",
+    "Reader",
+    "Record",
+    "Scribe",
+    "Stamp",
+    "environment_id",
+    "ids_bytes",
+    "ids_sha256",
+    "line",
+    "pieces",
+    "read",
+    "record",
+    "seal",
+    "utf8",
+]
