@@ -6,7 +6,6 @@ import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import pytest
 from rich.segment import Segment
 from rich.style import Style
 from textual.app import App, ComposeResult
@@ -15,7 +14,7 @@ from textual.pilot import Pilot
 from qwen_tui.paths import themes_dir
 from qwen_tui.tui import themes
 from qwen_tui.tui.heat import Heat
-from qwen_tui.tui.widgets.output import OutputPane
+from qwen_tui.tui.widgets.output import END_MARKS, OutputPane
 from qwen_tui.types import Token
 
 SKIN = themes.load([themes_dir()]).skins["ember"]
@@ -245,15 +244,13 @@ async def test_bytes_that_are_no_character_yet_wear_a_badge() -> None:
         assert picture(shown)[0] == "ab日"
 
 
-@pytest.mark.parametrize(
-    ("reason", "mark"), [("eos", "■ eos"), ("cancelled", "⏹ stopped"), ("length", "… length")]
-)
-async def test_the_end_says_why(reason: str, mark: str) -> None:
+async def test_the_end_says_why() -> None:
     async with pane() as (shown, pilot):
         shown.extend(tokens("done"))
-        shown.finish(reason)
-        await pilot.pause()
-        assert picture(shown)[0] == f"done {mark}"
+        for reason, mark in END_MARKS.items():
+            shown.finish(reason)
+            await pilot.pause()
+            assert picture(shown)[0] == f"done {mark}"
         shown.extend(tokens(" or not"))
         await pilot.pause()
         assert picture(shown)[0] == "done or not"
@@ -353,17 +350,18 @@ async def test_showing_what_is_shown_with_more_keeps_the_layout_and_the_cursor()
         assert shown.cursor == 0
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 1), (3, 2), (1, 40)])
-async def test_no_size_is_too_small(size: tuple[int, int]) -> None:
+async def test_no_size_is_too_small() -> None:
     async with pane() as (shown, pilot):
         shown.show(tokens("日本語 word \u202e👩‍👩‍👧", "\t\n", b"\xe6"))
         shown.finish("length")
-        await pilot.resize_terminal(*size)
-        await pilot.press("right", "right", "down")
-        shown.extend(tokens("more 日本"))
-        await pilot.pause()
-        for y in range(size[1]):
-            assert shown.render_line(y).cell_length <= size[0]
+        for width, height in ((1, 1), (2, 1), (3, 2), (1, 40)):
+            await pilot.resize_terminal(width, height)
+            await pilot.press("right", "right", "down")
+            shown.extend(tokens("more 日本"))
+            await pilot.pause()
+            for y in range(height):
+                assert shown.render_line(y).cell_length <= width
         await pilot.resize_terminal(40, 8)
+        await pilot.press("ctrl+home")
         await pilot.pause()
         assert "日本語 word" in picture(shown)[0]
