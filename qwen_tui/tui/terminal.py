@@ -55,6 +55,9 @@ FLUSH_S: Final = 1.2
 RESTORE_S: Final = 0.3
 """How long it waits for a terminal that takes no bytes."""
 DRAIN_S: Final = 0.5
+"""How long leaving waits for the last frame to be written."""
+LOG_MOST: Final = 4 << 20
+"""Bytes of log after which a new one is begun, the last one kept beside it."""
 HANGUP_CODE: Final = 129
 _SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
 
@@ -146,6 +149,8 @@ class Guard:
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
             made(self.log.parent)
+            if self.log.is_file() and self.log.stat().st_size > LOG_MOST:
+                self.log.replace(self.log.with_suffix(".old"))
             return os.open(self.log, flags, 0o600)
         except OSError as error:
             why = f"cannot write the log {self.log}: {error.strerror}"

@@ -141,6 +141,7 @@ def test_a_terminal_that_vanishes_flushes_and_ends_us(
 
 
 def test_a_crash_is_one_line_and_a_log(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"old\n" * (2 << 20))
     with opened(tmp_path) as there:
         before = there.modes()
         here = len(there.output)
@@ -152,6 +153,8 @@ def test_a_crash_is_one_line_and_a_log(tmp_path: Path) -> None:
         assert str(tmp_path / "log") in said.replace("\r\n", "")
         assert len(said.strip().splitlines()) == 1
         log = (tmp_path / "log").read_text()
+        assert "old" not in log
+        assert (tmp_path / "log.old").stat().st_size == 8 << 20
         assert "LookupError" in log
         assert "action_crash" in log
         for seen in (said, log):

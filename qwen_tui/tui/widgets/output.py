@@ -501,8 +501,8 @@ class OutputPane(ScrollView, can_focus=True):
     def on_click(self, event: events.Click) -> None:
         """Mark the token that was clicked; a double click opens it."""
         offset = event.get_content_offset(self)
-        if offset is None or not self._tokens:
-            return
+        if offset is None or not self._tokens or self.text_selection is not None:
+            return  # the end of a drag is no click
         index = self._flow.token_at(int(self.scroll_offset.y) + offset.y, offset.x)
         if index is None or index < 0:
             return
