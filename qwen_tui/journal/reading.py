@@ -46,6 +46,7 @@ MAX_LINE: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 
 _CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}$')
+_MOST = 1e300
 _STAMP = ("w", "n", "t", "c")
 
 
@@ -163,12 +164,17 @@ def _rows(values: Record, count: int) -> list[list[tuple[int, float]]]:
     rows = _list(values, "top")
     if len(rows) not in (0, count):
         raise _Malformed("top does not fit the tokens")
+    if not all(isinstance(row, list) for row in rows):
+        raise _Malformed("choices that are no list")
     return [[_pair(pair) for pair in row] for row in rows] or [[] for _ in range(count)]
 
 
 def _pair(pair: Any) -> tuple[int, float]:
     if not isinstance(pair, list) or len(pair) != 2:
         raise _Malformed("a choice that is no pair")
+    id, lp = pair
+    if type(id) is int and 0 <= id <= MAX_ID and type(lp) is float and -_MOST < lp < _MOST:
+        return id, lp
     value = _logprob(pair[1])
     return _id(pair[0]), -math.inf if value is None else value
 
@@ -239,8 +245,11 @@ class Reader:
             raise _Malformed("lp does not fit the ids")
         runs = _split(data, _list(values, "lens"), len(ids)) if ids else []
         drafted = {index for index in _list(values, "drafted") if isinstance(index, int)}
+        for id, run in zip(ids, runs, strict=True):
+            if id >= 0:
+                self._spelled.setdefault(id, run)
+        # After the tokens: the bytes of one that a stop string cut are not how its id is spelled.
         self._learn(values)
-        self._spelled.update((id, run) for id, run in zip(ids, runs, strict=True) if id >= 0)
         rows = _rows(values, len(ids))
         return tuple(
             Token(id, run, lp, self._choices(row), i in drafted)
@@ -425,9 +434,9 @@ def _read_stats(values: Record) -> Stats:
 
 def _stamp(values: Record) -> Stamp | None:
     writer, counter, unix_ms = values.get("w"), values.get("n"), values.get("t")
-    if not (isinstance(writer, str) and isinstance(counter, int) and isinstance(unix_ms, int)):
+    if not isinstance(writer, str) or type(counter) is not int or type(unix_ms) is not int:
         return None
-    return Stamp(_clean(writer), counter, unix_ms)
+    return Stamp(_clean(writer), counter, unix_ms) if 0 <= counter < 2**53 else None
 
 
 def _depth(value: Any) -> int:

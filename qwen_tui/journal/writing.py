@@ -379,7 +379,11 @@ class Scribe:
     def _spelling(self, out: Record, tokens: Sequence[Token]) -> Record:
         if not self._spell:
             return out
-        self._spelled.update(token.id for token in tokens)
+        for token in tokens:
+            own = next((choice for choice in token.choices if choice.id == token.id), None)
+            # A token that a stop string cut does not say how its id is spelled.
+            if own is None or own.data == token.data:
+                self._spelled.add(token.id)
         new = {
             choice.id: choice.data
             for token in tokens

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import errno
+import gc
 import os
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Final
@@ -253,8 +255,9 @@ def open_session(
     loader = Loader()
     session = Session(vocab=vocab)
     try:
-        for entry in load(path, loader, ended=isinstance(why, Taken)):
-            session.apply(entry)
+        with _keeping_everything():
+            for entry in load(path, loader, ended=isinstance(why, Taken)):
+                session.apply(entry)
     except BaseException:
         if held is not None:
             held.close()
@@ -277,6 +280,20 @@ def open_session(
         session.entries.insert(0, head)
         loaded.store.put(head)
     return loaded
+
+
+@contextmanager
+def _keeping_everything() -> Iterator[None]:
+    """No garbage collection: millions of objects are made and all stay, each pass is for nothing
+    and costs as much as the reading itself.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _hold(path: Path) -> tuple[SessionFile | None, str | Taken]:

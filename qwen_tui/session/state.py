@@ -286,7 +286,7 @@ class State:
     @property
     def tail(self) -> list[Token]:
         """What the head's node holds beyond the document."""
-        return self.tree.path(self.head.node)[self.head.at :]
+        return self.tree.after(*self.head)
 
     @property
     def completion(self) -> str | None:

@@ -237,6 +237,10 @@ class Tree:
             return []
         return self._full(id)[:at]
 
+    def after(self, id: str | None, at: int) -> list[Token]:
+        """The tokens of the node's path from place `at` on. A fresh list."""
+        return [] if id is None else self._full(id)[at:]
+
     def _full(self, id: str) -> list[Token]:
         chain: list[Node] = []
         base: list[Token] = []

@@ -161,6 +161,14 @@ def test_alternatives_are_spelled_once_and_read_without_a_vocabulary() -> None:
     assert reader.spelling(2) == b"\xff"
 
 
+def test_a_token_cut_by_a_stop_string_does_not_spell_its_id() -> None:
+    scribe, reader = Scribe(), Reader()
+    whole = (Choice(1, b" word", -0.25),)
+    cut = scribe.record(Happened("g", Emitted((Token(1, b" w", -0.25, whole),))))
+    reader.read(line(cut))
+    assert reader.spelling(1) == b" word"
+
+
 def test_an_end_counts_and_hashes_its_branch() -> None:
     scribe = Scribe()
     emitted = (Token(3, b"a"), Token(4, b"b"))
@@ -238,6 +246,8 @@ HOSTILE = (
     b'{"k":"tok","gen":"g","ids":[1],"text":"a","b64":"*"}',
     b'{"k":"tok","gen":"g","ids":[1],"text":"a","i":-1}',
     b'{"k":"tok","gen":"g","ids":[1],"text":"a","top":[[1]]}',
+    b'{"k":"tok","gen":"g","ids":[1],"text":"a","top":[null]}',
+    b'{"k":"tok","gen":"g","ids":[1],"text":"a","top":[["ab"]]}',
     b'{"k":"tok","gen":"g","ids":{"a":1},"text":"a"}',
     b'{"k":"node","id":"n","parent":1,"at":0,"src":"user"}',
     b'{"k":"move","node":"n","at":1e3}',
