@@ -91,6 +91,8 @@ async def test_an_empty_pane_invites() -> None:
         assert picture(shown)[0] == "Hello"
         shown.clear()
         assert picture(shown)[0].startswith("Ctrl+J")
+        await pilot.resize_terminal(20, 8)
+        assert picture(shown)[:3] == ["Ctrl+J lets the", "model go on", "Esc stops it"]
 
 
 async def test_tokens_come_and_the_view_follows_until_one_scrolls_up() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import wrap
 from typing import ClassVar, Final
 
 from rich.cells import cell_len
@@ -340,7 +341,7 @@ class OutputPane(ScrollView, can_focus=True):
         return strip
 
     def _hint_line(self, y: int, width: int, base: Style) -> Strip:
-        lines = self.hint.splitlines()
+        lines = [part for line in self.hint.splitlines() for part in wrap(line, max(1, width - 1))]
         text = lines[y] if y < len(lines) else ""
         return Strip([Segment(text, base + self.heat.palette.hint)]).crop_extend(0, width, base)
 
