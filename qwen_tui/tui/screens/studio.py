@@ -247,16 +247,19 @@ class Studio(Deeds, Screen[None]):
     @property
     def tentative(self) -> bool:
         """There is a completion to take, and it belongs to the text as it stands."""
-        return bool(self.tail) and not self.dirty and not self.chatting
+        return self.has_tail and not self.chatting and not self.dirty
+
+    @property
+    def has_tail(self) -> bool:
+        """Something goes on from the document, and more than an eos that ended it."""
+        session = self.desk.session
+        id, at = session.head
+        return id is not None and session.accept_end(id) > at
 
     @property
     def tail(self) -> list[Token]:
-        """What the output pane shows: nothing, where all but an ending eos was accepted."""
-        session = self.desk.session
-        id = session.head.node
-        if id is None or session.accept_end(id) <= session.head.at < session.tree[id].end:
-            return []
-        return session.tail
+        """What the output pane shows."""
+        return self.desk.session.tail if self.has_tail else []
 
     def show_document(self) -> None:
         """Make the editor show the session's document, in place of typing that waits."""
@@ -318,7 +321,7 @@ class Studio(Deeds, Screen[None]):
 
     def _shown_node(self) -> Node | None:
         head = self.desk.session.head
-        return self.desk.session.tree[head.node] if head.node and self.tail else None
+        return self.desk.session.tree[head.node] if head.node and self.has_tail else None
 
     def _hint(self) -> None:
         """What the empty output pane says."""

@@ -1,0 +1,114 @@
+"""The program in tmux on a tiny real checkpoint: write, continue, stop, leave, come back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fixtures.checkpoints import qwen2
+from qwen_tui.session import library
+
+if sys.platform == "win32" or shutil.which("tmux") is None:
+    pytest.skip("there is no tmux", allow_module_level=True)
+
+pytestmark = pytest.mark.e2e
+PROGRAM = f"{sys.executable} -m qwen_tui"
+PATIENCE_S = 60
+
+
+class Tmux:
+    """One tmux server of its own with one window."""
+
+    def __init__(self, folder: Path) -> None:
+        self.socket = str(folder / "tmux")
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(
+            ["tmux", "-S", self.socket, *arguments], capture_output=True, text=True, check=False
+        )
+        return done.stdout
+
+    def start(self, command: str, width: int = 100, height: int = 30) -> None:
+        shell = f"{command}; echo LEFT-WITH-$?; exec cat"
+        self.run("-f", "/dev/null", "new-session", "-d", "-x", str(width), "-y", str(height), shell)
+
+    def again(self, command: str) -> None:
+        self.run("respawn-window", "-k", f"{command}; echo LEFT-WITH-$?; exec cat")
+
+    def type(self, text: str) -> None:
+        self.run("send-keys", "-l", text)
+
+    def press(self, *keys: str) -> None:
+        self.run("send-keys", *keys)
+
+    def screen(self) -> str:
+        return self.run("capture-pane", "-p")
+
+    def until(self, true: Callable[[str], object], what: str) -> str:
+        """Wait until the screen is so; fail with what was seen."""
+        end = time.monotonic() + PATIENCE_S
+        shown = ""
+        while time.monotonic() < end:
+            shown = self.screen()
+            if true(shown):
+                return shown
+            time.sleep(0.05)
+        pytest.fail(f"never: {what}\n{shown}")
+
+
+@pytest.fixture
+def tmux(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tmux]:
+    monkeypatch.delenv("TMUX", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    there = Tmux(tmp_path)
+    yield there
+    there.run("kill-server")
+
+
+def test_write_continue_be_killed_come_back_stop_and_leave(tmux: Tmux, tmp_path: Path) -> None:
+    model, pid = qwen2(tmp_path / "tiny", context=4096), tmp_path / "pid"
+    program = f"{PROGRAM} -m {model} -n 3000"
+    tmux.start(f"sh -c 'echo $$ > {pid}; exec {program}'")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.type("Hello before the model")
+    tmux.until(lambda shown: "Hello before the model" in shown, "typing while it loads")
+    tmux.press("C-j")
+    tmux.until(lambda shown: "queued" in shown or "writing" in shown, "the queued completion")
+    tmux.until(lambda shown: "tok/s" in shown and "Stop" in shown, "tokens")
+    tmux.type("!")
+    tmux.until(lambda shown: "model!" in shown, "typing while it streams")
+    os.kill(int(pid.read_text()), 9)
+    tmux.until(lambda shown: "LEFT-WITH-137" in shown, "killed")
+
+    (path,) = library.files()
+    session = library.open_session(path, read_only=True).session
+    assert session.text == "Hello before the model"
+    assert len(session.interrupted()) == 1
+    tmux.again(f"{program} --open {library.id_of(path)}")
+    tmux.until(lambda shown: "interrupted" in shown, "the interrupted completion")
+    tmux.press("C-j")
+    tmux.until(lambda shown: "tok/s" in shown and "Stop" in shown, "going on")
+    for width, height in ((40, 10), (20, 4), (100, 30)):
+        tmux.run("resize-window", "-x", str(width), "-y", str(height))
+    tmux.press("Escape")
+    tmux.until(lambda shown: "stopped" in shown, "stopped with its text kept")
+    tmux.until(lambda shown: "✓ saved" in shown, "saved")
+    tmux.press("C-q")
+    tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
+    assert len(library.open_session(path, read_only=True).session.tree) > len(session.tree)
+
+
+def test_leaving_while_the_engine_starts(tmux: Tmux, tmp_path: Path) -> None:
+    model = qwen2(tmp_path / "tiny")
+    tmux.start(f"{PROGRAM} -m {model} --no-save")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.press("C-q")
+    tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
+    assert library.files() == []
