@@ -219,6 +219,7 @@ class Store:
         entries: Iterable[Entry] = (),
         lazily: bool = True,
         on_state: Callable[[Saving], None] | None = None,
+        retry_s: float = RETRY_S,
         clock: Callable[[], float] = time.time,
         writers: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
@@ -236,7 +237,8 @@ class Store:
         self._bytes = self._unsynced = 0
         self._begun = held is not None or not lazily
         self._broken = ""
-        self._retry_s = RETRY_S
+        self._pause_s = retry_s
+        self._retry_s = retry_s
         self._retry_at = 0.0
         self._synced_at = time.monotonic()
         self._state = Saving(self._path)
@@ -307,7 +309,8 @@ class Store:
         """Gather a batch, write it, sync when due. True when asked to end."""
         items = self._gather()
         flushes = [item for item in items if isinstance(item, _Flush)]
-        urgent = bool(flushes)
+        # What was held while saving failed is made safe as soon as it can be.
+        urgent = bool(flushes or self._state.reason)
         for item in items:
             if isinstance(item, _Put):
                 self._taken += 1
@@ -330,7 +333,7 @@ class Store:
         """The next items: what comes within the batch's time after the first was handed in."""
         waiting = self._begun and bool(self._lines or self._unsynced or self._broken)
         try:
-            items = [self._queue.get(timeout=RETRY_S if waiting else None)]
+            items = [self._queue.get(timeout=self._pause_s if waiting else None)]
         except queue.Empty:
             return []
         until = float("inf")
@@ -438,7 +441,7 @@ class Store:
     def _abandon(self, kind: str, why: str) -> None:
         """Leave the file as it is and go on in a new one that holds the whole session."""
         self._broken = f"{self._path.name}: {why}"
-        self._retry_s = RETRY_S
+        self._retry_s = self._pause_s
         self._restart(beside(self._path, kind))
 
     def _restart(self, path: Path) -> None:
@@ -469,7 +472,7 @@ class Store:
         self._broken = ""
         self._bytes = 0
         self._synced_at = time.monotonic()
-        self._retry_s = RETRY_S
+        self._retry_s = self._pause_s
 
     def _write_whole(self, file: SessionFile) -> None:
         self._fresh_scribe()

@@ -293,7 +293,7 @@ KEYS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(
     st.sampled_from([*_KINDS, "other"]),
     st.dictionaries(KEYS, json_values, max_size=8),
@@ -307,7 +307,7 @@ def test_generated_records_never_raise(kind: str, values: dict[str, Any]) -> Non
         line(record(found.entry))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=200))
 def test_generated_bytes_never_raise(raw: bytes) -> None:
     assert read(raw).entry is None

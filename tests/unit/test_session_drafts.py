@@ -94,7 +94,7 @@ def test_a_cut_draft_gives_what_is_whole() -> None:
         drafts.flush(5)
     drafts.close()
     data = drafts.path.read_bytes()
-    for cut in range(0, len(data), 3):
+    for cut in range(0, len(data), 7):
         drafts.path.write_bytes(data[:cut])
         found = restore("S1", HERE, "one")
         assert found is None or found[0] in ("one a", "one ab", "one abc")

@@ -115,7 +115,7 @@ def test_streamed_tokens_come_by_themselves_in_batches(kept: Kept) -> None:
 def test_a_batch_larger_than_the_limit_is_cut_between_lines(kept: Kept) -> None:
     kept.session.commit("x" * 2 * BATCH_BYTES)
     for number in range(20):
-        kept.session.commit(kept.session.text + f" {number}" * 3000)
+        kept.session.commit(kept.session.text + f" {number}" * 1000)
     assert kept.store.flush(10)
     kept.matches()
 
@@ -260,7 +260,9 @@ def failing(kept: Kept) -> Failing:
     kept.store.close()
     file = Failing.hold(kept.store.path)
     assert isinstance(file, Failing)
-    kept.store = Store(file, entries=kept.session.entries, on_state=kept.states.append)
+    kept.store = Store(
+        file, entries=kept.session.entries, on_state=kept.states.append, retry_s=0.02
+    )
     kept.session.sink = kept.store.put
     return file
 

@@ -153,7 +153,7 @@ def test_weighing_keeps_the_text() -> None:
     assert text_of(tree.path("n")) == "abc"
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(st.lists(st.binary(max_size=3) | st.sampled_from(["é".encode(), "🙂".encode(), b"ab"])))
 def test_a_layouts_text_is_the_decoded_bytes(cuts: list[bytes]) -> None:
     layout = Layout()
