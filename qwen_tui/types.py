@@ -297,7 +297,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """A new node that forks `parent` after `at` of its tokens (`None` and 0: a root).
+    """A new node that forks `parent` after `at` tokens of its path (`None` and 0: a root).
 
     A person's text is whole in `text` and `tokens`; a model's node starts empty and its generation
     fills it.
@@ -314,7 +314,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The head now stands after `at` tokens of `node`; `None` is the empty document."""
+    """The head stands after `at` tokens of the path of `node`; `None`: the empty document."""
 
     node: str | None
     at: int
