@@ -107,3 +107,9 @@ def test_themes_are_found_from_wherever_the_program_is_installed() -> None:
     from qwen_tui import paths
 
     assert len(list(paths.themes_dir().glob("*.toml"))) >= 5
+
+
+def test_the_map_names_every_module() -> None:
+    page = (PACKAGE.parent / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    wanted = {path.name for path in MODULES} - {"__init__.py", "__main__.py"}
+    assert not {name for name in wanted if name not in page}
