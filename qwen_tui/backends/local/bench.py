@@ -242,19 +242,27 @@ class Rounds:
         self._found: dict[str, list[Any]] = {}
 
     def run(self) -> None:
-        """Warm up, then every block once a round; the order turns by one from round to round."""
-        subject = self._subject
+        """Warm up, then all rounds."""
+        self.warm_up()
+        for number in range(self._subject.protocol.rounds):
+            self._say(f"round {number + 1} of {self._subject.protocol.rounds}")
+            self.round(number)
+
+    def warm_up(self) -> None:
+        """Every kind of block once, thrown away."""
         self._say("warming up")
-        subject.warm_up()
+        self._subject.warm_up()
+        self._bandwidth.measure()
+
+    def round(self, number: int) -> None:
+        """Every kind of block once; the order turns by one from round to round."""
         blocks = [self._read, self._greedy, self._sampled, self._prompts]
-        if subject.backend.abilities.branches:
+        if self._subject.backend.abilities.branches:
             blocks.append(self._siblings)
-        for number in range(subject.protocol.rounds):
-            self._say(f"round {number + 1} of {subject.protocol.rounds}")
-            turn = number % len(blocks)
-            for block in blocks[turn:] + blocks[:turn]:
-                block(100 + number)
-                self._mark.look()
+        turn = number % len(blocks)
+        for block in blocks[turn:] + blocks[:turn]:
+            block(100 + number)
+            self._mark.look()
 
     def _keep(self, name: str, value: Any) -> None:
         self._found.setdefault(name, []).append(value)
