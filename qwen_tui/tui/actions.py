@@ -386,6 +386,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "Begin a session of your own with everything this one holds.",
         group=FILES,
     ),
+    Action(
+        "normalise",
+        "Normalise",
+        ("alt+u",),
+        "Compose the document's characters (Unicode NFC), as in the text the model learned from.",
+        group=FILES,
+    ),
     Action("rename", "Rename", ("shift+f4",), "Give this session a title.", group=FILES),
     Action(
         "find",

@@ -21,7 +21,7 @@ from qwen_tui.types import Event, Finished, Mode, Progress, Request, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
-    from qwen_tui.tui.widgets.dials import Controls
+    from qwen_tui.tui.controls import Controls
 
 RNG: Final = "philox4x32-10"
 """The generator behind every draw, as session files name it."""
@@ -171,13 +171,16 @@ class Writer:
         }
         make = self.session.regenerate if wish.again else self.session.request
         request = make(controls.sampling, **values)
+        side = settings.truncate or None
         prompt, most = window.fit(
             request.prompt,
             request.max_tokens,
             self.opened.context,
-            settings.truncate,
+            side,
             settings.explicit("max_tokens"),
         )
+        if note := window.dropped_note(len(request.prompt), len(prompt), side):
+            self._troubled(Trouble(note))
         return replace(request, prompt=tuple(prompt), max_tokens=most)
 
     def _turn_stops(self, wish: Wish) -> tuple[str, ...]:

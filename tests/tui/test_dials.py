@@ -12,15 +12,15 @@ from textual.events import MouseScrollUp
 from textual.pilot import Pilot
 
 from qwen_tui import presets
-from qwen_tui.tui.widgets.dials import (
+from qwen_tui.tui.controls import (
     MAX_TOKENS,
     ROW_DIALS,
     ROWS,
     Controls,
-    Dials,
     at_fraction,
     fraction,
 )
+from qwen_tui.tui.widgets.dials import Dials
 from qwen_tui.types import Sampling
 
 

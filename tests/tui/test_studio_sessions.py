@@ -108,7 +108,10 @@ async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: St
             session.commit("Their text goes on")
             store.flush(2.0)
             await bench.until(lambda: bench.document == "Their text goes on", "following")
-            await bench.pilot.press("alt+f")
+            await bench.pilot.press("ctrl+j")
+            await bench.until(lambda: "Fork it" in bench.screen(), "the offer")
+            assert bench.made[0].requests == []
+            await bench.pilot.press("right", "enter")
             await bench.until(lambda: "read-only" not in bench.screen())
             await bench.pilot.press("ctrl+j")
             await bench.settled()

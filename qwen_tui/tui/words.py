@@ -1,0 +1,45 @@
+"""What the interface says of models and of long work, in words; knows no widget."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qwen_tui.hub import size_text
+from qwen_tui.types import Environment, Progress
+
+STAGES: Final = {
+    "import": "starting the engine",
+    "download": "fetching",
+    "load": "loading weights",
+    "quantise": "quantising",
+    "pack": "packing weights",
+    "prefill": "reading the text",
+}
+
+
+def short(model: str) -> str:
+    """A model's name as the status line has room for."""
+    return model.rstrip("/").rpartition("/")[2] or model
+
+
+def model_name(environment: Environment | None) -> str:
+    """What an environment calls its model; empty when it does not."""
+    model = environment.model if environment is not None else {}
+    return str(model.get("repo") or model.get("path") or "")
+
+
+def precision(environment: Environment) -> str:
+    """The quantisation, where there is one, else the dtype."""
+    return environment.dtype if environment.quant in ("", "none") else environment.quant
+
+
+def progress_words(progress: Progress) -> str:
+    """A stage and how far it is: `loading weights 1.2 of 4.7 GB`."""
+    words = STAGES.get(progress.stage, progress.stage)
+    if progress.total <= 1:
+        return words
+    if progress.stage in ("download", "load"):
+        return f"{words} {size_text(progress.done)} of {size_text(progress.total)}"
+    if progress.stage == "prefill":
+        return f"{words} {progress.done:,} of {progress.total:,} tokens"
+    return f"{words} {100 * progress.done // progress.total} %"
