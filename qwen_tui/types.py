@@ -131,6 +131,7 @@ class Request:
     score: bool = False
     prefix: bytes = b""
     ignore_eos: bool = False
+    sources: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,13 @@ Stop: TypeAlias = Annotated[
         help="end where this text would come; may be given several times",
     ),
 ]  # fmt: skip
+Lookup: TypeAlias = Annotated[
+    bool | None,
+    typer.Option(
+        "--lookup/--no-lookup", rich_help_panel=MODEL,
+        help="guess ahead from text that was seen before; faster, and the text is the same",
+    ),
+]  # fmt: skip
 IgnoreEos: TypeAlias = Annotated[
     bool | None,
     typer.Option(

@@ -61,6 +61,7 @@ def studio(
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    lookup: options.Lookup = None,
     max_tokens: options.MaxTokens = None,
     context: options.Context = None,
     truncate: options.Truncate = None,

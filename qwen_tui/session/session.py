@@ -19,6 +19,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui.journal import ids_sha256
+from qwen_tui.session.elsewhere import elsewhere
 from qwen_tui.session.identity import SEEDS, fresh_id, fresh_seed, ulid
 from qwen_tui.session.runs import Run, parameters, sampling_of
 from qwen_tui.session.state import State, Turn
@@ -255,7 +256,16 @@ class Session(State):
         if sampling.seed is None:
             sampling = replace(sampling, seed=self._seeds() % SEEDS)
         return Request(
-            prompt, sampling, max_tokens, stop, choices, branches, score, prefix, ignore_eos
+            prompt,
+            sampling,
+            max_tokens,
+            stop,
+            choices,
+            branches,
+            score,
+            prefix,
+            ignore_eos,
+            elsewhere(self.tree, self.head),
         )
 
     def settle(self) -> None:

@@ -66,6 +66,7 @@ class Settings:
     quant: str = "auto"
     context: int = 0
     threads: int = 0
+    lookup: bool = True
     preset: str = presets.DEFAULT_PRESET
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
@@ -178,6 +179,7 @@ FIELDS: Final = (
         "context", "most tokens of prompt and completion; 0: the model's", _whole(0, 2**31), True
     ),
     Field("threads", "CPU threads; 0: as the machine allows", _whole(0, 4096)),
+    Field("lookup", "guess ahead from text that was seen before", _switch),
     Field("preset", "a named set of sampling values", _text, True),
     Field("max_tokens", "most tokens to generate; -1: until the end", _whole(-1, 2**31), True),
     Field("branches", "how many completions at once", _whole(1, 64), True),

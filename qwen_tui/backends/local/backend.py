@@ -58,9 +58,10 @@ class Local:
         *,
         why: tuple[str, ...] = (),
         chunk: int = 0,
+        ahead: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the device's own."""
+        """`chunk` 0 takes the device's own; `ahead` is how many ids may be guessed in a step."""
         self.name = name
         self.environment = environment
         self.context = plan.context
@@ -81,6 +82,7 @@ class Local:
             threads=plan.threads,
             dtype=plan.dtype,
             clock=clock,
+            ahead=ahead,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -116,7 +118,8 @@ def opened(
     vocab = Vocab.load(snapshot.path)
     model, kernels, why = _loaded(snapshot.path, plan, report, cancel, path)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
-    return Local(card.name, model, vocab, plan, environment, why=why, chunk=chunk)
+    ahead = model.ahead if settings.lookup else 0
+    return Local(card.name, model, vocab, plan, environment, why=why, chunk=chunk, ahead=ahead)
 
 
 def _loaded(

@@ -10,13 +10,14 @@ import secrets
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from torch import Tensor
 
 from qwen_tui.backends.local import resources
 from qwen_tui.backends.local.cache import Held
+from qwen_tui.backends.local.draft import Appetite, Lookup
 from qwen_tui.backends.local.model import Cancelled, Model
 from qwen_tui.backends.local.ranking import Top, peek, rank
 from qwen_tui.backends.local.sampling import HEADS, AllBanned, Chain, Window, uniform
@@ -54,7 +55,8 @@ class Engine:
     """What stays from one generation to the next.
 
     `known` is how many ids the tokenizer has: logits beyond are padding, and cut off before any
-    statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds.
+    statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds. `ahead`
+    is how many ids may be guessed in a step (0: none).
     """
 
     model: Model
@@ -68,6 +70,7 @@ class Engine:
     threads: int
     dtype: str
     clock: Callable[[], float]
+    ahead: int = 0
 
 
 @dataclass(slots=True)
@@ -80,6 +83,8 @@ class Branch:
     prefix: bytes
     ids: list[int] = field(default_factory=list)
     emitted: int = 0
+    drafted: int = 0
+    accepted: int = 0
     first: float = 0.0
     last: float = 0.0
     done: bool = False
@@ -109,6 +114,9 @@ class Run:
         self._peak = 0
         self._chunks: list[int] = []
         self._batches: list[tuple[int, int]] = []
+        self._drafts: list[tuple[int, int]] = []
+        self._appetite = Appetite(engine.ahead)
+        self._lookup: Lookup | None = None
         self._retried = False
 
     def stream(self) -> Iterator[Event]:
@@ -213,38 +221,88 @@ class Run:
             yield from self._end_all("length")
             return
         self._model.branch(len(self._rows))
-        logits = logits.expand(len(self._rows), -1)
+        drafts: list[int] = []
+        logits = logits.expand(len(self._rows), -1)[:, None]
         while True:
-            top = peek(logits, self._top_width)
-            for row, branch in enumerate(self._rows):
-                yield from self._advance(branch, logits[row], top.row(row))
+            if drafts:
+                yield from self._verify(drafts, logits[0])
+            else:
+                top = peek(logits[:, 0], self._top_width)
+                for row, branch in enumerate(self._rows):
+                    yield from self._advance(branch, logits[row, 0], top.row(row))
             live = [row for row, branch in enumerate(self._rows) if not branch.done]
             if not live:
                 return
             self._ask()
             if len(live) < len(self._rows):
                 self._keep_rows(live)
-            logits = yield from self._step()
+            drafts = self._drafted()
+            logits = yield from self._step(drafts)
             if not self._rows:
                 return
+            drafts = drafts[: logits.shape[1] - 1]
 
-    def _step(self) -> Generator[Event, None, Tensor]:
-        """One forward of every live branch's newest token; returns logits [rows, known]."""
-        newest = [[branch.ids[-1]] for branch in self._rows]
+    def _step(self, drafts: list[int]) -> Generator[Event, None, Tensor]:
+        """One forward of every live branch's newest token, and of what is guessed to follow it;
+        returns logits [rows, 1 + guesses, known].
+        """
+        newest = [[branch.ids[-1], *drafts] for branch in self._rows]
         if not self._batches or self._batches[-1][1] != len(newest):
             self._batches.append((len(self._rows[0].ids), len(newest)))
+        if drafts:
+            self._drafts.append((len(self._rows[0].ids), len(drafts)))
         try:
-            logits = self._model.forward(newest, cancel=self._cancel)
+            logits = self._model.forward(newest, every=bool(drafts), cancel=self._cancel)
         except (RuntimeError, MemoryError) as error:
             if not resources.ran_out(error) or self._retried:
                 raise
             self._retried = True
             logits = yield from self._again_smaller()
         else:
-            self._engine.held.ids.append(self._rows[0].ids[-1])
+            self._engine.held.ids += newest[0]
         if len(self._rows[0].ids) % MEMORY_EVERY == 0:
             self._peak = max(self._peak, self._model.memory())
-        return logits[:, : self._engine.known]
+        logits = logits[..., : self._engine.known]
+        return logits if logits.dim() == 3 else logits[:, None]
+
+    def _drafted(self) -> list[int]:
+        """What may come next, looked up in all that is known; nothing where it would not pay."""
+        if not self._engine.ahead or len(self._rows) > 1:
+            return []
+        branch, request = self._rows[0], self._request
+        if self._lookup is None:
+            self._lookup = Lookup(self._prompt + branch.ids, request.sources)
+        else:
+            self._lookup.push(branch.ids[-1])
+        bite = self._appetite.bite()
+        total = len(self._prompt) + len(branch.ids)
+        room = self._engine.context - total
+        if request.max_tokens >= 0:
+            room = min(room, request.max_tokens - len(branch.ids))
+        # The last token that may come needs no guess after it.
+        found = self._lookup.draft(min(bite, room - 1), weak=self._appetite.trusting)
+        return [each for each in found if each < self._engine.known]
+
+    def _verify(self, drafts: list[int], logits: Tensor) -> Iterator[Event]:
+        """Sample every position of logits [1 + guesses, known] as if it had been run alone, up to
+        the first guess that is not what was sampled; the cache forgets the guesses beyond.
+        """
+        branch, lookup = self._rows[0], self._lookup
+        branch.drafted += len(drafts)
+        start = len(self._prompt) + len(branch.ids)
+        top = peek(logits, self._top_width)
+        place = 0
+        while True:
+            guess = drafts[place] if place < len(drafts) else None
+            yield from self._advance(branch, logits[place], top.row(place), guess)
+            if branch.done or guess is None or branch.ids[-1] != guess:
+                break
+            if lookup is not None:
+                lookup.push(guess)
+            place += 1
+        self._appetite.learn(len(drafts), place)
+        held = self._engine.held
+        held.ids = held.ids[: self._model.rewind(start + place)]
 
     def _again_smaller(self) -> Generator[Event, None, Tensor]:
         """Memory ran out: keep the tokens, drop the cache, and go on with one branch, its text run
@@ -266,8 +324,12 @@ class Run:
             if len(held.ids) == len(ids):
                 return logits
 
-    def _advance(self, branch: Branch, row: Tensor, top: Top) -> Iterator[Event]:
-        """Sample one token of one branch, and end the branch if that was its last."""
+    def _advance(
+        self, branch: Branch, row: Tensor, top: Top, guess: int | None = None
+    ) -> Iterator[Event]:
+        """Sample one token of one branch, and end the branch if that was its last. `guess` is the
+        id that was drafted for this place.
+        """
         engine, request = self._engine, self._request
         position = len(self._prompt) + len(branch.ids)
         if not top.finite(0):
@@ -283,6 +345,9 @@ class Run:
             yield from self._end(branch, "failed", *words)
             return
         token = rank(row, chosen, top, request.choices, engine.words.data)
+        if chosen == guess:
+            token = replace(token, drafted=True)
+            branch.accepted += 1
         branch.prefix = rest_of(branch.prefix, token.data)
         branch.ids.append(chosen)
         branch.window.push(chosen)
@@ -340,6 +405,8 @@ class Run:
             prompt=len(self._prompt),
             reused=self._reused,
             emitted=branch.emitted,
+            drafted=branch.drafted,
+            accepted=branch.accepted,
             prefill_s=self._prefill_s,
             ttft_s=branch.first - self._began if branch.first else 0.0,
             decode_s=branch.last - branch.first,
@@ -352,7 +419,7 @@ class Run:
             "chunks": list(self._chunks),
             "reused": self._reused,
             "batch": [list(pair) for pair in self._batches] or [[0, len(self._branches)]],
-            "drafts": [],
+            "drafts": [list(pair) for pair in self._drafts],
             "threads": self._engine.threads,
         }
 

@@ -37,6 +37,13 @@ class Model(Protocol):
         """How many logits a position has, padding rows included."""
         ...
 
+    @property
+    def ahead(self) -> int:
+        """How many guessed ids are worth a place in a decoding step; 0 where the cache cannot
+        forget them again exactly.
+        """
+        ...
+
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
     ) -> Tensor:

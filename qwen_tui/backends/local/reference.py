@@ -58,6 +58,11 @@ class Reference:
         table = self._network.get_output_embeddings() or self._network.get_input_embeddings()
         return int(table.weight.shape[0] if table.weight.dim() > 1 else table.out_features)
 
+    @property
+    def ahead(self) -> int:
+        """No guessing here: the yardstick takes one step at a time."""
+        return 0
+
     @torch.inference_mode()
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event

@@ -1,0 +1,48 @@
+"""What a session holds beside its document: rejected, deleted and stepped-back text, as ids.
+
+A model that is asked again often writes again what was rejected; a backend may guess from these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Final
+
+from qwen_tui.session.tree import Place, Tree
+from qwen_tui.types import Token
+
+MOST_IDS: Final = 16_384
+"""Most ids gathered: what was set aside last is the likeliest to come again."""
+MOST_NODES: Final = 64
+BEFORE: Final = 4
+"""Ids before the fork that go along, so that the first id after it can be recognised."""
+
+
+def elsewhere(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:
+    """Ids of the texts that are not in the document, the newest last; each begins a few ids before
+    the place where it parts from its parent. Text without ids is left out.
+    """
+    found: list[tuple[int, ...]] = []
+    room = MOST_IDS
+    for before, tokens in islice(_texts(tree, head), MOST_NODES):
+        ids = tuple(token.id for token in (*before, *tokens[:room]) if token.id >= 0)
+        if len(ids) > len(before):
+            found.append(ids)
+            room -= len(ids)
+        if room <= 0:
+            break
+    return tuple(reversed(found))
+
+
+def _texts(tree: Tree, head: Place) -> Iterator[tuple[list[Token], list[Token]]]:
+    """The newest first: the tokens before each text, and the text."""
+    taken = {piece.node.id: piece.stop for piece in tree.chain(head.node, head.at)}
+    for node in reversed(list(tree.nodes.values())):
+        start = taken.get(node.id, node.at)
+        tokens = node.tokens[start - node.at :]
+        if not tokens or node.folded:
+            continue
+        near = max(0, start - BEFORE)
+        holder = node.id if start > node.at else node.parent
+        yield tree.after(holder, near)[: start - near], tokens
