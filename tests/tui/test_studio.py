@@ -176,6 +176,18 @@ async def test_regenerating_keeps_the_old_one_as_a_sibling(studio: Studio) -> No
         assert "2 of 2" in bench.screen()
 
 
+async def test_an_accepted_completion_can_be_asked_for_again(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("tab", "ctrl+r")
+        await bench.settled()
+        assert bench.document == BEGINNING
+        assert not bench.studio.dirty
+        assert "2 of 2" in bench.screen()
+
+
 async def test_several_completions_at_once_are_tabs(studio: Studio) -> None:
     def script(_request: object, branch: int) -> tuple[Say, ...]:
         return (Say(f" road number {branch}"),)

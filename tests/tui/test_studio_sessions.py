@@ -136,7 +136,7 @@ async def test_a_failing_disk_is_said_until_it_is_mended(studio: Studio, home: P
         assert bench.output.startswith(WHOLE)
         sessions.unlink()
         await bench.until(lambda: "✓ saved" in bench.screen(), "saved in the end")
-        assert "Not saved" not in bench.screen()
+        await bench.until(lambda: "Not saved" not in bench.screen(), "the banner gone")
 
 
 async def test_a_new_session_is_empty_and_the_old_one_can_be_opened_again(

@@ -15,6 +15,7 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static, TextArea
+from textual.widgets.button import ButtonVariant
 
 from qwen_tui.types import MAX_STOP
 from qwen_tui.visible import visible
@@ -33,7 +34,7 @@ DIALOG_CSS: Final = """
     & .note { color: $foreground 65%; width: 1fr; height: auto; }
     & .wrong { color: $error; height: auto; }
     & Horizontal { height: auto; align-horizontal: right; }
-    & Button { margin: 0 0 0 1; min-width: 10; height: 1; border: none; }
+    & Button { margin: 0 0 0 1; padding: 0 1; }
 """
 
 
@@ -101,7 +102,7 @@ class AskLines(ModalScreen[str | None]):
             yield TextArea(self._value, highlight_cursor_line=False)
             yield Static(Content(visible(self._note)), classes="note", markup=False)
             with Horizontal():
-                yield Button("Keep ^S", variant="primary", id="keep")
+                yield Button("Keep ^S", variant="primary", id="keep", compact=True)
 
     def action_leave(self) -> None:
         self.dismiss(None)
@@ -135,9 +136,8 @@ class Confirm(ModalScreen[str | None]):
             yield Static("", markup=False)
             with Horizontal():
                 for number, (name, label) in enumerate(self._answers.items()):
-                    yield Button(
-                        Content(label), id=name, variant="primary" if number == 0 else "default"
-                    )
+                    variant: ButtonVariant = "primary" if number == 0 else "default"
+                    yield Button(Content(label), id=name, variant=variant, compact=True)
 
     def action_leave(self) -> None:
         self.dismiss(None)

@@ -42,6 +42,8 @@ class Picture(Bench):
         self._painted: tuple[str | None, int, int] = (None, 0, 0)
         self._count: int | None = None
         self._told_notice = ""
+        self._shown_text = ""
+        """The document as it was last shown; what differs from it in the editor is typing."""
         self.text_taken = False
         """The text to begin with has been put into the session."""
 
@@ -117,6 +119,7 @@ class Picture(Bench):
         """Make the editor show the session's document, in place of typing that waits."""
         if not self.chatting:
             self.editor.set_text(self.desk.session.text)
+            self._shown_text = self.desk.session.text
         self.sync()
 
     def turn_to(self, *, chatting: bool) -> None:
@@ -140,6 +143,7 @@ class Picture(Bench):
         if not self.built:
             return
         session = self.desk.session
+        self._follow_head()
         node = self._shown_node()
         context = talk.transcript(session) if self.chatting else ""
         self.output.show(self.tail, context=context, reason=node.reason if node else None)
@@ -152,6 +156,15 @@ class Picture(Bench):
         self.measure()
         self.paint_status()
         self.refresh_bindings()
+
+    def _follow_head(self) -> None:
+        """Where the editor holds nothing of its own, it shows the document, wherever that went."""
+        text = self.desk.session.text
+        if self.chatting or text == self._shown_text:
+            return
+        if self.editor.text == self._shown_text:
+            self.editor.set_text(text)
+        self._shown_text = text
 
     def paint(self) -> None:
         """After a batch of tokens: only what grew."""
