@@ -85,6 +85,14 @@ class FastModel:
         """Keep these rows only, in this order."""
         self._cache.select(list(rows))
 
+    def clip(self, row: int, start: int, stop: int) -> Tensor:
+        """Keys and values [2, layers, kv_heads, stop − start, head] of one row."""
+        return self._cache.clip(row, start, stop)
+
+    def graft(self, part: Tensor, start: int, stop: int) -> None:
+        """Append positions start … stop − 1 of a clip to the one row."""
+        self._cache.graft(part[:, :, :, start:stop])
+
     def reset(self) -> None:
         """Forget everything and give the cache's memory back."""
         self._cache = self._network.cache()

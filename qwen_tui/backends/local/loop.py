@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
@@ -386,9 +386,17 @@ class Run:
 
     def _keep_rows(self, live: list[int]) -> None:
         """Drop the rows of branches that ended; the cache's ids are those of its first row."""
+        self._remember_rows(set(range(len(self._rows))) - set(live))
         self._model.select(live)
         self._rows = [self._rows[row] for row in live]
         self._engine.held.ids = self._prompt + self._rows[0].ids[:-1]
+
+    def _remember_rows(self, rows: Iterable[int]) -> None:
+        """Keep what these rows hold beyond the prompt: their branches may be taken up again."""
+        start, stop = len(self._prompt), self._model.length
+        for row in rows:
+            ids = (self._prompt + self._rows[row].ids)[:stop]
+            self._engine.held.remember(self._model, row, ids, start)
 
     def _end_all(self, reason: Reason, message: str = "", hint: str = "") -> Iterator[Event]:
         for branch in self._branches:
@@ -425,13 +433,14 @@ class Run:
 
     def _drop(self) -> None:
         self._model.reset()
-        self._engine.held.ids = []
+        self._engine.held.forget()
         resources.give_back()
 
     def _settle(self) -> None:
         """One row again, holding what `Held.ids` says."""
         with suppress(Cancelled):
             if self._model.rows > 1:
+                self._remember_rows(range(1, min(self._model.rows, len(self._rows))))
                 self._model.select([0])
         held = self._engine.held
         if self._model.length != len(held.ids):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -66,6 +66,16 @@ class Model(Protocol):
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep these rows only, in this order."""
+        ...
+
+    def clip(self, row: int, start: int, stop: int) -> Any | None:
+        """A copy of what a row holds at positions start … stop − 1; None where this kind of cache
+        cannot be taken apart.
+        """
+        ...
+
+    def graft(self, part: Any, start: int, stop: int) -> None:
+        """Append positions start … stop − 1 of a clip to the one row."""
         ...
 
     def reset(self) -> None:

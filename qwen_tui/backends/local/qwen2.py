@@ -112,6 +112,25 @@ class KV:
         if rows != list(range(self.rows)):
             self._reshape(len(rows), self.capacity, rows)
 
+    @torch.inference_mode()
+    def clip(self, row: int, start: int, stop: int) -> Tensor:
+        """A copy of one row's positions start … stop − 1: [2, layers, kv_heads, n, head]."""
+        sides = (self.keys, self.values)
+        return torch.stack(
+            [torch.stack([layer[row, :, start:stop] for layer in side]) for side in sides]
+        )
+
+    @torch.inference_mode()
+    def graft(self, part: Tensor) -> None:
+        """Append the positions of a clip to the one row."""
+        end = self.length + part.shape[3]
+        self.reserve(end)
+        for side, held in zip((self.keys, self.values), part, strict=True):
+            for layer, positions in zip(side, held, strict=True):
+                layer[0, :, self.length : end] = positions
+        self.length = end
+
+    @torch.inference_mode()
     def _reshape(self, rows: int, capacity: int, sources: list[int]) -> None:
         heads, head = self.shape.kv_heads, self.shape.head
         for side in (self.keys, self.values):

@@ -94,6 +94,13 @@ class Reference:
         """As `Model.select`."""
         self._cache.select(rows)
 
+    def clip(self, row: int, start: int, stop: int) -> None:
+        """No clips: the kinds of cache behind this path are too many to take apart."""
+
+    def graft(self, part: object, start: int, stop: int) -> None:
+        """Never called: there are no clips."""
+        raise NotImplementedError
+
     def reset(self) -> None:
         """As `Model.reset`."""
         self._cache.reset()

@@ -1,0 +1,94 @@
+"""What the cache held before is not run again: siblings, texts stepped back from, any order."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from fixtures.checkpoints import qwen2
+from fixtures.opening import asked, end, ids, local, run
+from qwen_tui.backends.local.backend import Local
+from qwen_tui.types import Sampling
+
+PROMPT = list(range(40, 80))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return qwen2(tmp_path / "m", hidden=64, intermediate=96, layers=2, context=4096)
+
+
+@pytest.fixture
+def backend(folder: Path) -> Local:
+    return local(folder, path="fast")
+
+
+def test_every_sibling_can_be_taken_up_without_running_it_again(
+    folder: Path, backend: Local
+) -> None:
+    wanted = run(backend, asked(PROMPT, branches=4, max_tokens=24, sampling=Sampling(seed=3)))
+    for branch in (2, 0, 3, 1, 2):
+        prompt = PROMPT + ids(wanted, branch)
+        again = run(backend, asked(prompt, max_tokens=6))
+        assert end(again).stats.reused >= len(prompt) - 2
+        fresh = run(local(folder, path="fast"), asked(prompt, max_tokens=6))
+        assert ids(again) == ids(fresh)
+
+
+def test_a_sibling_that_ended_early_is_kept_too(backend: Local) -> None:
+    request = asked(PROMPT, branches=3, max_tokens=40, sampling=Sampling(seed=3), stop=("e",))
+    wanted = run(backend, request)
+    early = min(range(3), key=lambda branch: len(ids(wanted, branch)))
+    found = ids(wanted, early)
+    again = run(backend, asked([*PROMPT, *found], max_tokens=1))
+    if len(found) > 10:
+        assert end(again).stats.reused >= len(PROMPT) + len(found) - 2
+    else:
+        assert end(again).stats.reused >= len(PROMPT)
+
+
+def test_a_text_stepped_back_from_is_there_again(folder: Path, backend: Local) -> None:
+    long = [*PROMPT, *range(100, 160)]
+    run(backend, asked(long, max_tokens=2))
+    run(backend, asked([*PROMPT, 7, 8, 9], max_tokens=2))
+    again = run(backend, asked([*long, 5], max_tokens=8))
+    assert end(again).stats.reused == len(long)
+    assert ids(again) == ids(run(local(folder, path="fast"), asked([*long, 5], max_tokens=8)))
+
+
+def test_any_order_of_texts_gives_what_a_fresh_start_gives(folder: Path, backend: Local) -> None:
+    dice = random.Random(8)
+    texts = [PROMPT]
+    reused = 0
+    for _ in range(60):
+        base = dice.choice(texts)
+        cut = dice.randint(1, len(base))
+        text = base[:cut] + dice.choices(range(300), k=dice.randint(1, 30))
+        texts.append(text)
+        for prompt in (text, dice.choice(texts)):
+            events = run(backend, asked(prompt, max_tokens=3))
+            fresh = local_fresh(folder, prompt)
+            assert ids(events) == fresh
+            reused += end(events).stats.reused
+    assert reused > 1000, "hardly anything was reused: the test says nothing"
+
+
+_FRESH: dict[str, Local] = {}
+
+
+def local_fresh(folder: Path, prompt: list[int]) -> list[int]:
+    """Greedy ids from a backend that scores first, and so has forgotten everything."""
+    backend = _FRESH.setdefault(str(folder), local(folder, path="fast", lookup=False))
+    return ids(run(backend, asked(prompt, max_tokens=3, score=True)))
+
+
+def test_what_is_kept_is_bounded(backend: Local) -> None:
+    from qwen_tui.backends.local.cache import MOST_KEPT
+
+    dice = random.Random(2)
+    for _ in range(12):
+        run(backend, asked(dice.choices(range(300), k=1500), max_tokens=1))
+    kept = sum(map(len, backend._engine.held.clips))
+    assert 0 < kept <= MOST_KEPT
