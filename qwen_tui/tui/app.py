@@ -12,7 +12,7 @@ from typing import ClassVar, Final
 
 from textual.app import SystemCommand
 from textual.binding import Binding
-from textual.filter import LineFilter
+from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
 from qwen_tui import paths
@@ -20,7 +20,7 @@ from qwen_tui.tui import themes
 from qwen_tui.tui.actions import ACTIONS, bindings, key_names, keymap
 from qwen_tui.tui.doors import Doors
 from qwen_tui.tui.heat import Heat
-from qwen_tui.tui.safe import NoControls
+from qwen_tui.tui.safe import NoColours, NoControls
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.screens.studio import Studio
 from qwen_tui.tui.terminal import Guard, GuardedApp, leave
@@ -81,8 +81,17 @@ class QwenTui(GuardedApp[int]):
             self.notify("\n".join(said), severity="warning", timeout=10, markup=False)
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, and the one that lets no control character pass."""
-        return [*super().get_line_filters(), _NO_CONTROLS]
+        """Textual's, and the one that lets no control character pass; ours where colour is refused
+        (an empty `NO_COLOR` refuses nothing, as Textual would have it).
+        """
+        if not self._colour:
+            return [_NO_CONTROLS, _NO_COLOURS]
+        kept = [
+            each
+            for each in super().get_line_filters()
+            if not isinstance(each, Monochrome | NoColor)
+        ]
+        return [*kept, _NO_CONTROLS]
 
     async def action_quit(self) -> None:
         """Leave within a second: cancel, keep, close."""
@@ -152,7 +161,9 @@ class QwenTui(GuardedApp[int]):
         return take
 
 
+_TEXTUALS: Final = (Monochrome, NoColor)
 _NO_CONTROLS: Final = NoControls()
+_NO_COLOURS: Final = NoColours()
 
 
 def run(doors: Doors) -> int:

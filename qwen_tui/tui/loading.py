@@ -52,6 +52,8 @@ class Loader:
 
     def __init__(self, doors: Doors, tell: Callable[[Message], None]) -> None:
         self.asked = False
+        self.reading = False
+        """The tokenizer is being read."""
         self._doors = doors
         self._tell = tell
         self._turn = 0
@@ -60,20 +62,28 @@ class Loader:
         """Read the tokenizer on a thread, then open the model; `swap`: in place of another one."""
         self._turn += 1
         turn = self._turn
+        self.reading = True
         self._doors.runner.on_progress = lambda progress: self._tell(Loading(progress))
 
         def work() -> None:
             try:
                 vocab = self._doors.vocab(settings)
             except Trouble as trouble:
+                self._read(turn)
                 self._say(turn, Failed(trouble))
                 return
+            self._read(turn)
             special = SpecialIds(vocab) if vocab is not None else frozenset[int]()
             self._say(turn, VocabRead(vocab, *_makers(settings), special))
             if turn == self._turn:
                 self._open(settings, turn, swap)
 
         threading.Thread(target=work, name="tokenizer", daemon=True).start()
+
+    def _read(self, turn: int) -> None:
+        """This turn's tokenizer is read, or cannot be."""
+        if turn == self._turn:
+            self.reading = False
 
     def _open(self, settings: Settings, turn: int, swap: bool) -> None:
         runner = self._doors.runner

@@ -1,14 +1,16 @@
-"""The last line of defence: no control character of any widget reaches the terminal.
+"""The last line before the terminal: no control character, and no colour where none is wanted.
 
-Law: what `visible` would have shown is shown; text that is clean passes untouched.
+Law: what `visible` would have shown is shown; without colour, what had a background is reversed.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 from rich.segment import Segment
+from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 
@@ -41,3 +43,30 @@ def _same_width(segment: Segment) -> str:
         while shown and cells(shown) > room:
             shown = shown[:-1]
     return shown + " " * (room - cells(shown))
+
+
+class NoColours(LineFilter):
+    """Takes every colour away; a background of its own becomes reverse video, so that what is
+    chosen still shows.
+    """
+
+    def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
+        """The segments without colours."""
+        return [
+            Segment(text, None if style is None else _colourless(style), control)
+            for text, style, control in segments
+        ]
+
+
+@lru_cache(maxsize=1024)
+def _colourless(style: Style) -> Style:
+    standing_out = style.bgcolor is not None and not style.bgcolor.is_default
+    return Style(
+        bold=style.bold,
+        dim=style.dim,
+        italic=style.italic,
+        underline=style.underline,
+        strike=style.strike,
+        reverse=bool(style.reverse) != standing_out,
+        meta=style.meta or None,
+    )

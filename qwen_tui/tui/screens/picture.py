@@ -313,10 +313,12 @@ class Picture(Bench):
         if self.writer.running:
             return "writing"
         if self.writer.waiting:
-            return f"queued · {self._loading_words()}"
+            return f"queued · {self._loading_words()}".removesuffix(" · ")
         return self._loading_words()
 
     def _loading_words(self) -> str:
+        if self.loader.reading:
+            return "reading the tokenizer"
         if self.doors.runner.state != "loading":
             return ""
         progress = self.estimate.progress
