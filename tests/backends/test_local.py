@@ -6,7 +6,7 @@ import math
 import random
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -427,6 +427,11 @@ class Failing:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
         found: torch.Tensor = self.model.forward(ids, **kwargs)
         return found * math.nan if self.calls in self.nan else found
+
+    def prefill(self, ids: Any, **kwargs: Any) -> Generator[float, None, torch.Tensor]:
+        """One forward, which may fail."""
+        yield 0.0
+        return self.forward([ids], **kwargs)
 
 
 @pytest.fixture

@@ -33,8 +33,6 @@ from qwen_tui.vocab import Vocab
 MOST_CHOICES: Final = 100
 HASHED_BYTES: Final = 256 << 20
 """Weights up to this size are hashed when they are opened; larger ones when somebody asks."""
-CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
-"""Positions prefilled at once, by kind of device: efficient, and still with progress to see."""
 PACKAGES: Final = (
     "qwen-tui", "torch", "transformers", "accelerate", "bitsandbytes", "tokenizers", "safetensors",
 )  # fmt: skip
@@ -61,7 +59,7 @@ class Local:
         ahead: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the device's own; `ahead` is how many ids may be guessed in a step."""
+        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step."""
         self.name = name
         self.environment = environment
         self.context = plan.context
@@ -78,7 +76,7 @@ class Local:
             known=known,
             ends=vocab.eos_ids,
             context=plan.context,
-            chunk=chunk or CHUNKS.get(plan.device.partition(":")[0], 256),
+            chunk=chunk or model.chunk,
             threads=plan.threads,
             dtype=plan.dtype,
             clock=clock,

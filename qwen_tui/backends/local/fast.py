@@ -6,7 +6,7 @@ Law: a forward that is cancelled or runs out of memory leaves the cache as long 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,10 @@ from qwen_tui.backends.local.qwen2 import KV, Qwen2
 
 DENSE_AHEAD: Final = 7
 QUANTISED_AHEAD: Final = 3
+CHUNKS: Final = {"cpu": 256, "cuda": 1024, "mps": 256}
+"""Positions prefilled at once by a dense network, by kind of device."""
+UNPACKED_CHUNK: Final = 1024
+"""The same for a quantised one on a CPU, where each chunk unpacks every matrix once more."""
 
 
 class FastModel:
@@ -38,6 +42,14 @@ class FastModel:
         once for many more.
         """
         return self._ahead
+
+    @property
+    def chunk(self) -> int:
+        """Positions worth prefilling at once."""
+        device = self._network.device.type
+        if device == "cpu" and self._ahead == QUANTISED_AHEAD:
+            return UNPACKED_CHUNK
+        return CHUNKS.get(device, 256)
 
     @property
     def length(self) -> int:
@@ -69,6 +81,16 @@ class FastModel:
             self._cache,
             last=count if every else 1,
             stopped=cancel.is_set if count > 1 else None,
+        )
+        return logits if every else logits[:, 0]
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """`forward` for a chunk of one row's prompt, with the share that is done after a layer."""
+        batch = torch.tensor([ids], dtype=torch.int64, device=self._network.device)
+        logits = yield from self._network.layer_by_layer(
+            batch, self._cache, last=len(ids) if every else 1, stopped=cancel.is_set
         )
         return logits if every else logits[:, 0]
 

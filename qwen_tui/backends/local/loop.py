@@ -38,6 +38,8 @@ from qwen_tui.types import (
 
 SCORE_CHUNK: Final = 64
 """Positions scored at once: each needs a whole row of logits."""
+TELL_EVERY: Final = 0.25
+"""Seconds between two words about a long chunk of the prompt."""
 MEMORY_EVERY: Final = 64
 """Decoding steps between two looks at the memory held."""
 
@@ -176,7 +178,7 @@ class Run:
             part = self._prompt[start : start + chunk]
             if count - self._reused > chunk:
                 yield Progress("prefill", start, count)
-            logits = self._forward_prompt(part)
+            logits = yield from self._forward_prompt(part)
             if request.score:
                 yield from self._scored(start, logits)
                 logits = logits[:, -1]
@@ -189,11 +191,25 @@ class Run:
         yield Prefilled(count, self._reused, self._prefill_s)
         return logits
 
-    def _forward_prompt(self, part: list[int]) -> Tensor:
-        """Run one chunk of the prompt; the cache then holds it."""
+    def _forward_prompt(self, part: list[int]) -> Generator[Event, None, Tensor]:
+        """Run one chunk of the prompt; the cache then holds it. A chunk that takes long says how
+        far it is.
+        """
         self._ask()
-        logits = self._model.forward([part], every=self._request.score, cancel=self._cancel)
-        self._engine.held.ids += part
+        held, clock = self._engine.held, self._engine.clock
+        passes = self._model.prefill(part, every=self._request.score, cancel=self._cancel)
+        said = clock()
+        while True:
+            try:
+                share = next(passes)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                break
+            if clock() - said >= TELL_EVERY:
+                said = clock()
+                done = len(held.ids) + int(share * len(part))
+                yield Progress("prefill", done, len(self._prompt))
+        held.ids += part
         self._chunks.append(len(part))
         return logits[..., : self._engine.known]
 

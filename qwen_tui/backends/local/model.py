@@ -6,7 +6,7 @@ A model holds a KV cache of `rows` rows, each of `length` positions; all rows ad
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -38,6 +38,11 @@ class Model(Protocol):
         ...
 
     @property
+    def chunk(self) -> int:
+        """How many positions are best prefilled at once."""
+        ...
+
+    @property
     def ahead(self) -> int:
         """How many guessed ids are worth a place in a decoding step; 0 where the cache cannot
         forget them again exactly.
@@ -52,6 +57,12 @@ class Model(Protocol):
         Returns float32 logits of the last position, [rows, V], or with `every` of all n positions,
         [rows, n, V]. Asks `cancel` between layers when n is large, and raises `Cancelled`.
         """
+        ...
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """`forward` for a chunk of one row's prompt, telling on the way which share is done."""
         ...
 
     def rewind(self, length: int) -> int:

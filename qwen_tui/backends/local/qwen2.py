@@ -6,7 +6,7 @@ forward that is cancelled leaves the cache as long as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -188,7 +188,6 @@ class Qwen2:
         """An empty cache for this network."""
         return KV(self.shape, self.dtype, self.device)
 
-    @torch.inference_mode()
     def forward(
         self,
         ids: Tensor,
@@ -197,11 +196,30 @@ class Qwen2:
         last: int = 1,
         stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
+        """`layer_by_layer` without a stop on the way."""
+        passes = self.layer_by_layer(ids, cache, last=last, stopped=stopped)
+        while True:
+            try:
+                next(passes)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                return logits
+
+    @torch.inference_mode()
+    def layer_by_layer(
+        self,
+        ids: Tensor,
+        cache: KV,
+        *,
+        last: int = 1,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Generator[float, None, Tensor]:
         """Run ids [B, T] (int64) after what the cache holds; B is the cache's rows.
 
         Returns float32 logits [B, last, V] of the last `last` positions (none when 0), and leaves
         T more positions in the cache. `stopped` is asked before every large product; when it says
-        yes `Cancelled` is raised and the cache's length is as it was.
+        yes `Cancelled` is raised and the cache's length is as it was. Yields the share of the
+        layers that is done.
         """
         batch, count = ids.shape
         start, end = cache.length, cache.length + count
@@ -221,6 +239,7 @@ class Qwen2:
             inner = F.silu(gate).mul_(up)
             _ask(stopped)
             x = x + layer.down(inner)
+            yield (index + 1) / len(self.layers)
         cache.length = end
         if not last:
             return torch.empty(batch, 0, self.shape.vocab)

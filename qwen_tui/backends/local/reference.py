@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Generator, Sequence
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from qwen_tui.backends.local.hf_cache import Kept, Retold
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.resources import held_bytes
+
+CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
+"""Positions prefilled at once, by kind of device."""
 
 
 class Reference:
@@ -59,6 +62,11 @@ class Reference:
         return int(table.weight.shape[0] if table.weight.dim() > 1 else table.out_features)
 
     @property
+    def chunk(self) -> int:
+        """Small enough for progress to be seen and a stop to be heard between chunks."""
+        return CHUNKS.get(self._device.type, 256)
+
+    @property
     def ahead(self) -> int:
         """No guessing here: the yardstick takes one step at a time."""
         return 0
@@ -81,6 +89,13 @@ class Reference:
             raise
         self._cache.took(ids)
         return logits
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """One forward; transformers does not tell how far it is."""
+        yield 0.0
+        return self.forward([ids], every=every, cancel=cancel)
 
     def rewind(self, length: int) -> int:
         """As `Model.rewind`."""
