@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
+BLOCKS: Final = {"greedy": "greedy", "sampled": "sampled", "raw": "unbounded"}
+"""How decoding is sampled, and how the tables call it."""
 SETTLED: Final = 10
 """Candidates a token is reported with while streaming, as the studio asks for."""
 
@@ -38,7 +40,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prefill", type=int, default=512, help="tokens the peers prefill")
     parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="for llama.cpp")
     parser.add_argument("--plain", action="store_true", help="unquantised transformers as well")
+    parser.add_argument("--kinds", nargs="+", default=list(BLOCKS), choices=BLOCKS)
     parser.add_argument("--no-peers", action="store_true")
+    parser.add_argument("--no-streaming", action="store_true")
     parser.add_argument("--gate", type=int, default=0, metavar="N", help="gate over N positions")
     parser.add_argument("--gate-text", type=Path, help="a text to gate with instead of random ids")
     parser.add_argument("--gate-only", action="store_true")
@@ -122,15 +126,15 @@ async def streamed(runner: Any, request: Any, environment: Any, vocab: Any) -> f
 
 def streaming(subject: Any, vocab: Any, pairs: Pairs, number: int) -> None:
     """One block through the interface's path and one bare, in turning order."""
-    from qwen_tui.backends.local import bench
+    from qwen_tui.backends.local import blocks
     from qwen_tui.engine.runner import Runner
     from qwen_tui.types import Request, Token
 
-    ids = subject.ids(bench.LEAD, 900 + number)
+    ids = subject.ids(blocks.LEAD, 900 + number)
     prompt = tuple(Token(each, vocab.data(each)) for each in ids)
     request = Request(
         prompt,
-        sampling=replace(bench.SAMPLED, seed=number),
+        sampling=replace(blocks.SAMPLED, seed=number),
         max_tokens=subject.protocol.tokens + 1,
         choices=SETTLED,
         ignore_eos=True,
@@ -145,11 +149,12 @@ def streaming(subject: Any, vocab: Any, pairs: Pairs, number: int) -> None:
         pairs.keep("streaming", "through channel and pump", rate)
 
     def bare() -> None:
-        stats = bench.ended(subject.backend.stream(request, threading.Event()))[0]
+        stats = blocks.ended(subject.backend.stream(request, threading.Event()))[0]
         pairs.keep("streaming", "bare loop", stats.tok_s)
 
-    for run in turned((through, bare), number):
-        run()
+    with blocks.plainly(subject.backend):
+        for run in turned((through, bare), number):
+            run()
     runner.close(5)
 
 
@@ -162,7 +167,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     import torch
 
     from qwen_tui import hub, settings
-    from qwen_tui.backends.local import bench, figures, machine
+    from qwen_tui.backends.local import bench, blocks, figures, machine
     from qwen_tui.vocab import Vocab
 
     flags = {name: getattr(chosen, name) for name in ("quant", "dtype", "device", "threads")}
@@ -199,22 +204,23 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
             del backend
             gc.collect()
     own = mark.look() - held
-    subject = bench.Subject(backend, protocol, vocab.rows_known)
+    subject = blocks.Subject(backend, protocol, vocab.rows_known)
     last = loads[-1]
     ours = bench_peers.Ours(subject, last.seconds, last.seconds + last.first_token_s, own)
     pairs = Pairs()
     rounds = bench.Rounds(subject, mark, say)
     rounds.warm_up()
     for peer in contenders:
-        for kind in bench_peers.KINDS:
-            peer.decode(kind, subject.ids(bench.LEAD, 1), bench.WARM_UP, 1)
+        for kind in chosen.kinds:
+            peer.decode(kind, subject.ids(blocks.LEAD, 1), blocks.WARM_UP, 1)
     everyone = [*contenders, ours]
     for number in range(chosen.rounds):
         say(f"round {number + 1} of {chosen.rounds}")
         rounds.round(number)
         if contenders:
             paired(everyone, subject, pairs, number, chosen)
-        streaming(subject, vocab, pairs, number)
+        if not chosen.no_streaming:
+            streaming(subject, vocab, pairs, number)
     per_token = hub.needs(card, chosen.dtype, chosen.quant).kv_per_token
     result = rounds.figures(per_token) | bench.load_figures(loads) | rounds.memory(per_token)
     packages = ("torch", "transformers", "bitsandbytes", "llama-cpp-python")
@@ -249,17 +255,16 @@ def paired(
     everyone: Sequence[Any], subject: Any, pairs: Pairs, number: int, chosen: argparse.Namespace
 ) -> None:
     """One round of every block on every contender, in turning order."""
-    import bench_peers
 
-    from qwen_tui.backends.local import bench
+    from qwen_tui.backends.local import blocks
 
-    for block in turned((*bench_peers.KINDS, "prefill"), number):
+    for block in turned((*chosen.kinds, "prefill"), number):
         for each in turned(everyone, number):
             if block == "prefill":
                 ids = subject.ids(chosen.prefill, 700 + number)
                 pairs.keep(block, each.name, chosen.prefill / each.first(ids))
             else:
-                ids = subject.ids(bench.LEAD, 500 + number)
+                ids = subject.ids(blocks.LEAD, 500 + number)
                 rate = each.decode(block, ids, chosen.tokens + 1, 500 + number)
                 pairs.keep(block, each.name, rate)
 
@@ -305,7 +310,7 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
             "loaded in one process, order turning; median (lowest–highest)."
         )
         yield ""
-        if found["pairs"].get("greedy"):
+        if found["pairs"].get("prefill"):
             yield from peer_tables(found)
         yield "| qwen-tui | median | lowest – highest | |"
         yield "|---|---:|---:|---|"
@@ -326,20 +331,20 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
 def peer_tables(found: dict[str, Any]) -> Iterator[str]:
     """Every contender's speeds, then ours as multiples of theirs."""
     pairs = Pairs(found["pairs"])
-    yield (
-        "| | greedy tok/s | sampled tok/s | unbounded tok/s "
-        f"| prefill of {found['protocol']['prefill']} tok/s | load s | to first token s | own GiB |"
-    )
-    yield "|---|---:|---:|---:|---:|---:|---:|---:|"
-    blocks = ("greedy", "sampled", "raw", "prefill")
+    blocks = [*(block for block in BLOCKS if block in pairs.values), "prefill"]
+    names = [BLOCKS.get(block, block) for block in blocks]
+    units = [f"{name} tok/s" for name in names[:-1]]
+    units.append(f"prefill of {found['protocol']['prefill']} tok/s")
+    yield f"| | {' | '.join(units)} | load s | to first token s | own GiB |"
+    yield "|---|" + "---:|" * (len(blocks) + 3)
     for each in found["contenders"]:
         cells = [pairs.median(block, each["name"]) for block in blocks]
         cells += [f"{each['load_s']:.1f}", f"{each['ready_s']:.1f}"]
         cells.append(f"{each['own_bytes'] / 2**30:.2f}")
         yield f"| {each['name']} | {' | '.join(cells)} |"
     yield ""
-    yield "| qwen-tui against | greedy | sampled | unbounded | prefill | load | to first token |"
-    yield "|---|---:|---:|---:|---:|---:|---:|"
+    yield f"| qwen-tui against | {' | '.join(names)} | load | to first token |"
+    yield "|---|" + "---:|" * (len(blocks) + 2)
     *others, ours = found["contenders"]
     for each in others:
         cells = [f"{pairs.ratio(block, ours['name'], each['name']):.2f}×" for block in blocks]

@@ -18,13 +18,13 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from qwen_tui.backends.local import bench, weights
+from qwen_tui.backends.local import blocks, weights
 from qwen_tui.backends.local.resources import anonymous_bytes
 from qwen_tui.types import Backend, Sampling
 
 RAW: Final = Sampling(seed=1)
 """A fresh user's own sampling: temperature 1 and min-p 0.05, with no bound on the candidates."""
-KINDS: Final = {"greedy": bench.GREEDY, "sampled": bench.SAMPLED, "raw": RAW}
+KINDS: Final = {"greedy": blocks.GREEDY, "sampled": blocks.SAMPLED, "raw": RAW}
 
 
 class Contender(Protocol):
@@ -59,7 +59,7 @@ def rate(times: Sequence[float]) -> float:
 class Ours:
     """qwen-tui through its backend's door."""
 
-    subject: bench.Subject
+    subject: blocks.Subject
     load_s: float
     ready_s: float
     own_bytes: int = 0
@@ -72,7 +72,7 @@ class Ours:
 
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
-        return self.subject.run(ids, sampling=bench.GREEDY, max_tokens=1)[0].ttft_s
+        return self.subject.run(ids, sampling=blocks.GREEDY, max_tokens=1)[0].ttft_s
 
     @property
     def backend(self) -> Backend:
@@ -117,7 +117,7 @@ class Transformers:
         self._network.generation_config.eos_token_id = None
         self._device = device
         self.load_s = time.perf_counter() - began
-        self._generate([1, 2, 3, 4], 1, bench.GREEDY)
+        self._generate([1, 2, 3, 4], 1, blocks.GREEDY)
         self.ready_s = time.perf_counter() - began
         self.own_bytes = anonymous_bytes() - before
 
@@ -129,7 +129,7 @@ class Transformers:
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
         began = time.perf_counter()
-        return self._generate(ids, 1, bench.GREEDY)[0] - began
+        return self._generate(ids, 1, blocks.GREEDY)[0] - began
 
     @torch.inference_mode()
     def _generate(self, ids: Sequence[int], tokens: int, sampling: Sampling) -> list[float]:
@@ -199,7 +199,7 @@ class LlamaCpp:
             verbose=False,
         )
         self.load_s = time.perf_counter() - began
-        self._times([1, 2, 3, 4], 1, bench.GREEDY)
+        self._times([1, 2, 3, 4], 1, blocks.GREEDY)
         self.ready_s = time.perf_counter() - began
         self.own_bytes = anonymous_bytes() - before
 
@@ -211,7 +211,7 @@ class LlamaCpp:
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
         began = time.perf_counter()
-        return self._times(ids, 1, bench.GREEDY)[0] - began
+        return self._times(ids, 1, blocks.GREEDY)[0] - began
 
     def _times(self, ids: Sequence[int], tokens: int, sampling: Sampling) -> list[float]:
         self._llama.reset()

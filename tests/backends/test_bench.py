@@ -10,11 +10,11 @@ import pytest
 from fixtures import checkpoints
 from fixtures.opening import local
 from qwen_tui import settings
-from qwen_tui.backends.local import bench, machine
+from qwen_tui.backends.local import bench, blocks, machine
 from qwen_tui.backends.local.figures import Figure, Protocol, places, spelled
 from qwen_tui.types import Progress, Trouble
 
-BRIEF = Protocol(rounds=2, tokens=4, prompt=64, siblings=3)
+BRIEF = Protocol(rounds=2, tokens=4, prompt=64, passage=12, siblings=3)
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +40,7 @@ def test_every_round_gives_every_figure(folder: Path) -> None:
     for name in (
         "decode_greedy", "decode_sampled", "share_greedy", "share_sampled", "bandwidth",
         "prefill", "ttft_cold", "ttft_edit", "edit_steps", "siblings",
+        "rewrite", "per_forward",
     ):  # fmt: skip
         assert len(found[name].values) == BRIEF.rounds, name
         assert min(found[name].values) > 0, name
@@ -60,7 +61,7 @@ def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
     sizes = {"fast": 0, "reference": 0}
     for path in sizes:
         backend = local(folder, path=path, dtype="fp32")
-        sizes[path] = bench.bytes_per_step(backend)
+        sizes[path] = blocks.bytes_per_step(backend)
         backend.close()
     matrices = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 64) + 333 * 64
     assert sizes["fast"] == 4 * matrices
@@ -68,11 +69,11 @@ def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
 
 
 def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -> None:
-    subject = bench.Subject(local(folder, path="fast", dtype="fp32"), BRIEF, known=300)
+    subject = blocks.Subject(local(folder, path="fast", dtype="fp32"), BRIEF, known=300)
     for seed in (1, 2):
         assert subject.cold(seed).reused <= 2
         edit = subject.edit(seed)
-        assert edit.reused == subject.prompt_tokens - bench.EDITED
+        assert edit.reused == subject.prompt_tokens - blocks.EDITED
     assert subject.ids(8, 5) == subject.ids(8, 5)
     assert max(subject.ids(2000, 5)) < 300
     subject.backend.close()
@@ -80,24 +81,34 @@ def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -
 
 def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
     small = checkpoints.qwen2(tmp_path / "small", context=128)
-    subject = bench.Subject(local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300)
+    subject = blocks.Subject(local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300)
     assert 0 < subject.prompt_tokens < 128
     assert subject.cold(1).prompt == subject.prompt_tokens
     subject.backend.close()
+
+
+def test_only_the_passage_written_anew_is_guessed_ahead(folder: Path) -> None:
+    backend = local(folder, path="fast", dtype="fp32")
+    subject = blocks.Subject(backend, BRIEF, known=300)
+    assert backend._engine.ahead > 0
+    assert subject.decode(blocks.GREEDY, 1).drafted == 0
+    once, again = subject.rewrite(1)
+    assert once.drafted == 0
+    assert once.emitted == again.emitted == BRIEF.passage
+    with blocks.plainly(backend):
+        assert backend._engine.ahead == 0
+    assert backend._engine.ahead > 0
+    backend.close()
 
 
 def test_a_generation_that_breaks_off_is_no_measurement(folder: Path) -> None:
     backend = local(folder, path="fast", dtype="fp32")
     cancel = threading.Event()
     cancel.set()
-    subject = bench.Subject(backend, BRIEF, known=300)
+    subject = blocks.Subject(backend, BRIEF, known=300)
     with pytest.raises(Trouble, match="cancelled"):
-        bench.ended(backend.stream(_request(subject), cancel))
+        blocks.ended(backend.stream(blocks.asked(subject.ids(8, 0)), cancel))
     backend.close()
-
-
-def _request(subject: bench.Subject) -> bench.Request:
-    return bench.Request(tuple(bench.Token(each, b"") for each in subject.ids(8, 0)))
 
 
 def test_a_busy_machine_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,9 @@ rounds.
 from __future__ import annotations
 
 import gc
-import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
@@ -19,118 +18,27 @@ import torch
 
 from qwen_tui import backends, hub
 from qwen_tui.backends.local import machine
-from qwen_tui.backends.local.figures import Figure, Protocol, Result, memory, speed
-from qwen_tui.backends.local.qwen2 import Qwen2
-from qwen_tui.settings import Settings
-from qwen_tui.types import (
-    GENERIC,
-    Backend,
-    Event,
-    Finished,
-    Progress,
-    Request,
-    Sampling,
-    Stats,
-    Token,
-    Trouble,
+from qwen_tui.backends.local.blocks import (
+    EDITED,
+    GREEDY,
+    LEAD,
+    SAMPLED,
+    SAMPLED_NOTE,
+    Subject,
+    bytes_per_step,
+    step_s,
 )
+from qwen_tui.backends.local.figures import Figure, Protocol, Result, memory
+from qwen_tui.settings import Settings
+from qwen_tui.types import Backend, Progress
 
-GREEDY: Final = Sampling(temperature=0.0, min_p=0.0)
-SAMPLED: Final = Sampling(temperature=0.8, top_k=50, top_p=0.95, min_p=0.0, seed=1)
-"""What peers sample with too: their own default head of 50, so nobody sorts a whole vocabulary."""
-LEAD: Final = 32
-"""Prompt tokens before a decoding block."""
-EDITED: Final = 8
-"""Tokens at the end of a long prompt that an edit replaces."""
-WARM_UP: Final = 8
-"""Tokens decoded before anything is measured."""
-
+REWRITTEN: Final = 3
+"""Rounds in which a passage is written anew: it is long."""
 BUSY: Final = 0.7
 """A system load (processes that want to run) above this disturbs a measurement."""
 
 Report: TypeAlias = Callable[[Progress], None]
 Say: TypeAlias = Callable[[str], None]
-
-
-# -- one backend under measurement -----------------------------------------------------------------
-
-
-class Subject:
-    """An opened backend, and the blocks that can be run on it."""
-
-    def __init__(self, backend: Backend, protocol: Protocol, known: int) -> None:
-        """`known`: ids below it are ordinary tokens of the vocabulary."""
-        self.backend = backend
-        self.protocol = protocol
-        self._known = known
-        room = backend.context - protocol.tokens - LEAD
-        self.prompt_tokens = max(2 * EDITED, min(protocol.prompt, room))
-
-    def ids(self, count: int, seed: int) -> list[int]:
-        """Ids drawn from the whole vocabulary: no two prompts share a beginning."""
-        dice = random.Random(self.protocol.seed * 1_000_003 + seed)
-        return [dice.randrange(self._known) for _ in range(count)]
-
-    def run(self, ids: Sequence[int], **values: Any) -> list[Stats]:
-        """One generation that runs to its length; the statistics of each branch."""
-        prompt = tuple(Token(each, b"") for each in ids)
-        request = Request(prompt, **{"ignore_eos": True, **values})
-        return ended(self.backend.stream(request, threading.Event()))
-
-    def decode(self, sampling: Sampling, seed: int, *, branches: int = 1) -> Stats:
-        """A block of decoding after a short prompt; the first branch's statistics."""
-        values = {"sampling": sampling, "max_tokens": self.protocol.tokens + 1}
-        return self.run(self.ids(LEAD, seed), branches=branches, **values)[0]
-
-    def cold(self, seed: int) -> Stats:
-        """The first token after a long prompt that was never seen."""
-        return self.run(self.ids(self.prompt_tokens, seed), sampling=GREEDY, max_tokens=1)[0]
-
-    def edit(self, seed: int) -> Stats:
-        """The first token after the last words of the prompt of `cold` were changed."""
-        ids = self.ids(self.prompt_tokens, seed)
-        ids[-EDITED:] = self.ids(EDITED, -1 - seed)
-        return self.run(ids, sampling=GREEDY, max_tokens=1)[0]
-
-    def warm_up(self) -> None:
-        """Every kind of block once, short: allocations, lazy kernels, pages of mapped weights."""
-        brief = replace(self.protocol, tokens=WARM_UP)
-        short = Subject(self.backend, brief, self._known)
-        short.decode(GREEDY, 1)
-        short.decode(SAMPLED, 2)
-        if self.backend.abilities.branches:
-            short.decode(SAMPLED, 3, branches=self.protocol.siblings)
-
-
-def ended(events: Iterator[Event]) -> list[Stats]:
-    """The statistics of every branch, in order; Trouble where one did not reach its length."""
-    ends = sorted((each for each in events if isinstance(each, Finished)), key=lambda e: e.branch)
-    for end in ends:
-        if end.reason != "length":
-            raise Trouble(
-                f"the measurement broke off ({end.reason}): {end.message}",
-                hint=end.hint,
-                code=GENERIC,
-            )
-    return [end.stats for end in ends]
-
-
-def step_s(stats: Stats) -> float:
-    """Seconds per decoding step of one row, a step being what emits one token without drafts."""
-    return stats.decode_s / max(1, stats.emitted - 1)
-
-
-def bytes_per_step(backend: Backend) -> int:
-    """Weight bytes one decoding step must read; 0 where the backend does not show its network."""
-    network = getattr(getattr(backend, "_model", None), "_network", None)
-    if isinstance(network, Qwen2):
-        return network.nbytes_per_token
-    if isinstance(network, torch.nn.Module):
-        table, head = network.get_input_embeddings(), network.get_output_embeddings()  # type: ignore[operator]
-        tied = head is not None and head.weight is table.weight
-        every = sum(part.nbytes for part in network.parameters())
-        return every - (0 if tied else int(table.weight.nbytes))
-    return 0
 
 
 # -- loading ---------------------------------------------------------------------------------------
@@ -256,9 +164,13 @@ class Rounds:
 
     def round(self, number: int) -> None:
         """Every kind of block once; the order turns by one from round to round."""
+        subject = self._subject
         blocks = [self._read, self._greedy, self._sampled, self._prompts]
-        if self._subject.backend.abilities.branches:
+        if subject.backend.abilities.branches:
             blocks.append(self._siblings)
+        engine = getattr(subject.backend, "_engine", None)
+        if number < REWRITTEN and getattr(engine, "ahead", False):
+            blocks.append(self._rewrite)
         turn = number % len(blocks)
         for block in blocks[turn:] + blocks[:turn]:
             block(100 + number)
@@ -285,6 +197,9 @@ class Rounds:
         self._keep("cold", self._subject.cold(seed))
         self._keep("edit", self._subject.edit(seed))
 
+    def _rewrite(self, seed: int) -> None:
+        self._keep("rewrite", self._subject.rewrite(seed))
+
     # -- what they add up to ---------------------------------------------------------------------
 
     def figures(self, kv_per_token: int) -> dict[str, Figure]:
@@ -292,8 +207,10 @@ class Rounds:
         found, subject = self._found, self._subject
         greedy, sampled, reads = found["greedy"], found["sampled"], found["read"]
         figures = {
-            "decode_greedy": speed("decode, greedy", greedy),
-            "decode_sampled": speed("decode, sampled", sampled),
+            "decode_greedy": Figure("decode, greedy", "tok/s", tuple(s.tok_s for s in greedy)),
+            "decode_sampled": Figure(
+                "decode, sampled", "tok/s", tuple(s.tok_s for s in sampled), SAMPLED_NOTE
+            ),
         }
         weights = bytes_per_step(subject.backend)
         if weights:
@@ -302,15 +219,15 @@ class Rounds:
             note = f"{hub.size_text(step)} a token at the bandwidth below"
             for name, each in (("greedy", greedy), ("sampled", sampled)):
                 share = tuple(
-                    100 * (s.emitted - 1 - s.accepted) / s.decode_s * step / read
-                    for s, read in zip(each, reads, strict=True)
+                    100 * s.tok_s * step / read for s, read in zip(each, reads, strict=True)
                 )
                 figures[f"share_{name}"] = Figure(f"share of the bound, {name}", "%", share, note)
         label = (
             "read bandwidth" if subject.backend.environment.device == "cpu" else "copy bandwidth"
         )
-        figures["bandwidth"] = Figure(label, "GB/s", tuple(read / 1e9 for read in reads))
-        return figures | self._latencies()
+        note = f"by {self._bandwidth.kernel}"
+        figures["bandwidth"] = Figure(label, "GB/s", tuple(read / 1e9 for read in reads), note)
+        return figures | self._latencies() | self._guessing()
 
     def _latencies(self) -> dict[str, Figure]:
         found, count = self._found, self._subject.prompt_tokens
@@ -350,6 +267,26 @@ class Rounds:
                 "the same prompt, in one batch",
             )
         return figures
+
+    def _guessing(self) -> dict[str, Figure]:
+        """What guessing ahead gives where a passage is written anew."""
+        pairs = self._found.get("rewrite", [])
+        if not pairs:
+            return {}
+        drafted, accepted = (sum(getattr(s, k) for _, s in pairs) for k in ("drafted", "accepted"))
+        return {
+            "rewrite": Figure(
+                "a passage anew, guessing ahead",
+                "×",
+                tuple(again.tok_s / once.tok_s for once, again in pairs),
+                f"a word of its prompt changed; {accepted:,} of {drafted:,} guesses accepted",
+            ),
+            "per_forward": Figure(
+                "tokens per forward there",
+                "",
+                tuple((s.emitted - 1) / max(1, s.emitted - 1 - s.accepted) for _, s in pairs),
+            ),
+        }
 
     def memory(self, kv_per_token: int) -> dict[str, Figure]:
         """Bytes held, in GiB; what is mapped from a file counts as weights, not as this process's

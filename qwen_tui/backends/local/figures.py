@@ -6,26 +6,28 @@ Law: a figure keeps every value; how it is spelled for a person is decided here 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from qwen_tui.backends.local.machine import Machine
-from qwen_tui.types import Stats
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How much is measured: rounds, decoded tokens in a block, tokens of the long prompt."""
+    """How much is measured: rounds, decoded tokens in a block, tokens of the long prompt and of the
+    passage that is written anew.
+    """
 
     rounds: int = 5
     tokens: int = 64
     prompt: int = 1024
+    passage: int = 200
     siblings: int = 4
     seed: int = 0
 
 
-QUICK: Final = Protocol(rounds=2, tokens=16, prompt=256)
+QUICK: Final = Protocol(rounds=2, tokens=16, prompt=256, passage=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +96,6 @@ def places(value: float) -> int:
     """Decimal places that show three figures of a value (no more than four places)."""
     size = abs(value)
     return next((digits for digits, least in enumerate((100, 10, 1, 0.1)) if size >= least), 4)
-
-
-def speed(label: str, runs: Sequence[Stats]) -> Figure:
-    """Tokens per second; the note says what drafts added, where there were any."""
-    drafted, accepted = sum(each.drafted for each in runs), sum(each.accepted for each in runs)
-    note = f"{accepted:,} of {drafted:,} drafted tokens accepted" if drafted else ""
-    return Figure(label, "tok/s", tuple(each.tok_s for each in runs), note)
 
 
 def memory(label: str, count: int, note: str = "") -> Figure:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 
 from qwen_tui.backends.local.plan import host_free
 from qwen_tui.backends.local.resources import anonymous_bytes
@@ -22,6 +23,8 @@ from qwen_tui.backends.local.resources import anonymous_bytes
 BUFFER_BYTES: Final = 1 << 30
 """What the read kernel runs over: beyond any cache."""
 LEAST_BUFFER: Final = 64 << 20
+COLUMNS: Final = 4096
+"""Width of the matrix that the buffer is read as."""
 READS: Final = 3
 """Reads in one measurement; the fastest is the bound."""
 
@@ -113,38 +116,61 @@ def _extensions() -> tuple[str, ...]:
 
 
 class Bandwidth:
-    """A buffer too large for any cache, and the time it takes to read it."""
+    """A buffer too large for any cache, and the time it takes to read it.
 
-    def __init__(self, device: torch.device, *, clock: Callable[[], float] = time.perf_counter):
+    On a CPU the kernel is a float32 sum or a bf16 matrix-vector product, whichever reads faster
+    here; on other devices a copy, which reads and writes every byte.
+    """
+
+    def __init__(
+        self, device: torch.device, *, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
         size = BUFFER_BYTES
         if device.type == "cpu":
             size = max(LEAST_BUFFER, min(size, host_free() // 16))
         self._clock = clock
         self._device = device
         self._buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
-        self._copy = torch.empty_like(self._buffer) if device.type != "cpu" else None
+        self._moved = self._buffer.nbytes
+        if device.type == "cpu":
+            self._kernel = max((self._sum, self._product), key=self._rate)
+        else:
+            self._moved *= 2
+            self._copy = torch.empty_like(self._buffer)
+            self._kernel = self._copied
 
     @property
     def host_bytes(self) -> int:
         """What the buffer takes of main memory."""
         return 0 if self._device.type == "cuda" else self._buffer.nbytes
 
-    def measure(self) -> float:
-        """Bytes per second, the best of some reads: on a CPU one sum over float32, on other devices
-        a copy (which reads and writes every byte).
-        """
-        moved = self._buffer.nbytes * (1 if self._copy is None else 2)
-        return max(moved / self._timed() for _ in range(READS))
+    @property
+    def kernel(self) -> str:
+        """How it is read, in words."""
+        if self._kernel == self._sum:
+            return "a float32 sum"
+        return "a bf16 matrix-vector product" if self._kernel == self._product else "a copy"
 
-    def _timed(self) -> float:
+    def measure(self) -> float:
+        """Bytes per second, the best of some reads."""
+        return max(self._rate(self._kernel) for _ in range(READS))
+
+    def _rate(self, kernel: Callable[[], object]) -> float:
         self._wait()
         began = self._clock()
-        if self._copy is None:
-            self._buffer.sum()
-        else:
-            self._copy.copy_(self._buffer)
+        kernel()
         self._wait()
-        return max(self._clock() - began, 1e-9)
+        return self._moved / max(self._clock() - began, 1e-9)
+
+    def _sum(self) -> object:
+        return self._buffer.sum()
+
+    def _product(self) -> object:
+        matrix = self._buffer.view(torch.bfloat16).view(-1, COLUMNS)
+        return F.linear(torch.ones(1, COLUMNS, dtype=torch.bfloat16), matrix)
+
+    def _copied(self) -> object:
+        return self._copy.copy_(self._buffer)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
