@@ -387,6 +387,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
         group=FILES,
     ),
     Action(
+        "save_elsewhere",
+        "Save elsewhere",
+        ("alt+e",),
+        "Go on saving the session in another folder, when its own cannot be written.",
+        group=FILES,
+    ),
+    Action(
         "normalise",
         "Normalise",
         ("alt+u",),

@@ -54,6 +54,8 @@ class Loader:
         self.asked = False
         self.reading = False
         """The tokenizer is being read."""
+        self.failed = False
+        """The last opening did not succeed; `begin` tries again."""
         self._doors = doors
         self._tell = tell
         self._turn = 0
@@ -62,7 +64,7 @@ class Loader:
         """Read the tokenizer on a thread, then open the model; `swap`: in place of another one."""
         self._turn += 1
         turn = self._turn
-        self.reading = True
+        self.reading, self.failed = True, False
         self._doors.runner.on_progress = lambda progress: self._tell(Loading(progress))
 
         def work() -> None:
@@ -103,6 +105,7 @@ class Loader:
     def _say(self, turn: int, message: Message) -> None:
         """Tell it, unless another model was asked for meanwhile."""
         if turn == self._turn:
+            self.failed = isinstance(message, Failed)
             self._tell(message)
 
 

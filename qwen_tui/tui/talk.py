@@ -19,7 +19,7 @@ SPEAKERS: Final = {"user": "You", "assistant": "Model", "system": "System"}
 """How a role is called on the screen."""
 NO_TEMPLATE: Final = Trouble(
     "This model has no chat template: it goes on with a text and does not answer.",
-    hint="An Instruct checkpoint chats; F8 chooses one.",
+    hint="An Instruct checkpoint chats: choose another model.",
 )
 BASE: Final = (
     "A base model: it was not trained to answer. It goes on with the conversation as with any "

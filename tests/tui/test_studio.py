@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from fixtures.scripts import Gate, Say
 from qwen_tui.settings import Settings
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.types import NO_INPUT, Progress, Sampling, Trouble
+from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -320,6 +322,27 @@ async def test_a_missing_model_opens_the_chooser_once(studio: Studio) -> None:
         await bench.pilot.press("escape")
         assert not isinstance(bench.app.screen, Models)
         assert "not on this disk" in bench.screen()
+
+
+async def test_what_was_asked_of_a_missing_model_is_done_by_the_one_that_is_chosen(
+    studio: Studio, vocab: Vocab, tmp_path: Path
+) -> None:
+    def here(settings: Settings) -> Vocab:
+        if settings.model != str(tmp_path):
+            raise Trouble("Qwen2.5-7B is not on this disk", code=NO_INPUT)
+        return vocab
+
+    async with studio(vocab_of=here) as bench:
+        await bench.until(lambda: isinstance(bench.app.screen, Models))
+        await bench.pilot.press("escape")
+        await bench.type("Once")
+        await bench.pilot.press("ctrl+j")
+        await bench.until(lambda: not bench.studio.writer.waiting)
+        await bench.pilot.press("f8")
+        await bench.until(lambda: isinstance(bench.app.screen, Models))
+        bench.app.screen.dismiss(str(tmp_path))
+        await bench.until(lambda: bench.output.startswith(" there was"), "the completion")
+        assert bench.document == "Once"
 
 
 async def test_a_generation_that_fails_says_why_and_keeps_what_came(studio: Studio) -> None:

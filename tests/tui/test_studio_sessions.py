@@ -134,8 +134,15 @@ async def test_a_failing_disk_is_said_until_it_is_mended(studio: Studio, home: P
         await bench.pilot.press("escape", "escape")
         assert "Not saved" in bench.screen()
         assert bench.output.startswith(WHOLE)
-        sessions.unlink()
+        assert "saves the session elsewhere" in bench.screen()
+        elsewhere = home / "elsewhere"
+        elsewhere.mkdir()
+        await bench.pilot.press("alt+e")
+        await bench.pilot.pause()
+        bench.app.screen.query_one(Input).value = str(elsewhere)
+        await bench.pilot.press("enter")
         await bench.until(lambda: "✓ saved" in bench.screen(), "saved in the end")
+        assert len(list(elsewhere.glob("*.jsonl"))) == 1
         await bench.until(lambda: "Not saved" not in bench.screen(), "the banner gone")
 
 

@@ -20,6 +20,7 @@ from textual.widget import Widget
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Place
 from qwen_tui.tui import fold
+from qwen_tui.tui.actions import BY_ID, key_name
 from qwen_tui.tui.controls import Controls
 from qwen_tui.tui.doors import Desk, Doors
 from qwen_tui.tui.files import Seen
@@ -38,7 +39,7 @@ from qwen_tui.tui.widgets.tabs import SiblingTabs
 if TYPE_CHECKING:
     from qwen_tui.tui.app import QwenTui
 
-INVITATION: Final = "Write the beginning of a text. Ctrl+J lets the model go on."
+INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
 NOTHING_YET: Final = "The completion appears here."
 
 
@@ -80,6 +81,15 @@ class Bench(Screen[None]):
         """The app, by its own type."""
         return cast("QwenTui", self.app)
 
+    def key_of(self, action: str) -> str:
+        """The first key of an action as a person has it, in words."""
+        own = self.qwen.keys.get(action, "").split(",")[0]
+        return key_name(own or BY_ID[action].keys[0])
+
+    def say(self, text: str, *, seconds: float = 3.0) -> None:
+        """A passing word; never the model's."""
+        self.notify(text, timeout=seconds, markup=False)
+
     def tell(self, message: Any) -> None:
         """Post a message from any thread; nothing once the screen is gone."""
         if self.is_attached and self.app.is_running:
@@ -98,7 +108,9 @@ class Bench(Screen[None]):
         with Horizontal(id="bench"):
             with Vertical(id="left"):
                 with Vertical(id="editor-pane", classes="pane"):
-                    yield Editor(id="editor", placeholder=INVITATION)
+                    yield Editor(
+                        id="editor", placeholder=INVITATION.format(self.key_of("generate"))
+                    )
                     yield FindBar(id="find")
                 with Vertical(id="output-pane", classes="pane"):
                     yield SiblingTabs(id="tabs")

@@ -6,6 +6,7 @@ Law: a session that is left is saved first; a file that changed is never written
 from __future__ import annotations
 
 import asyncio
+import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -54,8 +55,9 @@ class Filing(Writing):
     def _chosen_model(self, name: str | None) -> None:
         if not name:
             return
+        waiting = self.writer.wish or self.unmet
+        self.unmet = None
         self.writer.stop()
-        waiting = self.writer.wish
         self.settings = replace(self.settings, model=name, backend="local")
         self.writer.settings = self.settings
         self.writer.lost()
@@ -117,7 +119,21 @@ class Filing(Writing):
         store = library.new_store(session) if self.settings.save else None
         self.keep_draft()
         self.put_on_desk(Desk(session, store))
-        self.notify("A session of your own now.", timeout=3)
+        self.say("A session of your own now.")
+
+    def action_save_elsewhere(self) -> None:
+        """Go on saving the session in another folder; all of it is written there."""
+        store = self.desk.store
+        if store is None:
+            self.show_trouble(Trouble("this session is not saved at all"))
+            return
+
+        def answer(folder: str | None) -> None:
+            if folder and not store.relocate(Path(folder).expanduser()):
+                self.show_trouble(Trouble(f"not there either: {store.state.reason}"))
+
+        ask = AskLine("Save the session in", placeholder="a folder", check=_folder_complaint)
+        self.app.push_screen(ask, answer)
 
     def action_rename(self) -> None:
         """Give the session a title."""
@@ -170,7 +186,7 @@ class Filing(Writing):
             self.show_trouble(trouble)
             return
         self.file = path
-        self.notify(f"Wrote {len(self.editor.text):,} characters.", timeout=3)
+        self.say(f"Wrote {len(self.editor.text):,} characters.")
         self.sync()
 
     def action_edit_outside(self) -> None:
@@ -204,6 +220,14 @@ class Filing(Writing):
         )
         answers = {"leave": "Leave the rest", "all": "Paste all of it"}
         self.app.push_screen(Confirm("A long paste", question, answers), answer)
+
+
+def _folder_complaint(text: str) -> str:
+    """Why nothing can be saved in a folder; empty when it can."""
+    folder = Path(text).expanduser()
+    if not text.strip() or not folder.is_dir():
+        return f"there is no folder {text}"
+    return "" if os.access(folder, os.W_OK) else f"{text} cannot be written to"
 
 
 def _place_complaint(text: str) -> str:

@@ -15,21 +15,21 @@ from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
 from qwen_tui.session.tree import Node, Place
 from qwen_tui.tui import fold, talk
-from qwen_tui.tui.actions import BY_ID, key_name
 from qwen_tui.tui.doors import Doors
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.screens.bench import NOTHING_YET, Bench
 from qwen_tui.tui.widgets.status import Facts, Notice
 from qwen_tui.tui.widgets.tabs import SiblingTabs, Tab
 from qwen_tui.tui.words import model_name, precision, progress_words, short
-from qwen_tui.tui.writer import Estimate, Writer
+from qwen_tui.tui.writer import Estimate, Wish, Writer
 from qwen_tui.types import Token, Trouble
 from qwen_tui.visible import visible
 from qwen_tui.vocab import is_nfc
 
+_LOST: Final = "The session's file was replaced; what stands here is what it was."
 POLL_S: Final = 0.25
 """How often the store is asked how saving stands."""
-_READ_ONLY: Final = "Alt+F makes a session of your own that begins with all of this one."
+_READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
 
 
 class Picture(Bench):
@@ -42,6 +42,8 @@ class Picture(Bench):
         self._painted: tuple[str | None, int, int] = (None, 0, 0)
         self._count: int | None = None
         self._told_notice = ""
+        self.unmet: Wish | None = None
+        """What was asked of a model that could not be opened."""
         self._shown_text = ""
         """The document as it was last shown; what differs from it in the editor is typing."""
         self.text_taken = False
@@ -77,7 +79,7 @@ class Picture(Bench):
         if self.doors.text and not session.text and not self.text_taken:
             self.editor.set_text(self.doors.text)
         suffered = " · ".join(badge for badge in desk.badges if badge != desk.read_only)
-        hint = _READ_ONLY if desk.read_only else ""
+        hint = _READ_ONLY.format(self.key_of("fork_session")) if desk.read_only else ""
         self.notice.tell(desk.read_only or suffered, hint, mood="mild")
         self.sync()
 
@@ -217,7 +219,7 @@ class Picture(Bench):
         kind = "Chat" if self.chatting else "Completion"
         title = kind if len(tabs) < 2 else f"{kind} {place + 1} of {len(tabs)}"
         if shown and self._state(session.tree[shown]) == "interrupted":
-            title += " · interrupted, Ctrl+J goes on"
+            title += f" · interrupted, {self.key_of('generate')} goes on"
         pane.border_title = Content(title)
 
     def _state(self, node: Node) -> str:
@@ -277,7 +279,7 @@ class Picture(Bench):
         name = "Message" if self.chatting else name
         pane.border_title = Content(visible(name) + (" ✎" if self.dirty else ""))
         row, column = self.editor.cursor_location
-        badge = "" if composed else f"not NFC, {key_name(BY_ID['normalise'].keys[0])} · "
+        badge = "" if composed else f"not NFC, {self.key_of('normalise')} · "
         pane.border_subtitle = Content(f"{badge}{row + 1}:{column + 1}")
 
     def paint_status(self) -> None:
@@ -354,7 +356,9 @@ class Picture(Bench):
             banner = self.query_one("#save-notice", Notice)
             said = f"Not saved: {state.reason}" if state.reason else ""
             if said != banner.message:
-                banner.tell(said, f"{state.path} · {state.held:,} bytes are held in memory")
+                elsewhere = f"{self.key_of('save_elsewhere')} saves the session elsewhere"
+                held = f"{state.held:,} bytes are held in memory"
+                banner.tell(said, f"{state.path} · {held} · {elsewhere}")
             if state.notice and state.notice != self._told_notice:
                 self._told_notice = state.notice
                 self.notice.tell(state.notice, mood="mild")
@@ -364,6 +368,9 @@ class Picture(Bench):
     def _follow(self) -> None:
         """Show what another process writes to the session."""
         follower = self.desk.follower
+        if follower is not None and follower.lost and self._told_notice != _LOST:
+            self._told_notice = _LOST
+            self.notice.tell(_LOST, mood="mild")
         if follower is not None and (entries := follower.poll()):
             clean = not self.dirty
             for entry in entries:

@@ -13,7 +13,7 @@ from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Input, TextArea
 
-from qwen_tui.tui.actions import BY_ID, bindings, key_name
+from qwen_tui.tui.actions import BY_ID, bindings
 from qwen_tui.tui.loading import VocabRead
 from qwen_tui.tui.messages import Failed, GoTo, Loading, Ready, ShowSibling, TakeChoice
 from qwen_tui.tui.playing import play
@@ -89,10 +89,10 @@ class Studio(Filing):
 
     @on(Failed)
     def _failed(self, message: Failed) -> None:
+        self.unmet = self.writer.wish
         self.writer.lost()
-        self.trouble = message.trouble
         hint = message.trouble.hint
-        other = f"{key_name(BY_ID['models'].keys[0])} chooses another model"
+        other = f"{self.key_of('models')} chooses another model"
         self.show_trouble(
             Trouble(message.trouble.message, hint=f"{hint} · {other}" if hint else other)
         )

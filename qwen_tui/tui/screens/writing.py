@@ -24,7 +24,8 @@ class Writing(Picture):
     def action_generate(self) -> None:
         """Go on from the end of the document, which a finished completion is part of."""
         if self.writer.running and not self.dirty:
-            self.notify("Still writing. Esc stops, Ctrl+R begins again.", timeout=3)
+            stop, again = self.key_of("stop"), self.key_of("regenerate")
+            self.say(f"Still writing. {stop} stops, {again} begins again.")
             return
         self._generate(self.dials.controls.branches)
 
@@ -73,15 +74,15 @@ class Writing(Picture):
         self.output.follow = True
         opened = self.writer.opened
         if branches > 1 and opened is not None and not opened.abilities.branches:
-            self.notify("This model completes one at a time.", severity="warning")
+            self.say("This model completes one at a time.")
             branches = 1
         if self.doors.play:
-            self.notify("This is a playback. Open the session to go on with it.", timeout=4)
+            self.say("This is a playback. Open the session to go on with it.", seconds=4)
             return
         if self.desk.read_only:
             self.offer_fork()
             return
-        if self.doors.runner.state == "failed":
+        if self.loader.failed:
             self.loader.begin(self.settings)
         mode: Mode = "chat" if self.chatting else "complete"
         self.writer.ask(Wish(self.dials.controls, branches, again, mode, text))
@@ -187,11 +188,11 @@ class Writing(Picture):
             text, lost = strip_controls(chosen)
             self.app.copy_to_clipboard(text)
             said = f"Copied {len(text):,} characters"
-            self.notify(f"{said}; {lost} control characters left out" if lost else said)
+            self.say(f"{said}; {lost} control characters left out" if lost else said)
         elif self.writer.running or self.writer.waiting:
             self.writer.stop()
         else:
-            self.notify("Nothing is selected. Ctrl+Q leaves.", timeout=3)
+            self.say(f"Nothing is selected. {self.key_of('quit')} leaves.")
 
     def action_accept(self) -> None:
         """Move the whole completion into the document."""
@@ -273,7 +274,7 @@ class Writing(Picture):
         self._keep_typing()
         self.desk.session.hide(node)
         self._after_move()
-        self.notify("Hidden, not erased.", timeout=3)
+        self.say("Hidden, not erased.")
 
     def action_branches(self) -> None:
         """Open the tree of roads, or close it."""
@@ -328,19 +329,19 @@ class Writing(Picture):
     def action_neutralise(self) -> None:
         """Switch every stage off."""
         self.dials.neutralise()
-        self.notify("Sampling is neutral: the model's own distribution.", timeout=3)
+        self.say("Sampling is neutral: the model's own distribution.")
 
     def action_next_preset(self) -> None:
         """Set the controls from the next preset."""
         self.dials.next_preset()
-        self.notify(f"Preset: {self.dials.preset_label()}", timeout=3)
+        self.say(f"Preset: {self.dials.preset_label()}")
 
     def action_fix_seed(self) -> None:
         """Keep the last seed, or take a fresh one each time."""
         dials = self.dials
         dials.toggle_seed()
         seed = dials.controls.sampling.seed
-        self.notify("A fresh seed each time." if seed is None else f"Seed {seed} stays.", timeout=3)
+        self.say("A fresh seed each time." if seed is None else f"Seed {seed} stays.")
 
     def edit_stops(self) -> None:
         """Ask for the stop strings."""
