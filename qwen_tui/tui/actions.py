@@ -142,7 +142,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     Action(
         "branches",
         "Roads",
-        ("alt+b",),
+        ("alt+r",),
         "Show the tree of all roads of this session; Enter goes there.",
         group=ROADS,
         rank=17,
@@ -382,7 +382,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     Action(
         "fork_session",
         "Fork",
-        ("alt+f",),
+        ("alt+k",),
         "Begin a session of your own with everything this one holds.",
         group=FILES,
     ),

@@ -13,7 +13,10 @@ from qwen_tui.tui.actions import (
     keymap,
 )
 
-NEVER_ARRIVE = {"ctrl+h", "ctrl+i", "ctrl+m", *(f"alt+{digit}" for digit in range(10))}
+NEVER_ARRIVE = {"ctrl+h", "ctrl+i", "ctrl+m", *(f"alt+{digit}" for digit in range(10))} | {
+    "alt+b",  # these two arrive as word movements
+    "alt+f",
+}
 TEXT_AREA = {"ctrl+a", "ctrl+e", "ctrl+w", "ctrl+u", "ctrl+k", "ctrl+d", "ctrl+x", "ctrl+v"} | {
     "f6",
     "f7",

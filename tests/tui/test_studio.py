@@ -51,7 +51,7 @@ async def test_enter_never_submits(studio: Studio) -> None:
         assert bench.made[0].requests == []
 
 
-@pytest.mark.parametrize("key", ["ctrl+j", "f5", "ctrl+enter", "ctrl+@"])
+@pytest.mark.parametrize("key", ["ctrl+j", "f5", "ctrl+enter", "ctrl+@", "ctrl+\r"])
 async def test_every_key_that_continues(studio: Studio, key: str) -> None:
     async with studio(text=BEGINNING) as bench:
         await bench.ready()
@@ -236,7 +236,7 @@ async def test_the_old_road_is_still_there_after_taking_another(studio: Studio) 
         await bench.settled()
         assert bench.session.head.node != old
         assert bench.session.tree[old].tokens[2].data == b" a"
-        await bench.pilot.press("alt+b")
+        await bench.pilot.press("alt+r")
         await bench.pilot.pause()
         assert "there was a king" in bench.screen()
 

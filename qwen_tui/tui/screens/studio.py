@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import ClassVar
 
-from textual import on
+from textual import events, on
 from textual.binding import Binding, BindingType
 from textual.content import Content
 from textual.widgets import Input, TextArea
@@ -102,6 +102,12 @@ class Studio(Filing):
         self.sync()
 
     # -- what widgets say --------------------------------------------------------------------------
+
+    def on_key(self, event: events.Key) -> None:
+        """Ctrl+Enter as xterm reports it: a name that no binding can spell."""
+        if event.key == "ctrl+\r":
+            event.stop()
+            self.action_generate()
 
     @on(Editor.Edited)
     def _edited(self) -> None:
