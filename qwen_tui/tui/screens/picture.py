@@ -41,6 +41,8 @@ class Picture(Bench):
         self.estimate = Estimate()
         self._painted: tuple[str | None, int, int] = (None, 0, 0)
         self._count: int | None = None
+        self._composed = True
+        """The text is NFC, as what models learn from is."""
         self._told_notice = ""
         self.unmet: Wish | None = None
         """What was asked of a model that could not be opened."""
@@ -78,7 +80,10 @@ class Picture(Bench):
             desk.drafts = Drafts(session.id)
         if self.doors.text and not session.text and not self.text_taken:
             self.editor.set_text(self.doors.text)
-        suffered = " · ".join(badge for badge in desk.badges if badge != desk.read_only)
+        told = (desk.read_only, "interrupted")  # the output pane's title says the latter
+        suffered = " · ".join(
+            badge for badge in desk.badges if not any(word and word in badge for word in told)
+        )
         hint = _READ_ONLY.format(self.key_of("fork_session")) if desk.read_only else ""
         self.notice.tell(desk.read_only or suffered, hint, mood="mild")
         self.sync()
@@ -262,6 +267,7 @@ class Picture(Bench):
     def measure(self) -> None:
         """Count the tokens of the text as it stands in the editor."""
         session = self.desk.session
+        self._composed = is_nfc(self.editor.text)
         if session.vocab is None:
             self._count = max(session.head.at, (self.editor.size_in_characters + 3) // 4)
         elif self.chatting:
@@ -274,12 +280,11 @@ class Picture(Bench):
 
     def title_document(self) -> None:
         pane = self.query_one("#editor-pane")
-        composed = is_nfc(self.editor.text)
         name = self.file.name if self.file else self.desk.session.title or "Untitled"
         name = "Message" if self.chatting else name
         pane.border_title = Content(visible(name) + (" ✎" if self.dirty else ""))
         row, column = self.editor.cursor_location
-        badge = "" if composed else f"not NFC, {self.key_of('normalise')} · "
+        badge = "" if self._composed else f"not NFC, {self.key_of('normalise')} · "
         pane.border_subtitle = Content(f"{badge}{row + 1}:{column + 1}")
 
     def paint_status(self) -> None:
