@@ -119,18 +119,29 @@ def pasted_text(data: bytes) -> str:
 
 
 class KeyReader:
-    """Bytes to Textual's messages; a sequence the parser cannot bear is dropped alone."""
+    """Bytes to Textual's messages; a sequence the parser cannot bear is dropped alone.
+
+    Pastes never come this way. One whose beginning came too slowly for `PasteSplitter`, which waits
+    a moment only, is typed: the parser would swallow keys until an end that may never come.
+    """
 
     def __init__(self, debug: bool = False) -> None:
         self._debug = debug
         self._parser = XTermParser(debug)
         self._decode = getincrementaldecoder("utf-8")("replace").decode
+        self._recent = ""
 
     def feed(self, data: bytes) -> Iterator[Message]:
         """The messages that this much more input completes."""
-        for sequence in re.split("(?=\x1b)", self._decode(data)):
-            if sequence:
-                yield from self._parsed(sequence)
+        for sequence in re.split("(?=\x1b)|(?<=~)", self._decode(data)):
+            if not sequence:
+                continue
+            yield from self._parsed(sequence)
+            self._recent = (self._recent + sequence)[-len(_PASTE_ON) :]
+            if self._recent == _PASTE_ON.decode():
+                for message in self._parsed(_PASTE_OFF.decode()):
+                    if not isinstance(message, events.Paste):
+                        yield message
 
     def tick(self) -> list[Message]:
         """The messages that waiting completes, as a lone Esc."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from textual import events
 
@@ -114,7 +114,16 @@ def test_characters_cut_between_reads_and_invalid_bytes() -> None:
     assert keys(reader, b"\xff\xc3(") == ["\ufffd", "\ufffd", "("]
 
 
+def test_the_begin_of_a_paste_that_came_too_slowly_swallows_no_key() -> None:
+    for cut in range(len(ON) + 1):
+        reader = KeyReader()
+        list(reader.feed(ON[:cut]))
+        assert keys(reader, ON[cut:] + b"abc")[-3:] == ["a", "b", "c"]
+        assert keys(reader, b"d" + OFF + b"e") == ["d", "e"]
+
+
 @given(st.binary(max_size=80))
+@example(ON)
 def test_no_bytes_whatsoever_end_the_reader(data: bytes) -> None:
     reader = KeyReader()
     list(reader.feed(data))
