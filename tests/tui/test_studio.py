@@ -126,6 +126,21 @@ async def test_continuing_accepts_what_stands_there(studio: Studio) -> None:
         assert bench.output.startswith(" there was")
 
 
+async def test_what_was_accepted_keeps_its_colours_and_typing_has_none(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("tab")
+        coloured = bench.studio.editor.get_line(0).spans
+        assert coloured
+        assert min(span.start for span in coloured) >= len(BEGINNING)
+        await bench.pilot.press("alt+c")
+        assert not bench.studio.editor.get_line(0).spans
+        await bench.pilot.press("alt+c")
+        assert bench.studio.editor.get_line(0).spans == coloured
+
+
 async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Studio) -> None:
     async with studio(text=BEGINNING) as bench:
         await bench.ready()

@@ -18,15 +18,18 @@ from qwen_tui.tui import fold, talk
 from qwen_tui.tui.doors import Doors
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.screens.bench import NOTHING_YET, Bench
+from qwen_tui.tui.widgets.editor import heat_spans
 from qwen_tui.tui.widgets.status import Facts, Notice
 from qwen_tui.tui.widgets.tabs import SiblingTabs, Tab
 from qwen_tui.tui.words import model_name, precision, progress_words, short
 from qwen_tui.tui.writer import Estimate, Wish, Writer
-from qwen_tui.types import Token, Trouble
+from qwen_tui.types import Token, Trouble, text_of
 from qwen_tui.visible import visible
 from qwen_tui.vocab import is_nfc
 
 _LOST: Final = "The session's file was replaced; what stands here is what it was."
+MOST_COLOURED: Final = 20_000
+"""Tokens of the document that wear their heat, counted from its end."""
 POLL_S: Final = 0.25
 """How often the store is asked how saving stands."""
 _READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
@@ -48,6 +51,7 @@ class Picture(Bench):
         """What was asked of a model that could not be opened."""
         self._shown_text = ""
         """The document as it was last shown; what differs from it in the editor is typing."""
+        self._coloured: tuple[Place, bool, Heat] | None = None
         self.text_taken = False
         """The text to begin with has been put into the session."""
 
@@ -67,7 +71,7 @@ class Picture(Bench):
         desk = self.desk
         session = desk.session
         self.chatting = talk.is_chat(session)
-        self._other = (Place(None, 0), None)
+        self._other, self._coloured = (Place(None, 0), None), None
         self.set_class(self.chatting, "-chatting")
         self.editor.set_text("" if self.chatting else session.text, keep_cursor=False)
         if desk.drafts is None and desk.store is not None:
@@ -94,6 +98,7 @@ class Picture(Bench):
         self.output.heat = heat
         self.show_legend()
         self.name_panes()
+        self.colour_document()
 
     # -- the document ------------------------------------------------------------------------------
 
@@ -127,6 +132,7 @@ class Picture(Bench):
         if not self.chatting:
             self.editor.set_text(self.desk.session.text)
             self._shown_text = self.desk.session.text
+            self._coloured = None
         self.sync()
 
     def turn_to(self, *, chatting: bool) -> None:
@@ -137,6 +143,7 @@ class Picture(Bench):
         self._other = here
         session.go(there.node, there.at)
         default = "" if chatting else session.text
+        self._coloured = None
         self.editor.set_text(default if typed is None else typed)
         self.set_class(chatting, "-chatting")
         if chatting and not self.instruct:
@@ -156,6 +163,7 @@ class Picture(Bench):
         self.output.show(self.tail, context=context, reason=node.reason if node else None)
         self._painted = (session.head.node, session.head.at, len(self.output.tokens))
         self.hint()
+        self.colour_document()
         self._tabs()
         self.look()
         if self.roads_open:
@@ -172,6 +180,22 @@ class Picture(Bench):
         if self.editor.text == self._shown_text:
             self.editor.set_text(text)
         self._shown_text = text
+
+    def colour_document(self) -> None:
+        """What the model wrote of the document wears its heat there too, while the editor shows
+        nothing else. Of a very long document the end is coloured.
+        """
+        session, on = self.desk.session, self.output.show_heat
+        key = (session.head, on, self.editor.heat)
+        if self.chatting or key == self._coloured or self.editor.text != session.text:
+            return
+        self._coloured = key
+        tokens = [
+            token for part in session.parts() if not part.node.folded for token in part.tokens
+        ]
+        plain, coloured = tokens[:-MOST_COLOURED], tokens[-MOST_COLOURED:]
+        start = len(text_of(plain))
+        self.editor.paint(heat_spans(coloured, self.editor.heat, start=start) if on else ())
 
     def paint(self) -> None:
         """After a batch of tokens: only what grew."""
