@@ -21,7 +21,12 @@ from qwen_tui.tui.app import QwenTui
 from qwen_tui.tui.doors import Desk, Doors
 
 ROOT = Path(__file__).resolve().parent.parent
-TEXT = "def moving_average(values, window):\n    "
+TEXT = """\
+class Inventory:
+    \"\"\"Keep track of items and how many there are of each.
+
+    add(name, count) adds items, remove(name, count) takes them away; it raises
+    """
 PATIENCE_S = 600
 
 
@@ -86,10 +91,10 @@ def main() -> None:
     parser.add_argument("--model", default="demo")
     parser.add_argument("--text", default=TEXT)
     parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--tokens", type=int, default=140)
+    parser.add_argument("--tokens", type=int, default=170)
     parser.add_argument("--token", type=int, help="look at this token, not at the least sure one")
     parser.add_argument("--theme", default="ember")
-    parser.add_argument("--size", default="120x36", help="columns x rows")
+    parser.add_argument("--size", default="120x34", help="columns x rows")
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "studio.png")
     given = parser.parse_args()
     width, height = map(int, given.size.split("x"))
