@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+
 from fixtures.scripts import (
     Fail,
     Gate,
@@ -19,7 +20,6 @@ from fixtures.scripts import (
     spelled,
     words,
 )
-
 from qwen_tui.engine.runner import Generation, Runner
 from qwen_tui.types import Emitted, Event, Finished, Progress, Trouble, text_of
 
