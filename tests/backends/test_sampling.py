@@ -302,6 +302,8 @@ def test_looking_at_the_best_first_draws_what_the_whole_row_draws(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "HEADS", ())
         assert chain.sample(logits, window, u) == found
+        patch.setattr(ours, "MIN_P_MARGIN", math.inf)
+        assert chain.sample(logits, window, u) == found, "min-p saw less than the whole row"
 
 
 # -- ranking ---------------------------------------------------------------------------------------
