@@ -8,22 +8,20 @@ runs each kind of block once on each contender, in turning order. A ratio is for
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import json
 import os
+import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 BLOCKS: Final = {"greedy": "greedy", "sampled": "sampled", "raw": "unbounded"}
 """How decoding is sampled, and how the tables call it."""
-SETTLED: Final = 10
-"""Candidates a token is reported with while streaming, as the studio asks for."""
 
 
 def arguments() -> argparse.Namespace:
@@ -37,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("-n", "--tokens", type=int, default=64)
     parser.add_argument("--prompt", type=int, default=1024, help="tokens of our own long prompt")
+    parser.add_argument("--passage", type=int, default=200, help="tokens that are written anew")
     parser.add_argument("--prefill", type=int, default=512, help="tokens the peers prefill")
     parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="for llama.cpp")
     parser.add_argument("--plain", action="store_true", help="unquantised transformers as well")
@@ -92,70 +91,19 @@ def turned(items: Sequence[Any], by: int) -> list[Any]:
 # -- streaming through the interface's path --------------------------------------------------------
 
 
-class Lent:
-    """A backend that stays open when its borrower closes it."""
-
-    def __init__(self, backend: Any) -> None:
-        self._backend = backend
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._backend, name)
-
-    def close(self) -> None:
-        """Nothing: the lender closes."""
-
-
-async def streamed(runner: Any, request: Any, environment: Any, vocab: Any) -> float:
-    """Tokens per second of one generation through runner, channel, pump and session."""
-    from qwen_tui.session.session import Session
-    from qwen_tui.tui.pump import pump
-    from qwen_tui.types import Finished
-
-    session = Session.new(vocab=vocab)
-    generation, _ = session.start(request, environment)
-    ends: list[Finished] = []
-
-    def happen(event: Any) -> None:
-        session.happen(generation, event)
-        if isinstance(event, Finished):
-            ends.append(event)
-
-    await pump(runner.submit(request).channel, happen, lambda: None)
-    return ends[0].stats.tok_s
-
-
-def streaming(subject: Any, vocab: Any, pairs: Pairs, number: int) -> None:
-    """One block through the interface's path and one bare, in turning order."""
-    from qwen_tui.backends.local import blocks
-    from qwen_tui.engine.runner import Runner
-    from qwen_tui.types import Request, Token
-
-    ids = subject.ids(blocks.LEAD, 900 + number)
-    prompt = tuple(Token(each, vocab.data(each)) for each in ids)
-    request = Request(
-        prompt,
-        sampling=replace(blocks.SAMPLED, seed=number),
-        max_tokens=subject.protocol.tokens + 1,
-        choices=SETTLED,
-        ignore_eos=True,
+def streaming(chosen: argparse.Namespace) -> dict[str, list[float]]:
+    """Tokens per second through the interface's path and bare, from a process of its own."""
+    names = ("quant", "dtype", "device", "threads", "rounds", "tokens")
+    options = [word for name in names for word in (f"--{name}", str(getattr(chosen, name)))]
+    script = Path(__file__).with_name("bench_streaming.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(chosen.model.absolute()), *options],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
     )
-    runner = Runner(lambda report, cancel: Lent(subject.backend))
-    environment = subject.backend.environment
-
-    def through() -> None:
-        warm = replace(request, max_tokens=4)
-        asyncio.run(streamed(runner, warm, environment, vocab))
-        rate = asyncio.run(streamed(runner, request, environment, vocab))
-        pairs.keep("streaming", "through channel and pump", rate)
-
-    def bare() -> None:
-        stats = blocks.ended(subject.backend.stream(request, threading.Event()))[0]
-        pairs.keep("streaming", "bare loop", stats.tok_s)
-
-    with blocks.plainly(subject.backend):
-        for run in turned((through, bare), number):
-            run()
-    runner.close(5)
+    found: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 # -- the run ---------------------------------------------------------------------------------------
@@ -172,7 +120,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
 
     flags = {name: getattr(chosen, name) for name in ("quant", "dtype", "device", "threads")}
     wanted = settings.load({"model": str(chosen.model), **flags}, env=os.environ, cwd=home)
-    protocol = figures.Protocol(chosen.rounds, chosen.tokens, chosen.prompt)
+    protocol = figures.Protocol(chosen.rounds, chosen.tokens, chosen.prompt, chosen.passage)
     vocab = Vocab.load(chosen.model)
     card = hub.card(chosen.model)
     threads = chosen.threads or torch.get_num_threads()
@@ -219,8 +167,6 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         rounds.round(number)
         if contenders:
             paired(everyone, subject, pairs, number, chosen)
-        if not chosen.no_streaming:
-            streaming(subject, vocab, pairs, number)
     per_token = hub.needs(card, chosen.dtype, chosen.quant).kv_per_token
     result = rounds.figures(per_token) | bench.load_figures(loads) | rounds.memory(per_token)
     packages = ("torch", "transformers", "bitsandbytes", "llama-cpp-python")
@@ -374,6 +320,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="qwen-tui-bench-") as home:
             os.environ["QWEN_TUI_HOME"] = home
             found = run(chosen, Path(home))
+            if not chosen.no_streaming:
+                found["pairs"]["streaming"] = streaming(chosen)
     if chosen.gate or chosen.gate_only:
         from qwen_tui.types import Trouble
 

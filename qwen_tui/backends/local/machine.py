@@ -25,6 +25,8 @@ BUFFER_BYTES: Final = 1 << 30
 LEAST_BUFFER: Final = 64 << 20
 COLUMNS: Final = 4096
 """Width of the matrix that the buffer is read as."""
+ALIGNED: Final = 2 * COLUMNS * 4
+"""The buffer is whole rows of that matrix."""
 READS: Final = 3
 """Reads in one measurement; the fastest is the bound."""
 
@@ -127,7 +129,7 @@ class Bandwidth:
     ) -> None:
         size = BUFFER_BYTES
         if device.type == "cpu":
-            size = max(LEAST_BUFFER, min(size, host_free() // 16))
+            size = max(LEAST_BUFFER, min(size, host_free() // 16)) // ALIGNED * ALIGNED
         self._clock = clock
         self._device = device
         self._buffer = torch.ones(size // 4, dtype=torch.float32, device=device)
