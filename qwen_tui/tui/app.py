@@ -20,6 +20,7 @@ from qwen_tui.tui import themes
 from qwen_tui.tui.actions import ACTIONS, bindings, key_names, keymap
 from qwen_tui.tui.doors import Doors
 from qwen_tui.tui.heat import Heat
+from qwen_tui.tui.order import OrderedKeys
 from qwen_tui.tui.safe import NoColours, NoControls
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.screens.studio import Studio
@@ -33,7 +34,7 @@ SETTLE_S: Final = 0.25
 """How long leaving waits for a cancelled generation to say its end."""
 
 
-class QwenTui(GuardedApp[int]):
+class QwenTui(OrderedKeys[int], GuardedApp[int]):
     """The interface. `doors` is everything it is given."""
 
     CSS_PATH = "app.tcss"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual import events
 from textual.widgets import OptionList
 
 from fixtures.scripts import Gate, Say
@@ -17,6 +18,7 @@ from qwen_tui.types import NO_INPUT, Progress, Sampling, Trouble
 from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
+STORY = " there was a king who had a golden ball and a well"
 BEGINNING = "In olden times"
 
 
@@ -98,6 +100,29 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         assert bench.output.startswith(" there was a king who had a golden ball")
         assert bench.document == BEGINNING + " long ago"
         assert len(bench.made[0].requests) == 1
+
+
+async def test_keys_that_come_in_one_burst_keep_their_order(studio: Studio) -> None:
+    """As a terminal multiplexer, a slow line or a loading program delivers them."""
+
+    def sent(request: int) -> str:
+        return b"".join(token.data for token in bench.made[0].requests[request].prompt).decode()
+
+    def asked(count: int) -> Callable[[], bool]:
+        return lambda: bool(bench.made) and len(bench.made[0].requests) == count
+
+    async with studio() as bench:
+        await bench.ready()
+        for key in (*"Once", "space", *"upon", "ctrl+j"):
+            character = " " if key == "space" else key if len(key) == 1 else None
+            bench.app.post_message(events.Key(key, character))
+        await bench.until(asked(1), "the first request")
+        assert sent(0) == "Once upon"
+        await bench.settled()
+        for key in ("tab", "!", "?", "ctrl+j"):
+            bench.app.post_message(events.Key(key, key if len(key) == 1 else None))
+        await bench.until(asked(2), "the second request")
+        assert sent(1) == f"Once upon{STORY}!?"
 
 
 async def test_tab_accepts_and_continuing_goes_on_after_it(studio: Studio) -> None:
