@@ -73,6 +73,10 @@ class StudioGroup(Group):
         }
         first = args[0].partition("=")[0] if args else ""
         if first not in own and first not in self.commands:
+            if first[:1] not in ("", "-"):
+                from qwen_tui.cli.studio import existing
+
+                existing(first, list(self.commands))  # a misspelled command, whatever follows it
             args = [STUDIO, *args]
         return super().parse_args(ctx, args)
 

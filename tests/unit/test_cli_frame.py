@@ -65,11 +65,15 @@ def test_what_cannot_be_parsed_is_a_usage_error(
     assert "--help" in err
 
 
+@pytest.mark.parametrize("rest", [[], ["story.txt"], ["story.txt", "-n", "5"]])
 def test_a_word_that_is_neither_command_nor_file_names_the_nearest(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rest: list[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, "complet")
+    code, _, err = run(capsys, "complet", *rest)
     assert code == NO_INPUT
     assert "did you mean `qwen-tui complete`" in err
 
