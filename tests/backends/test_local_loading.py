@@ -339,6 +339,14 @@ def planned(card: hub.Card, found: Machine, **values: Any) -> Plan:
     return planning.plan(card, Settings(**values), found)
 
 
+def test_threads_are_the_machines_but_for_a_model_that_fits_in_a_cache(seven: hub.Card) -> None:
+    tiny = replace(seven, parameters=3_757_312, bytes=2 * 3_757_312)
+    assert planned(seven, machine()).threads == 8
+    assert planned(tiny, machine()).threads == 1
+    assert any("1 thread" in reason for reason in planned(tiny, machine()).why)
+    assert planned(tiny, machine(), threads=4).threads == 4
+
+
 def test_a_gpu_with_room_runs_bf16(seven: hub.Card) -> None:
     found = planned(seven, machine(**GPU, free={"cuda:0": 80 * GIB, "cpu": 64 * GIB}))
     assert (found.device, found.dtype, found.quant, found.spread) == (

@@ -21,6 +21,9 @@ GIB: Final = 1 << 30
 SMALL_BYTES: Final = 256 << 20
 """Weights that take no more than this in float32 run in float32 on a CPU: it costs little, and the
 ids are exact."""
+CACHED_BYTES: Final = 64 << 20
+"""Weights no larger than this in float32 run on one thread: waiting for each other costs threads
+more than the arithmetic, and many times as much when another program wants the cores."""
 LEAST_CONTEXT: Final = 2048
 """A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
 KEPT_FREE: Final = 0.95
@@ -111,9 +114,7 @@ def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     need = needs.total(context)
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
-    threads = wishes.threads or machine.threads
-    if device == "cpu":
-        why.append(f"{threads} threads: {'asked for' if wishes.threads else 'as the machine has'}")
+    threads = _worth(card, wishes, machine, device, why)
     return Plan(device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why))
 
 
@@ -298,6 +299,21 @@ def _quant(
         why.append(f"nf4: {dtype} would need {need} of the {gib(machine.free[device])} free")
         return "nf4", False
     return "none", _must_spread(card, machine, device, dtype)
+
+
+def _worth(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
+    """How many threads to compute with."""
+    if wishes.threads:
+        reason = "asked for"
+    elif device == "cpu" and card.parameters * 4 <= CACHED_BYTES and machine.threads > 1:
+        why.append("1 thread: weights that stay in a core's cache gain nothing from a second one")
+        return 1
+    else:
+        reason = "as the machine has"
+    threads = wishes.threads or machine.threads
+    if device == "cpu":
+        why.append(f"{threads} threads: {reason}")
+    return threads
 
 
 def _must_spread(
