@@ -30,6 +30,7 @@ DTYPES: Final[Mapping[str, str]] = {
 """What a person may write for `dtype` (ours and torch's names) → the name we keep."""
 QUANTS: Final = ("auto", "none", "nf4", "int8")
 
+Layout: TypeAlias = Literal["panes", "inline"]
 Source: TypeAlias = Literal["default", "preset", "user file", "project file", "environment", "flag"]
 
 
@@ -79,6 +80,7 @@ class Settings:
     save: bool = True
     theme: str = "ember"
     heat: bool = True
+    layout: Layout = "panes"
     mouse: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
@@ -196,6 +198,12 @@ FIELDS: Final = (
     Field("save", "save sessions as they happen", _switch),
     Field("theme", "the name of a theme", _text, True),
     Field("heat", "colour the output by probability", _switch),
+    Field(
+        "layout",
+        "where a completion is written: panes (beside the text), inline (in the text)",
+        _one_of(_same("panes", "inline")),
+        True,
+    ),
     Field("mouse", "use the mouse", _switch),
 )
 FIELD: Final[Mapping[str, Field]] = {each.name: each for each in FIELDS}

@@ -441,6 +441,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
         group=VIEW,
         rank=8,
     ),
+    Action(
+        "inline",
+        "Write inline",
+        ("alt+i",),
+        "Write completions straight into the document, tentative until accepted, or beside it.",
+        group=VIEW,
+    ),
     Action("theme", "Theme", ("alt+t",), "Take the next theme.", where="app", group=VIEW),
     Action(
         "help",

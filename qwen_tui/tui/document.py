@@ -108,7 +108,7 @@ class FaithfulDocument(Document):
         self._lines, self.soft = _rows(text)
         self.marks: list[list[tuple[int, int, Style]]] = [[] for _ in self._lines]
         self._text: str | None = text
-        self._begins: list[int] | None = None
+        self._begins = [0]  # of as many rows as were asked for
         self.shown = ShownDocument(self)
 
     @property
@@ -167,22 +167,33 @@ class FaithfulDocument(Document):
         marks: list[list[tuple[int, int, Style]]] = [[] for _ in rows]
         kept = [mark for mark in self.marks[top] if mark[1] <= left]
         moved = [(a + shift, b + shift, s) for a, b, s in self.marks[bottom] if a >= right]
-        marks[0] += [mark for mark in kept if mark[1] <= len(rows[0])]
+        first = 0
+        for row, line in enumerate(rows):  # a row that grew too long is several now
+            if first >= left or not kept:
+                break
+            last = first + len(line)
+            marks[row] += [
+                (max(a, first) - first, min(b, last) - first, style)
+                for a, b, style in kept
+                if a < last and b > first
+            ]
+            first = last + (not soft[row])
         marks[-1] += moved
         self._lines[top : bottom + 1] = rows
         self.soft[top : bottom + 1] = soft
         self.marks[top : bottom + 1] = marks
-        self._text = self._begins = None
+        self._text = None
+        del self._begins[top + 1 :]
         return EditResult(place, replaced)
 
     # -- offsets ----------------------------------------------------------------------------------
 
     def _starts(self) -> list[int]:
-        """The offset in the text where each row begins."""
-        if self._begins is None:
-            ends = (len(row) + (not soft) for row, soft in zip(self._lines, self.soft, strict=True))
-            self._begins = list(accumulate(ends, initial=0))
-        return self._begins
+        """The offset in the text where each row begins; an edit costs the rows after it."""
+        begins = self._begins
+        for row in range(len(begins) - 1, self.line_count):
+            begins.append(begins[row] + len(self._lines[row]) + (not self.soft[row]))
+        return begins
 
     def get_index_from_location(self, location: Location) -> int:
         """Characters before a location; one beyond the text's end is its end."""
@@ -198,6 +209,10 @@ class FaithfulDocument(Document):
     def paint(self, spans: Iterable[Span]) -> None:
         """Style these spans and nothing else."""
         self.marks = [[] for _ in self._lines]
+        self.mark(spans)
+
+    def mark(self, spans: Iterable[Span]) -> None:
+        """Style these spans, too."""
         begins = self._starts()
         for span in spans:
             row = bisect_right(begins, span.start) - 1

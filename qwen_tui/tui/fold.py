@@ -26,9 +26,16 @@ BORDERED: Final = 9
 """From this height on panes have borders."""
 
 
-def shown(width: int, height: int, pane: Pane, *, roads: bool) -> frozenset[Pane]:
-    """The panes to show; `pane` is the one a person works in, `roads` whether the tree is open."""
-    left = frozenset(LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else "output"])
+def shown(
+    width: int, height: int, pane: Pane, *, roads: bool, inline: bool = False
+) -> frozenset[Pane]:
+    """The panes to show; `pane` is the one a person works in, `roads` whether the tree is open.
+    `inline`: the completion stands in the editor; the output is there only to look at its tokens.
+    """
+    if inline:
+        left: frozenset[Pane] = frozenset(["output" if pane in ("output", "choices") else "editor"])
+    else:
+        left = frozenset(LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else "output"])
     if roads:
         right: frozenset[Pane] = frozenset(["branches"])
     else:

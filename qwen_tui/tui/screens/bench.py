@@ -146,7 +146,7 @@ class Bench(Screen[None]):
 
     def fold(self) -> None:
         width, height = self.size
-        shown = fold.shown(width, height, self.pane, roads=self.roads_open)
+        shown = self.panes()
         for pane in fold.PANES:
             self.query_one(f"#{pane}-pane").display = pane in shown
         self.query_one("#left").display = bool(shown & set(fold.LEFT))
@@ -155,8 +155,16 @@ class Bench(Screen[None]):
         self.set_class(fold.TWO_COLUMNS <= width < fold.WIDE, "-tight")
         self.set_class(height < fold.ROOMY, "-short")
         self.set_class(height < fold.BORDERED, "-bare")
-        self.folded = len(shown) < (3 if self.roads_open else 4)
+        self.folded = len(shown) < self.panes_in_all()
         self.show_legend()
+
+    def panes(self) -> frozenset[Pane]:
+        """The panes that are shown now."""
+        return fold.shown(*self.size, self.pane, roads=self.roads_open)
+
+    def panes_in_all(self) -> int:
+        """How many stand side by side where there is room."""
+        return 3 if self.roads_open else 4
 
     def go_to_pane(self, pane: Pane) -> None:
         """Work in a pane, unfolding it where it is folded away."""

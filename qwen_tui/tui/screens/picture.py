@@ -47,6 +47,8 @@ class Picture(Bench):
         self._composed = True
         """The text is NFC, as what models learn from is."""
         self._told_notice = ""
+        self.completion_title = ""
+        """Which completion is shown, in words."""
         self.unmet: Wish | None = None
         """What was asked of a model that could not be opened."""
         self._shown_text = ""
@@ -250,6 +252,7 @@ class Picture(Bench):
         if shown and self._state(session.tree[shown]) == "interrupted":
             title += f" · interrupted, {self.key_of('generate')} goes on"
         pane.border_title = Content(title)
+        self.completion_title = title
 
     def _state(self, node: Node) -> str:
         run = self.desk.session.run_of(node.id)
@@ -304,12 +307,16 @@ class Picture(Bench):
 
     def title_document(self) -> None:
         pane = self.query_one("#editor-pane")
-        name = self.file.name if self.file else self.desk.session.title or "Untitled"
-        name = "Message" if self.chatting else name
-        pane.border_title = Content(visible(name) + (" ✎" if self.dirty else ""))
+        pane.border_title = Content(self.document_title())
         row, column = self.editor.cursor_location
         badge = "" if self._composed else f"not NFC, {self.key_of('normalise')} · "
         pane.border_subtitle = Content(f"{badge}{row + 1}:{column + 1}")
+
+    def document_title(self) -> str:
+        """What is written, and whether some of it is not committed."""
+        name = self.file.name if self.file else self.desk.session.title or "Untitled"
+        name = "Message" if self.chatting else name
+        return visible(name) + (" ✎" if self.dirty else "")
 
     def paint_status(self) -> None:
         """The line of facts."""

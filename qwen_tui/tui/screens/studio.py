@@ -46,6 +46,7 @@ class Studio(Filing):
         self.branches = self.query_one(Branches)
         self.status = self.query_one(Status)
         self.notice = self.query_one("#notice", Notice)
+        self.editor.take_tail = self.take_tail
         self.built = True
         self.output.show_heat = self.settings.heat
         self.wear(self._heat)
@@ -111,6 +112,7 @@ class Studio(Filing):
 
     @on(Editor.Edited)
     def _edited(self) -> None:
+        self.show_tail()
         self.measure()
         self.keep_draft()
         self.paint_status()
@@ -188,6 +190,8 @@ class Studio(Filing):
                 return self.writer.running or self.regenerates()
             case "sibling_next" | "sibling_previous":
                 return len(self.desk.session.siblings()) > 1
+            case "inline":
+                return not self.chatting
             case "inspect":
                 return bool(self.output.tokens)
         return True

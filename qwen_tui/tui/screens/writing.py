@@ -9,7 +9,7 @@ from typing import Final
 
 from qwen_tui.tui import talk
 from qwen_tui.tui.screens.dialogs import AskLines, Confirm, stops_read, stops_shown
-from qwen_tui.tui.screens.picture import Picture
+from qwen_tui.tui.screens.inline import Inline
 from qwen_tui.tui.writer import Wish
 from qwen_tui.types import Mode, Trouble
 from qwen_tui.visible import strip_controls
@@ -18,7 +18,7 @@ SEVERAL: Final = 4
 """How many completions `several` asks for when the control says one."""
 
 
-class Writing(Picture):
+class Writing(Inline):
     """The actions on text, roads, tokens and sampling."""
 
     def action_generate(self) -> None:
@@ -66,7 +66,7 @@ class Writing(Picture):
             self.desk.session.accept()
         self.show_document()
         self._ask(branches)
-        if self.folded and self.pane == "editor":
+        if self.folded and self.pane == "editor" and not self.within:
             self.go_to_pane("output")
 
     def _ask(self, branches: int, *, again: bool = False, text: str | None = None) -> None:
@@ -85,6 +85,8 @@ class Writing(Picture):
         if self.loader.failed:
             self.loader.begin(self.settings)
         mode: Mode = "chat" if self.chatting else "complete"
+        if self.within:
+            self.editor.to_the_end()
         self.writer.ask(Wish(self.dials.controls, branches, again, mode, text))
         self.sync()
 
@@ -155,7 +157,7 @@ class Writing(Picture):
         if drafts is not None:
             text = self.editor.text
             before = "" if self.chatting else session.text
-            drafts.note(session.head, before, text, self.editor.caret)
+            drafts.note(session.head, before, text, min(self.editor.caret, len(text)))
 
     def can_leave(self) -> bool:
         """Whether Esc has anything to leave or to stop."""
@@ -228,19 +230,24 @@ class Writing(Picture):
         if not self.chatting:
             self.editor.caret = self.editor.size_in_characters
 
+    def _after_turn(self) -> None:
+        self._after_move()
+        if self.within:
+            self.editor.to_the_end()
+
     # -- other roads -------------------------------------------------------------------------------
 
     def action_sibling_next(self) -> None:
         """The next completion of the same text."""
         self._keep_typing()
         if self.desk.session.next():
-            self._after_move()
+            self._after_turn()
 
     def action_sibling_previous(self) -> None:
         """The one before."""
         self._keep_typing()
         if self.desk.session.previous():
-            self._after_move()
+            self._after_turn()
 
     def action_parent(self) -> None:
         """Back to where this text forked."""
@@ -261,7 +268,7 @@ class Writing(Picture):
         if place < len(completions):
             self._keep_typing()
             session.show(completions[place])
-            self._after_move()
+            self._after_turn()
 
     def go_there(self, node: str, at: int) -> None:
         """Make the document end at a place of the tree."""
@@ -311,7 +318,7 @@ class Writing(Picture):
             return
         self._after_move()
         self._ask(1)
-        self.go_to_pane("output")
+        self.go_to_pane("editor" if self.within else "output")
 
     def action_heat(self) -> None:
         """Colour tokens by probability, or not."""

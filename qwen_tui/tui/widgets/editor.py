@@ -1,7 +1,7 @@
 """The prompt editor: the document a person writes, byte for byte what the model is sent.
 
 Law: nothing is normalised. What was set, typed or pasted comes back from `text` unchanged; a paste
-is one step of undo.
+is one step of undo. A tentative tail may stand behind the text; it is never part of `text`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
@@ -17,6 +17,7 @@ from rich.text import Text
 from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
+from textual.content import Content
 from textual.document._document import EditResult, Location, Selection
 from textual.document._edit import Edit
 from textual.document._history import EditHistory
@@ -132,6 +133,10 @@ class Editor(TextArea):
             max_checkpoints=UNDO_STEPS, checkpoint_timer=2.0, checkpoint_max_characters=100
         )
         self.paste_most = paste_most
+        self._tail_spans: list[Span] = []
+        self.take_tail: Callable[[], object] = self.drop_tail
+        """Called before the tail is edited or written on: makes it part of the text, or drops it.
+        The edit that follows must find it done, so this is no message."""
         self._edited_timer: Timer | None = None
         self._needle = ""
         self._fold_case = True
@@ -139,10 +144,24 @@ class Editor(TextArea):
         if text:
             self._set_document(text, None)
 
+    _own: str | None = None
+    """The text before the tail, while one is shown."""
+    _invitation: str | Content = ""
+
     # -- the document -----------------------------------------------------------------------------
+
+    @property
+    def text(self) -> str:
+        """The exact text, without a tentative tail."""
+        return self.document.text if self._own is None else self._own
+
+    @text.setter
+    def text(self, value: str) -> None:
+        self.load_text(value)
 
     def _set_document(self, text: str, language: str | None) -> None:
         """Build the faithful document in place of Textual's, which splits at many characters."""
+        self._forget_tail()
         self.document = FaithfulDocument(text)
         self.wrapped_document = WrappedRows(self.document.shown, tab_width=self.indent_width)
         self.navigator = GraphemeNavigator(self.wrapped_document, self.document)
@@ -157,7 +176,8 @@ class Editor(TextArea):
         What both begin with stays, with its styles; only the rest is laid out anew. The caret stays
         after as many characters as before, or at the end if it stood there, or goes to the end.
         """
-        caret, now = self.caret, self.text
+        caret, now = self.caret, self.document.text
+        self._forget_tail()
         if text != now:
             kept = _shared_beginning(now, text)
             if kept:
@@ -185,7 +205,7 @@ class Editor(TextArea):
     @property
     def size_in_characters(self) -> int:
         """The length of the text."""
-        return len(self.document.text)
+        return len(self.text)
 
     @property
     def caret(self) -> int:
@@ -210,8 +230,11 @@ class Editor(TextArea):
     # -- styles -----------------------------------------------------------------------------------
 
     def paint(self, spans: Iterable[Span]) -> None:
-        """Style these characters and no others; spans move with edits, one edited inside goes."""
+        """Style these characters and no others; spans move with edits, one edited inside goes.
+        A tail keeps its own.
+        """
         self.document.paint(spans)
+        self.document.mark(self._tail_spans)
         self._line_cache.clear()
         self.refresh()
 
@@ -258,6 +281,8 @@ class Editor(TextArea):
 
     def edit(self, edit: Edit) -> EditResult:
         """Do one edit; see `TextArea.edit`."""
+        if self._own is not None:
+            self._leave_tail(edit)
         self._matches = None
         result = super().edit(edit)
         self._note_edit()
@@ -288,6 +313,16 @@ class Editor(TextArea):
     def can_redo(self) -> bool:
         """Whether there is typing to do again."""
         return bool(self.history._redo_stack)
+
+    def undo(self) -> None:
+        """Take back the last step."""
+        self.drop_tail()
+        super().undo()
+
+    def redo(self) -> None:
+        """Do the last step again."""
+        self.drop_tail()
+        super().redo()
 
     def action_undo(self) -> None:
         """Take back the last step; with none the key goes on to the screen."""
@@ -330,6 +365,88 @@ class Editor(TextArea):
         self.history.checkpoint()
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
+
+    # -- a tentative tail -------------------------------------------------------------------------
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether a tail is shown."""
+        return self._own is not None
+
+    def show_tail(self, text: str, spans: Iterable[Span]) -> None:
+        """Show this behind the text, in place of an earlier tail. A cursor at the end stays there.
+
+        An edit of the text takes it away; one in the tail or at its end calls `take_tail` first.
+        """
+        own = self.text
+        self._own = own
+        self._tail_spans = []
+        self._put_tail(self.document.get_location_from_index(len(own)), text, spans)
+
+    def extend_tail(self, text: str, spans: Iterable[Span]) -> None:
+        """Append to the tail; costs what is appended."""
+        self._put_tail(self.document.end, text, spans)
+
+    def drop_tail(self) -> None:
+        """Take the tail away; the text stays."""
+        if self._own is not None:
+            size = len(self._own)
+            self._forget_tail()
+            self._put(self.document.get_location_from_index(size), "")
+
+    def to_the_end(self) -> None:
+        """The cursor after everything that is shown, the tail too."""
+        self.move_cursor(self.document.end)
+
+    def _forget_tail(self) -> None:
+        self._own, self._tail_spans = None, []
+        if self._invitation:
+            self.placeholder, self._invitation = self._invitation, ""
+
+    def _put_tail(self, begin: Location, text: str, spans: Iterable[Span]) -> None:
+        if text and not self._own and self.placeholder:
+            self._invitation, self.placeholder = self.placeholder, ""
+        self._put(begin, text)
+        fresh = list(spans)
+        self._tail_spans += fresh
+        self.document.mark(fresh)
+
+    def _leave_tail(self, edit: Edit) -> None:
+        """An edit comes: one before the tail leaves it, any other takes it first."""
+        assert self._own is not None
+        if self.document.get_index_from_location(edit.bottom) <= len(self._own):
+            self.drop_tail()
+            return
+        behind = edit.top == self.document.end
+        self.take_tail()
+        if behind:
+            edit.from_location = edit.to_location = self.document.end
+
+    def _put(self, begin: Location, text: str) -> None:
+        """Put text in place of everything from `begin` on, as nothing a person did; a cursor at the
+        end stays there, and in view if it was.
+        """
+        index = self.document.get_index_from_location
+        locate = self.document.get_location_from_index
+        start, end = self.selection
+        riding = start == end == self.document.end
+        low, high = index(start), index(end)
+        rows = self.scrollable_content_region.height
+        seen = 0 <= self._cursor_offset[1] - self.scroll_offset.y < max(1, rows)
+        bottom = self.document.end
+        result = self.document.replace_range(begin, bottom, text)
+        self.wrapped_document.wrap_range(begin, bottom, result.end_location)
+        self._build_highlight_map()
+        self._refresh_size()
+        self.refresh()
+        place = (
+            Selection.cursor(self.document.end) if riding else Selection(locate(low), locate(high))
+        )
+        if seen or not self.is_mounted:
+            self.selection = place
+        else:
+            self.set_reactive(TextArea.selection, place)
+        self._cursor_offset = self.wrapped_document.location_to_offset(self.cursor_location)
 
     # -- an offered text --------------------------------------------------------------------------
 
