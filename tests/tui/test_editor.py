@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import ClassVar
 
+from rich.style import Style
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -15,7 +17,7 @@ from textual.widgets import Input, Static
 
 from qwen_tui.paths import themes_dir
 from qwen_tui.tui import themes
-from qwen_tui.tui.document import Span
+from qwen_tui.tui.document import Span, WrappedRows
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.widgets.editor import Editor, heat_spans
 from qwen_tui.tui.widgets.find import FindBar
@@ -327,3 +329,45 @@ async def test_no_size_is_too_small() -> None:
             await pilot.press("down", "end", "ctrl+end", "a", "up", "pageup")
         await pilot.resize_terminal(40, 10)
         assert editor.text == text + "aaaa"
+
+
+async def test_a_tail_is_never_part_of_the_text_whatever_is_done_around_it() -> None:
+    async with editing("one\ntwo", width=24) as (editor, _pilot, _app):
+        chance = random.Random(7)
+        pieces = ("a", "\n", "word " * 500, "日本 ", "x\ny\n", "e\u0301")
+        text = editor.text
+        tail = ""
+
+        def take() -> None:
+            editor.set_text(editor.document.text)
+
+        editor.take_tail = take
+        for _ in range(300):
+            piece = chance.choice(pieces)
+            match chance.randrange(6):
+                case 0:
+                    tail = piece
+                    editor.show_tail(tail, [Span(len(text), len(text + tail), Style(bold=True))])
+                case 1 if editor.has_tail:
+                    tail += piece
+                    editor.extend_tail(piece, [])
+                case 2:
+                    tail = ""
+                    editor.drop_tail()
+                case 3:
+                    editor.caret = chance.randrange(len(text + tail) + 1)
+                    low = editor.caret
+                    whole = text if low <= len(text) else text + tail
+                    editor.paste_more(piece)
+                    text, tail = whole[:low] + piece + whole[low:], ""
+                case 4:
+                    text, tail = text[-200:], ""
+                    editor.set_text(text)
+                case _:
+                    editor.to_the_end()
+            assert editor.text == text
+            assert editor.document.text == text + tail
+            assert editor.size_in_characters == len(text)
+            rows = editor.wrapped_document
+            fresh = WrappedRows(editor.document.shown, editor.wrap_width)
+            assert rows._offset_to_line_info == fresh._offset_to_line_info

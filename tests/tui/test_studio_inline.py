@@ -15,7 +15,7 @@ from fixtures.tokenizers import build_tokenizer
 from qwen_tui.settings import Settings
 from qwen_tui.tui import fold
 from qwen_tui.tui.screens import inline
-from qwen_tui.types import text_of
+from qwen_tui.types import Token, text_of
 from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
@@ -336,3 +336,46 @@ async def test_a_storm_of_sizes_leaves_the_text_alone(studio: Studio) -> None:
         await bench.pilot.pause()
         assert bench.document == BEGINNING
         assert BEGINNING + STORY[:20] in bench.screen()
+
+
+async def test_a_file_holds_the_text_without_what_is_tentative(
+    studio: Studio, tmp_path: Path
+) -> None:
+    async with studio(text=BEGINNING, settings=INLINE) as bench:
+        await completed(bench)
+        bench.studio.file = tmp_path / "story.txt"
+        bench.studio.seen = bench.studio.seen.of(bench.studio.file)
+        await bench.pilot.press("ctrl+s")
+        assert bench.studio.file.read_text() == BEGINNING
+        await bench.pilot.press("tab", "ctrl+s")
+        assert bench.studio.file.read_text() == BEGINNING + STORY
+
+
+async def test_a_session_left_with_a_completion_is_found_as_it_was(studio: Studio) -> None:
+    async with studio(text=BEGINNING, settings=INLINE) as bench:
+        await completed(bench)
+        left = bench.session
+    async with studio(session=left, settings=INLINE) as bench:
+        await bench.ready()
+        assert seen(bench) == BEGINNING + STORY
+        assert bench.document == BEGINNING
+        await bench.pilot.press("tab")
+        assert bench.document == BEGINNING + STORY
+
+
+async def test_a_completion_that_shares_a_character_with_the_text_stands_beside_it(
+    studio: Studio,
+) -> None:
+    async with studio((Say("é"),), text=BEGINNING, settings=INLINE) as bench:
+        await completed(bench)
+        assert seen(bench) == BEGINNING + "é"
+        session = bench.session
+        half = Token(1, "é".encode()[:1], -0.5)
+        rest = Token(2, "é".encode()[1:], -0.5)
+        session.add_turn("user", (half, rest))
+        session.go(session.head.node, session.head.at - 1)
+        bench.studio.show_document()
+        await bench.pilot.pause()
+        assert bench.document.endswith("\ufffd")
+        assert seen(bench) == bench.document
+        assert bench.studio.output.is_on_screen

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from textual.widgets import Input
 
 from fixtures.scripts import Say
@@ -213,7 +214,8 @@ async def test_the_persons_editor_has_the_text(
 # -- playing back ----------------------------------------------------------------------------------
 
 
-async def test_a_session_is_played_back_without_a_model(studio: Studio) -> None:
+@pytest.mark.parametrize("layout", ["panes", "inline"])
+async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: Any) -> None:
     async with studio(text=BEGINNING) as bench:
         await bench.ready()
         await bench.pilot.press("ctrl+j")
@@ -225,7 +227,7 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio) -> None:
         recorded, final, tail = bench.session, bench.document, bench.output
     runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
     doors = Doors(
-        settings=Settings(save=False, backend="replay"),
+        settings=Settings(save=False, backend="replay", layout=layout),
         runner=runner,
         opener=lambda _settings: runner._opener,
         vocab=lambda _settings: None,

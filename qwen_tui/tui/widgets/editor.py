@@ -102,6 +102,11 @@ class Editor(TextArea):
             """The editor it came from."""
             return self.editor
 
+    _own: str | None = None
+    """The text before the tail, while one is shown."""
+    _invitation: str | Content = ""
+    """The placeholder, while a tail stands in its place."""
+
     document: FaithfulDocument
     wrapped_document: WrappedRows
     navigator: GraphemeNavigator
@@ -143,10 +148,6 @@ class Editor(TextArea):
         self._matches: list[int] | None = None
         if text:
             self._set_document(text, None)
-
-    _own: str | None = None
-    """The text before the tail, while one is shown."""
-    _invitation: str | Content = ""
 
     # -- the document -----------------------------------------------------------------------------
 
