@@ -199,9 +199,11 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         await bench.until(lambda: seen(bench) == BEGINNING + " there was")
         await bench.type("!")
         assert bench.studio.writer.running
+        await bench.until(lambda: "goes on beside it" in bench.screen(), "that it goes on")
         bench.gate.open()
         await bench.settled()
         assert bench.document == seen(bench) == BEGINNING + " there was!"
+        assert "beside it" not in bench.screen()
         assert len(bench.made[0].requests) == 1
         node = next(n for n in bench.session.tree.nodes.values() if n.source == "model")
         assert text_of(node.tokens).startswith(STORY)

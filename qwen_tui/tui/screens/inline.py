@@ -65,8 +65,8 @@ class Inline(Picture):
         self.within = False
         """It stands there: no conversation, not too long, and no character is split."""
         self._tail: Tail | None = None
-        self._titled = ""
         self._tail_key: tuple[Place, Heat, bool] | None = None
+        self._titled = ""
 
     # -- the panes ---------------------------------------------------------------------------------
 
@@ -133,8 +133,7 @@ class Inline(Picture):
         super().paint()
         if self.within:
             self.show_tail()
-            if (title := self.document_title()) != self._titled:
-                self._titled = title
+            if self.document_title() != self._titled:
                 self.title_document()
             if self._too_long():
                 self.sync()
@@ -164,6 +163,11 @@ class Inline(Picture):
         self.desk.session.accept()
         self.show_document()
 
+    def title_document(self) -> None:
+        """Write the title, and remember it: it is not written again at every batch."""
+        self._titled = self.document_title()
+        super().title_document()
+
     def document_title(self) -> str:
         """What is written, and inline how the completion stands."""
         title = super().document_title()
@@ -171,10 +175,13 @@ class Inline(Picture):
         return f"{title} · {words}" if words else title
 
     def _standing(self) -> str:
-        if self.writer.waiting or (self.writer.running and not self.has_tail):
+        writer = self.writer
+        if self.dirty and writer.running:
+            return "the completion goes on beside it"
+        if writer.waiting or (writer.running and not self.has_tail):
             return self.output.hint.partition("\n")[0]
         if self.dirty:
-            return "the completion goes on beside it" if self.writer.running else ""
+            return ""
         node = self._shown_node()
         if node is None:
             return ""
