@@ -30,7 +30,7 @@ class FastModel:
     def __init__(self, network: Qwen2, *, packed: Path | None = None) -> None:
         self.packed = packed
         dense = isinstance(network.lm_head, Dense)
-        self._ahead = DENSE_AHEAD if dense or network.device.type != "cpu" else QUANTISED_AHEAD
+        self._unpacks = network.device.type == "cpu" and not dense
         self._network = network
         self._cache: KV = network.cache()
 
@@ -41,15 +41,12 @@ class FastModel:
         The 4-bit and 8-bit kernels of a CPU take rows in fours; a dense product reads its weights
         once for many more.
         """
-        return self._ahead
+        return QUANTISED_AHEAD if self._unpacks else DENSE_AHEAD
 
     @property
     def chunk(self) -> int:
         """Positions worth prefilling at once."""
-        device = self._network.device.type
-        if device == "cpu" and self._ahead == QUANTISED_AHEAD:
-            return UNPACKED_CHUNK
-        return CHUNKS.get(device, 256)
+        return UNPACKED_CHUNK if self._unpacks else CHUNKS.get(self._network.device.type, 256)
 
     @property
     def length(self) -> int:

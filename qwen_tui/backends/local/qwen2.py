@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen_tui.backends.local.linear import Linear
+from qwen_tui.backends.local.linear import Dense, Linear
 from qwen_tui.backends.local.model import Cancelled
 
 KV_GROWTH: Final = 512
@@ -181,8 +181,8 @@ class Qwen2:
     @property
     def nbytes(self) -> int:
         """Bytes of all weights."""
-        embed = 0 if self.shape.tied and self.lm_head.nbytes == self.embed.nbytes else 1
-        return self.nbytes_per_token + embed * self.embed.nbytes
+        shared = isinstance(self.lm_head, Dense) and self.lm_head.weight is self.embed
+        return self.nbytes_per_token + (0 if shared else self.embed.nbytes)
 
     def cache(self) -> KV:
         """An empty cache for this network."""
