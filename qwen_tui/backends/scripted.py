@@ -32,6 +32,7 @@ from qwen_tui.types import (
     Trouble,
     joined,
 )
+from qwen_tui.vocab.spelled import shared_length
 
 END_OF_TEXT: Final = Token(151643, b"<|endoftext|>")
 PIECE: Final = re.compile(r" ?[^\s]+|\s")
@@ -222,7 +223,7 @@ class Scripted:
         self.requests.append(request)
         began = self._clock()
         ids = tuple(token.id for token in request.prompt)
-        reused = min(_common(ids, self._cached), max(len(ids) - 1, 0))
+        reused = min(shared_length(ids, self._cached), max(len(ids) - 1, 0))
         self._cached = ids
         yield Prefilled(len(ids), reused, self._clock() - began)
         if request.score:
@@ -372,15 +373,6 @@ def _end_of(request: Request) -> End:
 
 def _speaks(step: Step) -> bool:
     return isinstance(step, Say | Emit)
-
-
-def _common(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    count = 0
-    for left, right in zip(one, other, strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
 
 
 def _overlap(text: bytes, stop: bytes) -> int:

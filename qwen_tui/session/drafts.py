@@ -22,6 +22,7 @@ from qwen_tui.paths import drafts_dir, made
 from qwen_tui.session.loader import lines, open_regular
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Trouble, Unknown
+from qwen_tui.vocab.spelled import shared_length
 
 PAUSE_S: Final = 0.5
 """Least time between two writes."""
@@ -50,23 +51,10 @@ class Orphan:
     modified: float
 
 
-def _common(a: str, b: str, limit: int) -> int:
-    """How many leading characters two texts share, at most `limit`; linear, by slices."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        if a.startswith(b[low:middle], low):
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
 def change(before: str, after: str) -> tuple[int, int, str]:
     """(from, cut, put): `after` is `before` with `cut` characters at `from` replaced by `put`."""
-    shorter = min(len(before), len(after))
-    start = _common(before, after, shorter)
-    tail = _common(before[start:][::-1], after[start:][::-1], shorter - start)
+    start = shared_length(before, after)
+    tail = shared_length(before[start:][::-1], after[start:][::-1])
     return start, len(before) - start - tail, after[start : len(after) - tail]
 
 

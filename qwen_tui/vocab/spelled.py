@@ -9,7 +9,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Any, Final
 
 from qwen_tui.types import Token
 
@@ -99,9 +99,11 @@ def _bad_lengths(bad: bytes) -> Iterator[int]:
             at += error.end - error.start
 
 
-def shared_length(first: str, second: str) -> int:
-    """The length of the longest common prefix; slices are compared, so it costs microseconds."""
-    if second.startswith(first):
+def shared_length(first: Sequence[Any], second: Sequence[Any]) -> int:
+    """The length of the longest common prefix of two texts, lists or tuples of the same type;
+    slices are compared, so it costs microseconds.
+    """
+    if second[: len(first)] == first:
         return len(first)
     low, high = 0, min(len(first), len(second))
     while low < high:

@@ -17,7 +17,6 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import other, qwen2, special_ids
 from fixtures.opening import GREEDY, asked, end, ids, local, run, tokens
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.cache import common
 from qwen_tui.types import (
     Emitted,
     Finished,
@@ -27,6 +26,7 @@ from qwen_tui.types import (
     Scored,
     joined,
 )
+from qwen_tui.vocab.spelled import shared_length as common
 
 PROMPT = [
     40,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_tui.backends.local.model import Model
+from qwen_tui.vocab.spelled import shared_length
 
 WORTH_KEEPING: Final = 8
 """Shorter tails are run again: that costs less than remembering them."""
@@ -46,11 +47,11 @@ class Held:
         At most len(ids) - 1: at least one id must be run, or there would be no logits.
         """
         most = max(0, len(ids) - 1)
-        shared = min(common(self.ids, ids), most)
+        shared = min(shared_length(self.ids, ids), most)
         self.remember(model, 0, self.ids, shared)
         self.ids = self.ids[: model.rewind(shared)]
         while (clip := self._next(ids, most)) is not None:
-            reach = min(common(clip.ids, ids), most)
+            reach = min(shared_length(clip.ids, ids), most)
             model.graft(clip.part, len(self.ids) - clip.start, reach - clip.start)
             self.ids = list(ids[:reach])
             self.clips.remove(clip)
@@ -61,7 +62,9 @@ class Held:
         """Keep what `row` of the cache holds from position `start` on; `ids` are the row's."""
         if len(ids) - start < WORTH_KEEPING or len(ids) - start > MOST_KEPT:
             return
-        if any(common(clip.ids, ids) == len(ids) and clip.start <= start for clip in self.clips):
+        if any(
+            shared_length(clip.ids, ids) == len(ids) and clip.start <= start for clip in self.clips
+        ):
             return
         part = model.clip(row, start, len(ids))
         if part is None:
@@ -79,15 +82,9 @@ class Held:
         """The clip that leads furthest from where the cache stands."""
         held = len(self.ids)
         reaches = [
-            (min(common(clip.ids, ids), most), clip) for clip in self.clips if clip.start <= held
+            (min(shared_length(clip.ids, ids), most), clip)
+            for clip in self.clips
+            if clip.start <= held
         ]
         reach, best = max(reaches, key=lambda pair: pair[0], default=(0, None))
         return best if reach > held else None
-
-
-def common(left: Sequence[int], right: Sequence[int]) -> int:
-    """Length of the longest common prefix."""
-    for place, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return place
-    return min(len(left), len(right))

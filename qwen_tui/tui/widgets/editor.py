@@ -30,6 +30,7 @@ from qwen_tui.tui.document import FaithfulDocument, GraphemeNavigator, Span, Wra
 from qwen_tui.tui.heat import Heat
 from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Token
+from qwen_tui.vocab.spelled import shared_length
 
 PASTE_MOST: Final = 4 << 20
 """Characters of one paste that go in without asking."""
@@ -180,7 +181,7 @@ class Editor(TextArea):
         caret, now = self.caret, self.document.text
         self._forget_tail()
         if text != now:
-            kept = _shared_beginning(now, text)
+            kept = shared_length(now, text)
             if kept:
                 self._replace_tail(kept, text[kept:])
             else:
@@ -524,21 +525,6 @@ class Editor(TextArea):
             style = palette.current_match if current else palette.match
             line.stylize(style, max(0, left), left + length)
             at += 1
-
-
-def _shared_beginning(one: str, other: str) -> int:
-    """How many characters two texts begin with alike."""
-    low, step, most = 0, 4096, min(len(one), len(other))
-    while low + step <= most and one[low : low + step] == other[low : low + step]:
-        low += step
-    high = min(most, low + step)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterator[Span]:
