@@ -17,8 +17,9 @@ from torch import Tensor
 
 from qwen_tui import hub
 from qwen_tui.backends.local import packed
+from qwen_tui.backends.local.hardware import host_free
 from qwen_tui.backends.local.linear import Kind
-from qwen_tui.backends.local.plan import gib, host_free
+from qwen_tui.backends.local.plan import gib
 from qwen_tui.backends.local.qwen2 import Shape
 from qwen_tui.types import Trouble
 

@@ -20,9 +20,10 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, ids, local, run
 from qwen_tui import hub, settings
-from qwen_tui.backends.local import nf4, weights
+from qwen_tui.backends.local import hardware, nf4, weights
 from qwen_tui.backends.local import plan as planning
 from qwen_tui.backends.local.backend import opened
+from qwen_tui.backends.local.kernels import Speeds
 from qwen_tui.backends.local.plan import GIB, Machine, Plan
 from qwen_tui.journal import environment_id
 from qwen_tui.settings import Settings
@@ -405,10 +406,61 @@ def test_what_cannot_fit_is_refused_with_numbers_and_offers(seven: hub.Card) -> 
 
 def test_a_cpu_without_bf16_computes_in_float32_where_it_fits(seven: hub.Card) -> None:
     old = {"native": {"cpu": ("fp32",)}}
-    assert planned(seven, machine(**old, free={"cpu": 64 * GIB})).dtype == "fp32"
-    assert planned(seven, machine(**old, free={"cpu": 20 * GIB})).dtype == "bf16"
+    for free, dtype in ((64, "fp32"), (20, "bf16")):
+        found = planned(seven, machine(**old, free={"cpu": free * GIB}), quant="none")
+        assert (found.dtype, found.quant) == (dtype, "none")
     quantised = planned(seven, machine(**old, free={"cpu": 64 * GIB}), quant="nf4")
     assert (quantised.dtype, quantised.quant) == ("bf16", "nf4")
+
+
+def test_a_cpu_reads_a_large_model_in_8_bits_unless_told_otherwise(seven: hub.Card) -> None:
+    found = planned(seven, machine())
+    assert (found.dtype, found.quant) == ("bf16", "int8")
+    assert any(line.startswith("int8: half the bytes") for line in found.why)
+    assert planned(seven, machine(), quant="none").quant == "none"
+    assert planned(seven, machine(), dtype="bf16").quant == "none"
+    assert planned(replace(seven, model_type="llama"), machine()).quant == "none"
+    half = replace(seven, parameters=500_000_000, table_parameters=136_000_000)
+    assert planned(half, machine()).quant == "none"
+    assert planned(seven, machine(free={"cpu": 9 * GIB})).quant == "nf4"
+
+
+def test_kernels_are_measured_where_there_is_a_choice(seven: hub.Card, folder: Path) -> None:
+    fast = Speeds(bf16=9.0, fp32=14.0, int8=6.0, fbgemm16=5.0, fbgemm8=2.5)
+    even = Speeds(bf16=5.0, fp32=14.0, int8=3.0, fbgemm16=5.0, fbgemm8=2.8)
+    for speeds, dtype16, dtype8, packing in (
+        (fast, "fp16", "fp32", "fbgemm"),
+        (even, *2 * ["bf16"], ""),
+    ):
+        found = machine(speeds=lambda speeds=speeds: speeds)
+        plain, quantised = planned(seven, found, quant="none"), planned(seven, found, quant="int8")
+        assert (plain.dtype, plain.packing) == (dtype16, packing)
+        assert (quantised.dtype, quantised.packing) == (dtype8, packing)
+        assert any("measured here" in line for line in plain.why)
+        assert planned(seven, found, quant="int8", dtype="bf16").packing == ""
+        assert planned(seven, found, quant="nf4").packing == ""
+
+    def never() -> Speeds:
+        raise AssertionError("measured for nothing")
+
+    nothing = machine(**GPU, free={"cuda:0": 80 * GIB, "cpu": 64 * GIB}, speeds=never)
+    assert planned(seven, nothing).packing == ""
+    assert planned(hub.card(folder), machine(speeds=never)).dtype == "fp32"
+    assert planned(hub.card(folder), machine(speeds=never), quant="int8").packing == "fbgemm"
+
+
+def test_float32_beside_packed_weights_is_counted(seven: hub.Card) -> None:
+    fast = Speeds(bf16=9.0, fp32=14.0, int8=6.0, fbgemm16=5.0, fbgemm8=2.5)
+    found = planned(seven, machine(speeds=lambda: fast), quant="int8", context=4096)
+    assert found.need_bytes == pytest.approx((7.6 + 0.44 + 0.9 + 0.5) * GIB, rel=0.05)
+
+
+def test_nf4_without_a_kernel_for_it_is_called_slow(seven: hub.Card) -> None:
+    words = [
+        any("--quant int8" in line for line in planned(seven, found, quant="nf4").why)
+        for found in (machine(nf4_kernel=False), machine())
+    ]
+    assert words == [True, False]
 
 
 def test_a_small_checkpoint_runs_in_float32_on_a_cpu(folder: Path) -> None:
@@ -445,13 +497,13 @@ def test_a_checkpoint_that_is_packed_already_is_not_packed_again(seven: hub.Card
 
 def test_a_plan_reads_as_lines(seven: hub.Card) -> None:
     shown = list(planning.lines(planned(seven, machine())))
-    assert "cpu · bf16" in shown[0]
+    assert "cpu · bf16 · int8" in shown[0]
     assert "GiB needed" in shown[1]
     assert len(shown) >= 4
 
 
 def test_this_machine_is_looked_at() -> None:
-    found = planning.look()
+    found = hardware.look()
     assert found.devices[-1] == "cpu"
     assert found.free["cpu"] > 0
     assert found.threads >= 1

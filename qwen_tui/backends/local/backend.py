@@ -126,7 +126,6 @@ def _loaded(
     """The model, the name of what computes, and more reasons."""
     from qwen_tui.backends.local.qwen2 import Shape
 
-    weights.prepare(plan)
     shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
     if path == "fast" and shape is None:
         raise ValueError("this architecture has no fast path")
@@ -134,12 +133,15 @@ def _loaded(
         from qwen_tui.backends.local import packed
         from qwen_tui.backends.local.fast import FastModel
 
+        if plan.quant == "nf4":
+            weights.prepare(plan)
         kinds: dict[str, Any] = {"none": "dense"}
         found = packed.load(
             folder,
             shape,
             kind=kinds.get(plan.quant, plan.quant),
-            dtype=weights.DTYPES[plan.dtype],
+            dtype=torch.float32 if plan.packing else weights.DTYPES[plan.dtype],
+            packing=plan.packing,
             device=torch.device(plan.device),
             cache=paths.packed_dir(),
             report=report,
@@ -147,7 +149,8 @@ def _loaded(
         )
         note = (found.note,) if found.note else ()
         model = FastModel(found.network, packed=found.packed)
-        return model, "qwen-tui", ("our own Qwen2 forward over fused weights", *note)
+        kernels = f"qwen-tui+{plan.packing}" if plan.packing else "qwen-tui"
+        return model, kernels, ("our own Qwen2 forward over fused weights", *note)
     from qwen_tui.backends.local.reference import Reference
 
     reference = Reference(weights.load(folder, plan, report, cancel))

@@ -6,8 +6,10 @@ Law: a kind holds its weight once; what a kernel needs besides is made per call 
 from __future__ import annotations
 
 import logging
+import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, Literal, Protocol, TypeAlias
 
 import torch
@@ -23,6 +25,9 @@ INT8_DIRECT_ROWS: Final = 16
 (it takes rows in fours, the product costs one conversion whatever the rows)."""
 NF4_DIRECT_ROWS: Final = 160
 """The same border for bitsandbytes' NF4 kernel."""
+WIDENED_ROWS: Final = 24
+"""From this many rows on, a CPU without 16-bit arithmetic multiplies faster in float32, the
+conversion of the weights included."""
 
 
 class Linear(Protocol):
@@ -66,7 +71,8 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         """One matrix product."""
-        return F.linear(x, self.weight, self.bias)
+        out = product(x, self.weight)
+        return out if self.bias is None else out.add_(self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name."""
@@ -75,7 +81,7 @@ class Dense:
 
 @dataclass(slots=True)
 class Int8:
-    """Symmetric int8 per output channel: weight [N, K] int8, scale [N] in the compute dtype.
+    """Symmetric int8 per output channel: weight [N, K] int8, scale [N] float32.
 
     Weight only: activations stay in the compute dtype, so no outlier is clipped.
     """
@@ -85,7 +91,7 @@ class Int8:
     bias: Tensor | None = None
 
     @classmethod
-    def of(cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Int8:
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Int8:
         """Quantise `weight` [N, K], a thousand rows at a time: no second full copy is made."""
         quantised = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         scale = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
@@ -94,7 +100,7 @@ class Int8:
             step = (rows.abs().amax(dim=1) / 127).clamp_(min=1e-12)
             quantised[start : start + 1024] = (rows / step[:, None]).round_().to(torch.int8)
             scale[start : start + 1024] = step
-        return cls(quantised, scale.to(dtype), None if bias is None else bias.to(dtype))
+        return cls(quantised, scale, bias)
 
     @property
     def rows(self) -> int:
@@ -108,11 +114,12 @@ class Int8:
 
     def __call__(self, x: Tensor) -> Tensor:
         """The weight-only kernel for few rows on a CPU, else one product over converted weights."""
+        scale = self.scale.to(x.dtype)
         direct = x.device.type == "cpu" and x.dtype == torch.bfloat16
         if direct and x.shape[0] <= INT8_DIRECT_ROWS:
-            out = torch._weight_int8pack_mm(x, self.weight, self.scale)
+            out = torch._weight_int8pack_mm(x, self.weight, scale)
         else:
-            out = F.linear(x, self.weight.to(x.dtype)) * self.scale
+            out = product(x, self.weight).mul_(scale)
         return out if self.bias is None else out + self.bias
 
     def tensors(self) -> dict[str, Tensor]:
@@ -169,7 +176,7 @@ class Nf4:
                 x, self.weight.view(-1, 1), self._shape, self.scale, _nf4_code(x.device), NF4_BLOCK
             )
         else:
-            out = F.linear(x, self.unpacked(x.dtype))
+            out = product(x, self.unpacked(x.dtype))
         return out if self.bias is None else out.add_(self.bias)
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
@@ -195,9 +202,10 @@ def quantised(kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtyp
     """A layer of `kind` from a full weight [N, K]; a width that NF4 cannot cut becomes int8."""
     if kind == "nf4" and weight.shape[1] % NF4_BLOCK == 0:
         return Nf4.of(weight.to(dtype), bias, dtype)
+    bias = None if bias is None else bias.to(dtype)
     if kind != "dense":
-        return Int8.of(weight, bias, dtype)
-    return Dense(weight.to(dtype), None if bias is None else bias.to(dtype))
+        return Int8.of(weight, bias)
+    return Dense(weight.to(dtype), bias)
 
 
 def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
@@ -211,6 +219,22 @@ def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
     if "scale" in parts:
         return Int8(parts["weight"], parts["scale"], bias)
     return Dense(parts["weight"], bias)
+
+
+def product(x: Tensor, weight: Tensor) -> Tensor:
+    """x·Wᵀ for x [M, K] and weight [N, K] of x's dtype or int8 → [M, N] in x's dtype."""
+    if x.device.type == "cpu" and len(x) >= WIDENED_ROWS and not _multiplies(x.dtype):
+        return F.linear(x.float(), weight.float()).to(x.dtype)
+    return F.linear(x, weight.to(x.dtype))
+
+
+@cache
+def _multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU has matrix products of its own in a dtype; Arm's has in all of them."""
+    if dtype == torch.float32 or platform.machine().lower() in ("arm64", "aarch64"):
+        return True
+    probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
+    return bool(getattr(torch.cpu, probes.get(dtype, ""), lambda: False)())
 
 
 def nf4_layout() -> str:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 import torch.nn.functional as F
 
-from qwen_tui.backends.local.plan import host_free
+from qwen_tui.backends.local.hardware import host_free
 from qwen_tui.backends.local.resources import anonymous_bytes
 
 BUFFER_BYTES: Final = 1 << 30

@@ -13,19 +13,29 @@ import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
-from qwen_tui.backends.local.linear import Dense, Kind, Linear, nf4_layout, quantised, rebuilt
+from qwen_tui.backends.local import fbgemm
+from qwen_tui.backends.local.checkpoint import Reader, fused, norms
+from qwen_tui.backends.local.linear import (
+    Int8,
+    Kind,
+    Linear,
+    nf4_layout,
+    quantised,
+    rebuilt,
+)
+from qwen_tui.backends.local.plan import Packing
 from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
-from qwen_tui.types import NO_INPUT, Progress, Stage, Trouble
+from qwen_tui.types import Progress, Stage, Trouble
 
-LAYOUT: Final = 1
+LAYOUT: Final = 2
 """Version of the packed layout; a change makes old files useless, and they are made anew."""
 HEADER_ROOM: Final = (1 << 20) - 8
 """Bytes kept free for the header, which is known only when the last tensor is written."""
@@ -65,146 +75,123 @@ def load(
     cache: Path | None,
     report: Report,
     stopped: Callable[[], bool] = lambda: False,
+    packing: Packing = "",
 ) -> Loaded:
     """Load the Qwen2 checkpoint in `folder` with linear layers of `kind`, computing in `dtype`.
 
     A quantised kind on a CPU is read from `cache` when it was packed before, else packed there and
-    mapped; `cache` None, or a full disk, keeps it in memory. Raises `Trouble` for missing tensors.
+    mapped; `cache` None, or a full disk, keeps it in memory. With `packing` dense and int8 layers
+    are laid out for FBGEMM, at every loading. Raises `Trouble` for missing tensors.
     """
-    reader = _Reader(folder, shape)
+    wanted = _Wanted(shape, kind, dtype, device, report, stopped, packing)
+    reader = Reader(folder, shape)
     if kind == "dense" or device.type != "cpu" or cache is None:
-        return Loaded(_assembled(reader, shape, kind, dtype, device, report, stopped), None)
+        return Loaded(_assembled(reader, wanted), None)
     file = cache / f"{_key(folder, kind, dtype)}.safetensors"
     note = ""
     if file.exists():
         try:
-            return Loaded(_mapped(file, shape, dtype, report), file)
+            return Loaded(_mapped(file, wanted), file)
         except _Unusable as why:
             note = f"the packed weights in {file.name} were made anew: {why}"
     try:
-        _pack(reader, file, shape, kind, dtype, report, stopped)
+        _pack(reader, file, wanted)
     except OSError as why:
         note = f"the packed weights could not be kept ({why.strerror}); quantised in memory instead"
-        return Loaded(_assembled(reader, shape, kind, dtype, device, report, stopped), None, note)
-    return Loaded(_mapped(file, shape, dtype, report), file, note)
+        return Loaded(_assembled(reader, wanted), None, note)
+    return Loaded(_mapped(file, wanted), file, note)
 
 
-# -- reading a published checkpoint ----------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is loaded, and whom to tell."""
 
+    shape: Shape
+    kind: Kind
+    dtype: torch.dtype
+    device: torch.device
+    report: Report
+    stopped: Callable[[], bool]
+    packing: Packing
 
-class _Reader:
-    """Tensors of a checkpoint by their published names, one at a time."""
+    @property
+    def head(self) -> Kind:
+        """The lm_head is a fifth of a 4-bit model's bytes if left alone; int8 costs little
+        quality.
+        """
+        return "dense" if self.kind == "dense" else "int8"
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
-        self._where: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            self._open[file] = safe_open(str(file), framework="pt", device="cpu")
-            self._where.update(dict.fromkeys(self._open[file].keys(), file))
-        missing = [name for name in _names(shape) if name not in self._where]
-        if missing:
-            shown = ", ".join(missing[:3]) + (
-                f" and {len(missing) - 3} more" if missing[3:] else ""
-            )
-            raise Trouble(
-                f"the checkpoint in {folder} lacks {shown}",
-                hint="fetch the model again; nothing is ever filled in at random",
-                code=NO_INPUT,
-            )
-        self.total = sum(file.stat().st_size for file in self._open)
+    def check(self) -> None:
+        """Raise Trouble when the person gave up."""
+        if self.stopped():
+            raise Trouble("loading was stopped", hint="generate again to load the model")
 
-    def take(self, name: str) -> Tensor:
-        """One tensor, in the dtype it has on disk."""
-        tensor: Tensor = self._open[self._where[name]].get_tensor(name)
-        return tensor
+    def table(self, embed: Tensor) -> Tensor:
+        """The token table as it is held: where it is not the head too, never wider than the
+        checkpoint has it.
+        """
+        shared = self.kind == "dense" and not self.packing
+        return embed.to(self.dtype) if shared or embed.itemsize > self.dtype.itemsize else embed
 
+    def layer(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A linear layer from a full weight [N, K], on the device and in its final layout."""
+        if kind == "dense" and self.packing:
+            return fbgemm.Packed16.of(weight, bias)
+        return self.laid_out(
+            quantised(kind, weight.to(self.device), _moved(bias, self.device), self.dtype)
+        )
 
-def _names(shape: Shape) -> Iterator[str]:
-    yield "model.embed_tokens.weight"
-    yield "model.norm.weight"
-    if not shape.tied:
-        yield "lm_head.weight"
-    for layer in range(shape.layers):
-        at = f"model.layers.{layer}."
-        for part in "qkv":
-            yield f"{at}self_attn.{part}_proj.weight"
-            yield f"{at}self_attn.{part}_proj.bias"
-        for part in ("self_attn.o", "mlp.gate", "mlp.up", "mlp.down"):
-            yield f"{at}{part}_proj.weight"
-        for part in ("input", "post_attention"):
-            yield f"{at}{part}_layernorm.weight"
-
-
-def _fused(reader: _Reader, index: int) -> dict[str, tuple[Tensor, Tensor | None]]:
-    """One layer's full-precision weights, fused: name → (weight [N, K], bias [N] or None)."""
-    at = f"model.layers.{index}."
-    qkv = [f"{at}self_attn.{part}_proj" for part in "qkv"]
-    return {
-        "qkv": (
-            torch.cat([reader.take(f"{name}.weight") for name in qkv]),
-            torch.cat([reader.take(f"{name}.bias") for name in qkv]),
-        ),
-        "out": (reader.take(f"{at}self_attn.o_proj.weight"), None),
-        "gate_up": (
-            torch.cat([reader.take(f"{at}mlp.{part}_proj.weight") for part in ("gate", "up")]),
-            None,
-        ),
-        "down": (reader.take(f"{at}mlp.down_proj.weight"), None),
-    }
-
-
-def _norms(reader: _Reader, index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    at = f"model.layers.{index}."
-    return (
-        reader.take(f"{at}input_layernorm.weight").to(dtype),
-        reader.take(f"{at}post_attention_layernorm.weight").to(dtype),
-    )
-
-
-def _head_kind(kind: Kind) -> Kind:
-    """The lm_head is a fifth of a 4-bit model's bytes if left alone; int8 costs little quality."""
-    return "dense" if kind == "dense" else "int8"
-
-
-# -- straight into memory --------------------------------------------------------------------------
-
-
-def _assembled(
-    reader: _Reader,
-    shape: Shape,
-    kind: Kind,
-    dtype: torch.dtype,
-    device: torch.device,
-    report: Report,
-    stopped: Callable[[], bool],
-) -> Qwen2:
-    layers = []
-    stage: Stage = "load" if kind == "dense" else "quantise"
-    for index in range(shape.layers):
-        _check(stopped)
-        report(Progress(stage, index * reader.total // (shape.layers + 1), reader.total))
-        norm1, norm2 = (norm.to(device) for norm in _norms(reader, index, dtype))
-        parts = {
-            name: quantised(kind, weight.to(device), _moved(bias, device), dtype)
-            for name, (weight, bias) in _fused(reader, index).items()
-        }
-        layers.append(Layer(norm1=norm1, norm2=norm2, **parts))
-    embed = reader.take("model.embed_tokens.weight").to(device=device, dtype=dtype)
-    head = _head(reader, shape, kind, dtype, embed)
-    norm = reader.take("model.norm.weight").to(device=device, dtype=dtype)
-    report(Progress(stage, reader.total, reader.total))
-    return Qwen2(shape, embed, layers, norm, head, dtype=dtype)
+    def laid_out(self, layer: Linear) -> Linear:
+        """What FBGEMM multiplies faster goes into its layout."""
+        if self.packing and isinstance(layer, Int8):
+            return fbgemm.Packed8.of(layer.weight, layer.scale, layer.bias)
+        return layer
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
 
 
-def _head(reader: _Reader, shape: Shape, kind: Kind, dtype: torch.dtype, embed: Tensor) -> Linear:
-    if shape.tied and kind == "dense":
-        return Dense(embed)
-    weight = embed if shape.tied else reader.take("lm_head.weight").to(embed.device)
-    return quantised(_head_kind(kind), weight, None, dtype)
+@contextlib.contextmanager
+def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
+    """A `map` that makes linear layers; FBGEMM packs on one thread, so several pack at once."""
+    if not wanted.packing:
+        yield map
+        return
+    with fbgemm.packing(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        yield pool.map
+
+
+# -- straight into memory --------------------------------------------------------------------------
+
+
+def _assembled(reader: Reader, wanted: _Wanted) -> Qwen2:
+    shape, dtype, device = wanted.shape, wanted.dtype, wanted.device
+    layers = []
+    stage: Stage = "load" if wanted.kind == "dense" else "quantise"
+    with _makers(wanted) as each:
+        for index in range(shape.layers):
+            wanted.check()
+            done = index * reader.total // (shape.layers + 1)
+            wanted.report(Progress(stage, done, reader.total))
+            norm1, norm2 = (norm.to(device) for norm in norms(reader, index, dtype))
+            whole = fused(reader, index)
+            made = each(lambda part: wanted.layer(wanted.kind, *part), whole.values())
+            parts = dict(zip(whole, made, strict=True))
+            layers.append(Layer(norm1=norm1, norm2=norm2, **parts))
+        embed = wanted.table(reader.take("model.embed_tokens.weight")).to(device)
+        (head,) = each(lambda weight: _head(weight, wanted), [_head_weight(reader, shape, embed)])
+    norm = reader.take("model.norm.weight").to(device=device, dtype=dtype)
+    wanted.report(Progress(stage, reader.total, reader.total))
+    return Qwen2(shape, embed, layers, norm, head, dtype=dtype)
+
+
+def _head_weight(reader: Reader, shape: Shape, embed: Tensor) -> Tensor:
+    return embed if shape.tied else reader.take("lm_head.weight")
+
+
+def _head(weight: Tensor, wanted: _Wanted) -> Linear:
+    return wanted.layer(wanted.head, weight, None)
 
 
 # -- the packed file -------------------------------------------------------------------------------
@@ -233,41 +220,32 @@ def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
     return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
 
-def _pack(
-    reader: _Reader,
-    file: Path,
-    shape: Shape,
-    kind: Kind,
-    dtype: torch.dtype,
-    report: Report,
-    stopped: Callable[[], bool],
-) -> None:
+def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
     """Quantise layer by layer into `file`; it appears whole or not at all."""
+    shape, kind, dtype = wanted.shape, wanted.kind, wanted.dtype
     file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     partial = file.with_suffix(f".{os.getpid()}.partial")
     try:
         with partial.open("wb") as stream:
             writer = _Writer(stream)
             for index in range(shape.layers):
-                report(
-                    Progress("quantise", index * reader.total // (shape.layers + 1), reader.total)
-                )
-                for name, (weight, bias) in _fused(reader, index).items():
-                    _check(stopped)
+                done = index * reader.total // (shape.layers + 1)
+                wanted.report(Progress("quantise", done, reader.total))
+                for name, (weight, bias) in fused(reader, index).items():
+                    wanted.check()
                     writer.linear(f"{index}.{name}", quantised(kind, weight, bias, dtype))
-                for name, norm in zip(
-                    ("norm1", "norm2"), _norms(reader, index, dtype), strict=True
-                ):
+                for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
                     writer.tensor(f"{index}.{name}", norm)
-            embed = reader.take("model.embed_tokens.weight").to(dtype)
+            embed = wanted.table(reader.take("model.embed_tokens.weight"))
             writer.tensor("embed", embed)
             writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
-            writer.linear("lm_head", _head(reader, shape, kind, dtype, embed))
+            head = quantised(wanted.head, _head_weight(reader, shape, embed), None, dtype)
+            writer.linear("lm_head", head)
             writer.close()
             stream.flush()
             os.fsync(stream.fileno())
         partial.replace(file)
-        report(Progress("quantise", reader.total, reader.total))
+        wanted.report(Progress("quantise", reader.total, reader.total))
     finally:
         with contextlib.suppress(FileNotFoundError):
             partial.unlink()
@@ -316,39 +294,40 @@ class _Writer:
         self._stream.write(struct.pack("<Q", HEADER_ROOM) + header.ljust(HEADER_ROOM))
 
 
-def _mapped(file: Path, shape: Shape, dtype: torch.dtype, report: Report) -> Qwen2:
-    """The network over a memory map of `file`: pages are read as the first token needs them."""
-    parts = _parts(file)
-    report(Progress("load", 0, file.stat().st_size))
+def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
+    """The network over a memory map of `file`: pages are read as the first token needs them, or
+    when they are laid out anew.
+    """
+    parts, size = _parts(file), file.stat().st_size
+    stage: Stage = "pack" if wanted.packing else "load"
+    wanted.report(Progress(stage, 0, size))
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, part in parts.items():
+        name, _, of = key.rpartition(".")
+        found.setdefault(name, {})[of] = part
 
     def linear(name: str) -> Linear:
-        found = {
-            key.removeprefix(f"{name}."): part
-            for key, part in parts.items()
-            if key.startswith(f"{name}.")
-        }
-        if not found:
+        if name not in found:
             raise _Unusable(f"{name} is missing")
-        return rebuilt(found)
+        return rebuilt(found[name])
 
+    shape = wanted.shape
+    layers = []
     try:
-        layers = [
-            Layer(
-                norm1=parts[f"{index}.norm1"],
-                norm2=parts[f"{index}.norm2"],
-                qkv=linear(f"{index}.qkv"),
-                out=linear(f"{index}.out"),
-                gate_up=linear(f"{index}.gate_up"),
-                down=linear(f"{index}.down"),
-            )
-            for index in range(shape.layers)
-        ]
-        network = Qwen2(
-            shape, parts["embed"], layers, parts["norm"], linear("lm_head"), dtype=dtype
-        )
+        with _makers(wanted) as each:
+            for index in range(shape.layers):
+                wanted.check()
+                wanted.report(Progress(stage, index * size // (shape.layers + 1), size))
+                names = ("qkv", "out", "gate_up", "down")
+                made = each(wanted.laid_out, [linear(f"{index}.{name}") for name in names])
+                rest = (parts[f"{index}.norm1"], parts[f"{index}.norm2"])
+                linears = dict(zip(names, made, strict=True))
+                layers.append(Layer(norm1=rest[0], norm2=rest[1], **linears))
+            (head,) = each(wanted.laid_out, [linear("lm_head")])
+        network = Qwen2(shape, parts["embed"], layers, parts["norm"], head, dtype=wanted.dtype)
     except KeyError as missing:
         raise _Unusable(f"{missing.args[0]} is missing") from None
-    report(Progress("load", file.stat().st_size, file.stat().st_size))
+    wanted.report(Progress(stage, size, size))
     return network
 
 
@@ -379,8 +358,3 @@ def _parts(file: Path) -> Mapping[str, Tensor]:
 def _checksum(data: Any) -> int:
     """CRC-32 of the first and the last bytes of a flat uint8 array."""
     return zlib.crc32(data[-SAMPLE:].tobytes(), zlib.crc32(data[:SAMPLE].tobytes()))
-
-
-def _check(stopped: Callable[[], bool]) -> None:
-    if stopped():
-        raise Trouble("loading was stopped", hint="generate again to load the model")

@@ -6,16 +6,19 @@ Nothing is loaded, so `doctor` can print it.
 
 from __future__ import annotations
 
-import importlib.util
-import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
 
 from qwen_tui import hub
 from qwen_tui.hub import Card
 from qwen_tui.types import TEMPORARY, USAGE, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.backends.local.kernels import Speeds
+
+Packing: TypeAlias = Literal["", "fbgemm"]
+"""Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
 
 GIB: Final = 1 << 30
 SMALL_BYTES: Final = 256 << 20
@@ -26,6 +29,8 @@ CACHED_BYTES: Final = 64 << 20
 more than the arithmetic, and many times as much when another program wants the cores."""
 LEAST_CONTEXT: Final = 2048
 """A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
+HEAVY_BYTES: Final = 2 << 30
+"""16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
 KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
 
@@ -62,7 +67,9 @@ class Wishes(Protocol):
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
-    natively, whether bitsandbytes is installed.
+    natively, whether bitsandbytes is installed. `speeds` measures the CPU's kernels when it is
+    asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
+    multiplies NF4 weights as they lie, and need not unpack them for every token.
     """
 
     devices: tuple[str, ...]
@@ -71,16 +78,20 @@ class Machine:
     bitsandbytes: bool
     threads: int
     names: dict[str, str]
+    speeds: Callable[[], Speeds] | None = None
+    nf4_kernel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """How a checkpoint will be run.
 
-    `device` is a torch device ("cpu", "cuda:0", "mps"); `dtype` bf16, fp16 or fp32 (what NF4
-    computes in); `quant` none, nf4 or int8; `attn` the attention implementation; `spread` says that
-    accelerate lays the layers over several devices. Bytes are what weights, KV cache and runtime
-    need at `context` tokens, and what is free. `why` are sentences, one per choice.
+    `device` is a torch device ("cpu", "cuda:0", "mps"); `dtype` bf16, fp16 or fp32: the weights',
+    or what quantised ones compute in; `quant` none, nf4 or int8; `attn` the attention
+    implementation; `spread` says that accelerate lays the layers over several devices. Bytes are
+    what weights, KV cache and runtime need at `context` tokens, and what is free. `why` are
+    sentences, one per choice. `packing` "fbgemm": linear layers in FBGEMM's layout, activations and
+    KV cache in float32.
     """
 
     device: str
@@ -93,29 +104,34 @@ class Plan:
     need_bytes: int
     free_bytes: int
     why: tuple[str, ...]
+    packing: Packing = ""
 
 
 def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this
     machine or checkpoint cannot grant.
     """
-    machine = machine or look()
+    if machine is None:
+        from qwen_tui.backends.local import hardware
+
+        machine = hardware.look()
     _check_context(card, wishes)
     why: list[str] = []
     device = _device(wishes, machine, why)
-    dtype = _dtype(card, wishes, machine, device, why)
+    dtype, packing = _dtype(card, wishes, machine, device, why)
     quant, spread = _quant(card, wishes, machine, device, dtype, why)
-    if quant != "none" and dtype == "fp32" and wishes.dtype == "auto":
-        dtype = "bf16"
-        why.append(f"bf16: what {quant} computes in")
+    if quant != "none":
+        dtype, packing = _computing(card, wishes, machine, device, quant, dtype, why)
     free = _free(machine, device, spread)
-    needs = hub.needs(card, dtype, quant)
+    needs = _needs(card, dtype, quant, packing)
     context = _context(card, wishes, needs, free, why)
     need = needs.total(context)
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
     threads = _worth(card, wishes, machine, device, why)
-    return Plan(device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why))
+    return Plan(
+        device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing
+    )
 
 
 def lines(found: Plan) -> Iterator[str]:
@@ -129,94 +145,6 @@ def lines(found: Plan) -> Iterator[str]:
 def gib(count: int) -> str:
     """Bytes as GiB with one decimal."""
     return f"{count / GIB:.1f} GiB"
-
-
-# -- what there is ---------------------------------------------------------------------------------
-
-
-def look() -> Machine:
-    """Ask torch and the system what is there; imports torch."""
-    import torch
-
-    devices, free, native, names = [], {"cpu": host_free()}, {"cpu": _cpu_native()}, {"cpu": "CPU"}
-    if torch.cuda.is_available():
-        for index in range(torch.cuda.device_count()):
-            name = f"cuda:{index}"
-            devices.append(name)
-            free[name] = torch.cuda.mem_get_info(index)[0]
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            native[name] = ("bf16", "fp16", "fp32") if bf16 else ("fp16", "fp32")
-            names[name] = torch.cuda.get_device_name(index)
-    if torch.backends.mps.is_available():
-        devices.append("mps")
-        free["mps"] = min(int(torch.mps.recommended_max_memory()), free["cpu"])
-        newer = torch.backends.mps.is_macos_or_newer(14, 0)
-        native["mps"] = ("bf16", "fp16", "fp32") if newer else ("fp16", "fp32")
-        names["mps"] = "Apple GPU"
-    return Machine(
-        devices=(*devices, "cpu"),
-        free=free,
-        native=native,
-        bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
-        threads=_threads(torch.get_num_threads()),
-        names=names,
-    )
-
-
-def _cpu_native() -> tuple[str, ...]:
-    """bf16 where the CPU multiplies it (AVX512-BF16, AMX, or any Arm of ours), else fp32."""
-    import platform
-
-    import torch
-
-    asked: Callable[[], bool] = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return ("bf16", "fp32") if asked() or arm else ("fp32",)
-
-
-def _threads(default: int) -> int:
-    """torch's own choice, cut to the processors this process may use and to a container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else default
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, min(default, allowed))
-
-
-def host_free() -> int:
-    """Bytes of main memory a process can still get: MemAvailable, within the container's limit."""
-    try:
-        meminfo = Path("/proc/meminfo").read_text()
-        free = next(
-            int(line.split()[1]) * 1024
-            for line in meminfo.splitlines()
-            if line.startswith("MemAvailable:")
-        )
-    except (OSError, StopIteration):
-        free = _pages_free()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            free = min(free, max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
-        except (OSError, ValueError):
-            continue
-    return free
-
-
-def _pages_free() -> int:
-    """Where there is no /proc: three quarters of all memory, a guess that is better than none."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-    except (ValueError, OSError, AttributeError):
-        return 8 * GIB
 
 
 # -- choices ---------------------------------------------------------------------------------------
@@ -249,14 +177,41 @@ def _device(wishes: Wishes, machine: Machine, why: list[str]) -> str:
     return wanted
 
 
-def _dtype(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> str:
+def _own(card: Card) -> bool:
+    """Whether our own forward runs it."""
+    return card.model_type == "qwen2" and not (card.quantised or card.window or card.rope)
+
+
+def _chooses(card: Card, machine: Machine, device: str) -> bool:
+    """Whether there is a choice of kernels: our own forward on an x86 CPU."""
+    return device == "cpu" and machine.speeds is not None and _own(card)
+
+
+def _small(card: Card) -> bool:
+    return card.parameters * 4 <= SMALL_BYTES
+
+
+def _dtype(
+    card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]
+) -> tuple[str, Packing]:
+    """The dtype of unquantised weights, and who lays them out."""
     if wishes.dtype != "auto":
         why.append(f"{wishes.dtype}: asked for")
-        return wishes.dtype
-    small = card.parameters * 4 <= SMALL_BYTES
-    if device == "cpu" and small and wishes.quant in ("auto", "none"):
+        packs = wishes.dtype == "fp16" and _chooses(card, machine, device)
+        return wishes.dtype, "fbgemm" if packs else ""
+    if device == "cpu" and _small(card) and wishes.quant in ("auto", "none"):
         why.append("fp32: a model this small is fast enough, and its ids are exact")
-        return "fp32"
+        return "fp32", ""
+    if machine.speeds is not None and _chooses(card, machine, device) and not _small(card):
+        speeds = machine.speeds()
+        dtype, packing = speeds.dense()
+        if dtype != "fp32" or _fits(card, "fp32", "none", machine.free[device]):
+            why.append(f"{dtype}: measured here, ms for a matrix: {speeds.words()}")
+            return dtype, packing
+    return _native(card, machine, device, why), ""
+
+
+def _native(card: Card, machine: Machine, device: str, why: list[str]) -> str:
     dtype = machine.native[device][0]
     if dtype == "fp32" and hub.needs(card, "fp32").total(0) > machine.free[device] * KEPT_FREE:
         why.append("bf16: this CPU converts it on the fly, but float32 would not fit")
@@ -264,6 +219,41 @@ def _dtype(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[
     native = "native here" if dtype != "fp32" else "this CPU has no bf16 arithmetic"
     why.append(f"{dtype}: {native}")
     return dtype
+
+
+def _computing(
+    card: Card,
+    wishes: Wishes,
+    machine: Machine,
+    device: str,
+    quant: str,
+    dtype: str,
+    why: list[str],
+) -> tuple[str, Packing]:
+    """What quantised weights compute in, and who lays them out."""
+    packs = quant == "int8" and wishes.dtype in ("auto", "fp32")
+    if packs and machine.speeds is not None and _chooses(card, machine, device):
+        packing: Packing = "fbgemm" if _small(card) else machine.speeds().packing8()
+        if packing:
+            why.append("fp32: what FBGEMM's int8 product computes in, on 14-bit activations")
+            return "fp32", packing
+    if quant == "nf4" and device == "cpu" and not machine.nf4_kernel:
+        why.append(
+            "nf4 is slow on this CPU: bitsandbytes has no kernel for it, so every token unpacks "
+            "all weights; --quant int8 is many times faster"
+        )
+    if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
+        why.append(f"bf16: what {quant} computes in")
+        return "bf16", ""
+    return dtype, ""
+
+
+def _needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
+    """Memory; with FBGEMM the weights are 8 or 16 bits wide and the KV cache 32."""
+    if not packing:
+        return hub.needs(card, dtype, quant)
+    needs = hub.needs(card, "fp16", quant)
+    return replace(needs, kv_per_token=2 * needs.kv_per_token)
 
 
 def _quant(
@@ -279,7 +269,8 @@ def _quant(
             )
         why.append(f"as packed: the checkpoint is quantised with {card.quantised}")
         return "none", False
-    if wishes.quant in ("nf4", "int8") and not machine.bitsandbytes:
+    ours = wishes.quant == "int8" and _own(card)
+    if wishes.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
         raise Trouble(
             f"--quant {wishes.quant} needs bitsandbytes, which is not installed",
             hint="pip install bitsandbytes, or leave --quant out",
@@ -289,6 +280,10 @@ def _quant(
         if wishes.quant != "none":
             why.append(f"{wishes.quant}: asked for")
         return wishes.quant, wishes.quant == "none" and _must_spread(card, machine, device, dtype)
+    heavy = wishes.dtype == "auto" and card.parameters * 2 > HEAVY_BYTES and device == "cpu"
+    if heavy and _own(card) and _fits(card, "bf16", "int8", machine.free["cpu"]):
+        why.append(f"int8: half the bytes of {dtype}, and a CPU's time goes into reading them")
+        return "int8", False
     if _fits(card, dtype, "none", machine.free[device]):
         return "none", False
     need = gib(hub.needs(card, dtype).total(_least(card)))

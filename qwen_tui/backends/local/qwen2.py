@@ -227,7 +227,7 @@ class Qwen2:
         self._reach(end)
         cos, sin = self._cos[start:end], self._sin[start:end]
         mask = self._mask(start, end) if count > 1 and start else None
-        x = F.embedding(ids, self.embed).view(batch * count, -1)
+        x = F.embedding(ids, self.embed).to(self.dtype).view(batch * count, -1)
         for index, layer in enumerate(self.layers):
             normed = F.rms_norm(x, (self.shape.hidden,), layer.norm1, self.shape.eps)
             _ask(stopped)

@@ -1,0 +1,157 @@
+"""Linear layers in FBGEMM's own layout, for x86 CPUs: 16-bit or 8-bit weights under float32
+activations, read at the speed of memory.
+
+Law: the 8-bit product is integer arithmetic on activations of 14 bits: all its error is the
+weights' own rounding, and what a row gives does not depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+BLOCK_ROWS: Final = 16_384
+"""Output rows packed at once: bounds the float32 copy that packing 16-bit weights needs."""
+STEPS: Final = 63
+"""Integer steps on either side of zero: 7 bits. With 8, pairs of products overflow the 16-bit sums
+of CPUs without VNNI."""
+FINER: Final = 2 * STEPS
+"""How many times finer the second term of an activation is: rounding leaves half a step."""
+ZERO: Final = STEPS + 1
+"""The unsigned byte that stands for zero."""
+
+
+@dataclass(slots=True)
+class Packed16:
+    """fp16 weights under float32 activations; `parts` are FBGEMM's objects for blocks of rows."""
+
+    parts: list[Any]
+    rows: int
+    columns: int
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None) -> Packed16:
+        """Pack `weight` [N, K]; values beyond fp16's range are clamped to it."""
+        parts = [
+            torch.ops.quantized.linear_prepack_fp16(part.float().contiguous(), None)
+            for part in weight.split(BLOCK_ROWS)
+        ]
+        rows, columns = weight.shape
+        return cls(parts, rows, columns, None if bias is None else bias.float())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read per decoded token."""
+        return 2 * self.rows * self.columns
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [M, K] float32 → [M, N] float32."""
+        multiply = torch.ops.quantized.linear_dynamic_fp16
+        return _joined([multiply(x, part) for part in self.parts], self.bias)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing can be kept in a file: the layout is FBGEMM's secret."""
+        raise TypeError("FBGEMM's layout cannot be written down")
+
+
+@dataclass(slots=True)
+class Packed8:
+    """int8 weights, one scale per output row, under float32 activations.
+
+    Each row of x is scaled to its largest magnitude and written as two 7-bit terms, the second 126
+    times finer than the first: x ≈ a·(h + l/126)/63. Both go through the integer product as rows of
+    their own, which costs little where memory is what takes the time. A single term (the usual
+    W8A8) would lose all small activations of a row with an outlier, and Qwen2.5 has such rows.
+    """
+
+    parts: list[Any]
+    rows: int
+    columns: int
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Packed8:
+        """Pack int8 `weight` [N, K] with float32 `scale` [N]."""
+        parts = []
+        for block, steps in zip(weight.split(BLOCK_ROWS), scale.split(BLOCK_ROWS), strict=True):
+            zeros = torch.zeros(len(block), dtype=torch.int64)
+            whole = torch._make_per_channel_quantized_tensor(
+                block.contiguous(), steps.double(), zeros, 0
+            )
+            parts.append(torch.ops.quantized.linear_prepack(whole, None))
+        rows, columns = weight.shape
+        return cls(parts, rows, columns, None if bias is None else bias.float())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read per decoded token."""
+        return self.rows * self.columns
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x [M, K] float32 → [M, N] float32."""
+        count = len(x)
+        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(1e-30)
+        steps = x * (STEPS / largest)
+        terms = x.new_empty(2 * count, x.shape[1])
+        torch.round(steps, out=terms[:count])
+        torch.sub(steps, terms[:count], out=terms[count:]).mul_(FINER)
+        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+        both = _joined([multiply(terms, 1.0, ZERO, part) for part in self.parts], None)
+        out = torch.add(both[:count], both[count:], alpha=1 / FINER).mul_(largest / STEPS)
+        return out if self.bias is None else out.add_(self.bias)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing can be kept in a file: the layout is FBGEMM's secret."""
+        raise TypeError("FBGEMM's layout cannot be written down")
+
+
+def _joined(parts: list[Tensor], bias: Tensor | None) -> Tensor:
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+    return whole if bias is None else whole.add_(bias)
+
+
+@contextmanager
+def packing() -> Iterator[None]:
+    """While this holds, torch packs for FBGEMM, whatever its engine was."""
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = engine
+
+
+@cache
+def available() -> bool:
+    """Whether this torch has both products and they compute what they should here.
+
+    torch has announced that its quantised tensors will go; then this says no, and other kernels
+    serve.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return False
+    if "fbgemm" not in torch.backends.quantized.supported_engines:
+        return False
+    weight = torch.arange(-48.0, 48.0).view(3, 32) / 16
+    x = torch.linspace(-3, 1000, 64).view(2, 32)
+    try:
+        with warnings.catch_warnings(), packing():
+            warnings.simplefilter("ignore")
+            whole = (weight * 16).to(torch.int8)
+            found = [
+                Packed16.of(weight, None)(x),
+                Packed8.of(whole, torch.full((3,), 1 / 16), None)(x),
+            ]
+    except (AttributeError, RuntimeError, TypeError):
+        return False
+    right = x @ weight.T
+    return all(bool(((each - right).abs() <= 2e-3 * right.abs().max()).all()) for each in found)
