@@ -216,26 +216,22 @@ def paired(
 
 
 def gate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
-    """The quality gate's rows."""
+    """The quality gate's rows: over a text, or over ids drawn from the whole vocabulary."""
     import random
 
-    import bench_gate
-
+    from qwen_tui.backends.local import gate
     from qwen_tui.vocab import Vocab
 
     vocab = Vocab.load(chosen.model)
-    count = chosen.gate or 128
+    count = chosen.gate or gate.POSITIONS
     if chosen.gate_text is not None:
         text = chosen.gate_text.read_text("utf-8")
         ids = [token.id for token in vocab.encode(text)[:count]]
     else:
         dice = random.Random(0)
         ids = [dice.randrange(vocab.rows_known) for _ in range(count)]
-    rows = []
-    for each in bench_gate.distances(chosen.model, ids, vocab.rows_known):
-        say(f"gate: {each}")
-        rows.append(asdict(each))
-    return rows
+    found = gate.distances(chosen.model, ids, vocab.rows_known, lambda progress: None)
+    return [{"row": each.row(), **each.record()} for each in found]
 
 
 # -- what is printed -------------------------------------------------------------------------------
@@ -265,13 +261,12 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
         yield from streaming_rows(found)
     if "gate" in found:
         yield ""
-        yield "| against float32 | relative error | same likeliest | KL mean | KL largest |"
-        yield "|---|---:|---:|---:|---:|"
+        from qwen_tui.backends.local.gate import HEADER
+
+        yield f"| {' | '.join(HEADER)} |"
+        yield "|---|" + "---:|" * (len(HEADER) - 1)
         for row in found["gate"]:
-            yield (
-                f"| {row['name']} | {row['error']:.4f} | {100 * row['same']:.1f} % "
-                f"| {row['divergence']:.2e} | {row['largest']:.2e} |"
-            )
+            yield f"| {' | '.join(row['row'])} |"
 
 
 def peer_tables(found: dict[str, Any]) -> Iterator[str]:

@@ -56,6 +56,13 @@ def bench(
         bool,
         typer.Option("--quick", rich_help_panel=PANEL, help="a rough look: 2 short rounds"),
     ] = False,
+    gate: Annotated[
+        bool,
+        typer.Option(
+            "--gate", rich_help_panel=PANEL,
+            help="also hold every kind of weights against float32, over a page of English",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", rich_help_panel=options.OUTPUT, help="one JSON object")
     ] = False,
@@ -88,7 +95,7 @@ def bench(
         from qwen_tui.backends.local.bench import measure
 
         protocol = _protocol(quick, {"tokens": tokens, "rounds": rounds, "prompt": prompt})
-        result = measure(chosen, protocol, report=narrator.report, say=narrator.say)
+        result = measure(chosen, protocol, report=narrator.report, say=narrator.say, gated=gate)
     if as_json:
         print(safe_json(result.record()))
     else:
@@ -121,6 +128,11 @@ def show_result(result: Result) -> None:
     )
     print()
     show(result.rows(), header=("", "median", "lowest – highest", ""), right=(1, 2))
+    if result.gate:
+        from qwen_tui.backends.local.gate import HEADER
+
+        print()
+        show([each.row() for each in result.gate], header=HEADER, right=(1, 2, 3, 4, 5))
 
 
 def _measured(result: Result) -> str:

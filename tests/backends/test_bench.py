@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from fixtures import checkpoints
 from fixtures.opening import local
 from qwen_tui import settings
-from qwen_tui.backends.local import bench, blocks, machine
+from qwen_tui.backends.local import bench, blocks, fbgemm, gate, machine
 from qwen_tui.backends.local.figures import Figure, Protocol, places, spelled
 from qwen_tui.types import Progress, Trouble
 
@@ -143,3 +147,44 @@ def test_a_packed_file_is_found_by_the_name_that_loading_gives_it(folder: Path) 
     assert file.whole
     assert packed.of_model(str(folder), packed.found()) == (file,)
     assert packed.of_model("other", packed.found()) == ()
+
+
+# -- the quality gate ------------------------------------------------------------------------------
+
+
+def test_the_gate_tells_the_kinds_apart(tmp_path: Path) -> None:
+    folder = checkpoints.qwen2(tmp_path / "wide", hidden=128, intermediate=192)
+    stages: list[Progress] = []
+    found = {each.name: each for each in gate.distances(folder, range(60), 320, stages.append)}
+    assert {"bfloat16", "int8 · bfloat16", "nf4 · bfloat16"} <= set(found)
+    assert [each.done for each in stages] == [0, 1, 2]
+    errors = [found[name].error for name in ("bfloat16", "int8 · bfloat16", "nf4 · bfloat16")]
+    assert 0 < errors[0] < errors[1] < errors[2] < 1
+    if fbgemm.available():
+        assert found["fp16 · FBGEMM"].error < errors[0] / 4
+        assert found["int8 · FBGEMM"].error < errors[1]
+    for each in found.values():
+        assert 0 <= each.divergence <= each.largest
+        assert 0 <= each.same <= 1
+
+
+def test_the_gates_float32_is_the_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layer by layer, each thrown away after use, gives what the whole model gives."""
+    seen: list[Tensor] = []
+    measure = gate._distance
+
+    def spy(name: str, exact: Tensor, *rest: Any) -> gate.Distance:
+        seen.append(exact)
+        return measure(name, exact, *rest)
+
+    monkeypatch.setattr(gate, "_distance", spy)
+    gate.distances(folder, range(40), 320, lambda progress: None)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    with torch.inference_mode():
+        right = model(torch.arange(40)[None]).logits[0, :, :320]
+    assert torch.allclose(seen[0], right, atol=1e-4, rtol=1e-4)
+
+
+def test_another_architecture_cannot_be_gated(tmp_path: Path) -> None:
+    with pytest.raises(Trouble, match="no forward of our own"):
+        gate.distances(checkpoints.other(tmp_path / "gpt2", "gpt2"), [1, 2], 320, lambda p: None)

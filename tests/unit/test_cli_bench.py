@@ -60,6 +60,16 @@ def test_json_is_one_object_with_every_round(
     assert said.err == ""
 
 
+def test_the_gate_is_a_second_table(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "-m", "mine", "--gate", *BRIEF]) == 0
+    said = capsys.readouterr().out
+    assert "against float32" in said
+    assert "int8 · bfloat16" in said
+    assert main(["bench", "-m", "mine", "--gate", "--json", "-q", *BRIEF]) == 0
+    found = json.loads(capsys.readouterr().out)["gate"]
+    assert {"bfloat16", "int8 · bfloat16"} <= {each["name"] for each in found}
+
+
 def test_a_model_that_is_not_here_exits_66(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "-m", "Qwen/Qwen2.5-7B"]) == NO_INPUT
     said = capsys.readouterr()

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import torch
 
 from qwen_tui import backends, hub
-from qwen_tui.backends.local import machine
+from qwen_tui.backends.local import gate, machine
 from qwen_tui.backends.local.blocks import (
     EDITED,
     GREEDY,
@@ -104,8 +104,11 @@ def measure(
     report: Report,
     say: Say,
     cancel: threading.Event | None = None,
+    gated: bool = False,
 ) -> Result:
-    """Load twice, warm up, run the rounds; raises Trouble for what a person can mend."""
+    """Load twice, warm up, run the rounds, and with `gated` hold every kind of weights against
+    float32; raises Trouble for what a person can mend.
+    """
     from qwen_tui.vocab import Vocab
 
     cancel = cancel or threading.Event()
@@ -134,9 +137,15 @@ def measure(
             "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
             "kernels": env.kernels, "threads": env.threads, "context": backend.context,
         }  # fmt: skip
-        return Result(model, machine.look(load_before), protocol, tuple(backend.why), figures)
+        why = tuple(backend.why)
     finally:
         backend.close()
+    found: tuple[gate.Distance, ...] = ()
+    if gated:
+        say(f"reading {gate.POSITIONS} tokens with every kind of weights")
+        ids = gate.some_ids(Vocab.load(snapshot.path))
+        found = tuple(gate.distances(snapshot.path, ids, known, report))
+    return Result(model, machine.look(load_before), protocol, why, figures, found)
 
 
 class Rounds:

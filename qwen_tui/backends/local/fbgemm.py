@@ -18,6 +18,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from qwen_tui.backends.local.linear import Dense, Int8, Linear
+
 BLOCK_ROWS: Final = 16_384
 """Output rows packed at once: bounds the float32 copy that packing 16-bit weights needs."""
 STEPS: Final = 63
@@ -112,6 +114,15 @@ class Packed8:
     def tensors(self) -> dict[str, Tensor]:
         """Nothing can be kept in a file: the layout is FBGEMM's secret."""
         raise TypeError("FBGEMM's layout cannot be written down")
+
+
+def laid_out(layer: Linear) -> Linear:
+    """The same layer in FBGEMM's layout, where FBGEMM has one for it; call it while `packing`."""
+    if isinstance(layer, Int8):
+        return Packed8.of(layer.weight, layer.scale, layer.bias)
+    if isinstance(layer, Dense):
+        return Packed16.of(layer.weight, layer.bias)
+    return layer
 
 
 def _joined(parts: list[Tensor], bias: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
+from qwen_tui.backends.local.gate import Distance
 from qwen_tui.backends.local.machine import Machine
 
 
@@ -66,6 +67,7 @@ class Result:
     protocol: Protocol
     why: tuple[str, ...]
     figures: dict[str, Figure] = field(default_factory=dict)
+    gate: tuple[Distance, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -75,6 +77,7 @@ class Result:
             "protocol": asdict(self.protocol),
             "why": list(self.why),
             "figures": {name: figure.record() for name, figure in self.figures.items()},
+            **({"gate": [each.record() for each in self.gate]} if self.gate else {}),
         }
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:

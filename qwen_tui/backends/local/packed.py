@@ -24,7 +24,7 @@ from torch import Tensor
 from qwen_tui.backends.local import fbgemm
 from qwen_tui.backends.local.checkpoint import Reader, fused, norms
 from qwen_tui.backends.local.linear import (
-    Int8,
+    Dense,
     Kind,
     Linear,
     nf4_layout,
@@ -136,16 +136,14 @@ class _Wanted:
     def layer(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
         """A linear layer from a full weight [N, K], on the device and in its final layout."""
         if kind == "dense" and self.packing:
-            return fbgemm.Packed16.of(weight, bias)
+            return self.laid_out(Dense(weight, bias))
         return self.laid_out(
             quantised(kind, weight.to(self.device), _moved(bias, self.device), self.dtype)
         )
 
     def laid_out(self, layer: Linear) -> Linear:
-        """What FBGEMM multiplies faster goes into its layout."""
-        if self.packing and isinstance(layer, Int8):
-            return fbgemm.Packed8.of(layer.weight, layer.scale, layer.bias)
-        return layer
+        """A layer in its final layout."""
+        return fbgemm.laid_out(layer) if self.packing else layer
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:

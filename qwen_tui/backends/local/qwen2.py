@@ -149,6 +149,16 @@ class KV:
         self.rows, self.capacity = rows, capacity
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every layer of one pass shares: rows, RoPE tables [T, head], additive mask or None."""
+
+    batch: int
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+
+
 class Qwen2:
     """The network. Give it ids and a cache, take logits; it keeps no state of a generation."""
 
@@ -222,46 +232,60 @@ class Qwen2:
         layers that is done.
         """
         batch, count = ids.shape
-        start, end = cache.length, cache.length + count
-        cache.reserve(end)
-        self._reach(end)
-        cos, sin = self._cos[start:end], self._sin[start:end]
-        mask = self._mask(start, end) if count > 1 and start else None
-        x = F.embedding(ids, self.embed).to(self.dtype).view(batch * count, -1)
-        for index, layer in enumerate(self.layers):
-            normed = F.rms_norm(x, (self.shape.hidden,), layer.norm1, self.shape.eps)
-            _ask(stopped)
-            mixed = self._attend(layer.qkv(normed), cache, index, batch, cos, sin, mask)
-            x = x + layer.out(mixed)
-            normed = F.rms_norm(x, (self.shape.hidden,), layer.norm2, self.shape.eps)
-            _ask(stopped)
-            gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-            inner = F.silu(gate).mul_(up)
-            _ask(stopped)
-            x = x + layer.down(inner)
+        end = cache.length + count
+        place = self.place(batch, count, cache)
+        x = self.embedded(ids)
+        for index in range(len(self.layers)):
+            x = self.through(index, x, cache, place, stopped)
             yield (index + 1) / len(self.layers)
         cache.length = end
         if not last:
             return torch.empty(batch, 0, self.shape.vocab)
         tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
-        tail = F.rms_norm(tail, (self.shape.hidden,), self.norm, self.shape.eps)
-        return self.lm_head(tail).float().view(batch, last, -1)
+        return self.logits(tail).view(batch, last, -1)
 
-    def _attend(
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Ids [B, T] → hidden states [B·T, hidden]."""
+        return F.embedding(ids, self.embed).to(self.dtype).view(ids.numel(), -1)
+
+    def place(self, batch: int, count: int, cache: KV) -> Place:
+        """Where the next `count` positions of `batch` rows stand; the cache has room for them."""
+        start, end = cache.length, cache.length + count
+        cache.reserve(end)
+        self._reach(end)
+        mask = self._mask(start, end) if count > 1 and start else None
+        return Place(batch, self._cos[start:end], self._sin[start:end], mask)
+
+    def through(
         self,
-        qkv: Tensor,
-        cache: KV,
         index: int,
-        batch: int,
-        cos: Tensor,
-        sin: Tensor,
-        mask: Tensor | None,
+        x: Tensor,
+        cache: KV,
+        place: Place,
+        stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
+        """One layer: hidden states [B·T, hidden] → the same; its keys and values are stored."""
+        layer, width = self.layers[index], (self.shape.hidden,)
+        normed = F.rms_norm(x, width, layer.norm1, self.shape.eps)
+        _ask(stopped)
+        x = x + layer.out(self._attend(layer.qkv(normed), cache, index, place))
+        normed = F.rms_norm(x, width, layer.norm2, self.shape.eps)
+        _ask(stopped)
+        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
+        inner = F.silu(gate).mul_(up)
+        _ask(stopped)
+        return x + layer.down(inner)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden states [M, hidden] → float32 logits [M, V]."""
+        return self.lm_head(F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.eps)).float()
+
+    def _attend(self, qkv: Tensor, cache: KV, index: int, place: Place) -> Tensor:
         """Rotate, store, attend: fused qkv [B·T, (H + 2·Hkv)·D] → [B·T, H·D]."""
         heads, kv_heads, head = self.shape.heads, self.shape.kv_heads, self.shape.head
-        count = cos.shape[0]
-        qkv = qkv.view(batch, count, heads + 2 * kv_heads, head).transpose(1, 2)
-        turned = _rotated(qkv[:, : heads + kv_heads], cos, sin)
+        count = place.cos.shape[0]
+        qkv = qkv.view(place.batch, count, heads + 2 * kv_heads, head).transpose(1, 2)
+        turned = _rotated(qkv[:, : heads + kv_heads], place.cos, place.sin)
         query, key = turned[:, :heads], turned[:, heads:]
         keys, values = cache.keys[index], cache.values[index]
         end = cache.length + count
@@ -271,11 +295,11 @@ class Qwen2:
             query,
             keys[:, :, :end],
             values[:, :, :end],
-            attn_mask=mask,
-            is_causal=mask is None and count > 1,
+            attn_mask=place.mask,
+            is_causal=place.mask is None and count > 1,
             enable_gqa=heads != kv_heads,
         )
-        return mixed.transpose(1, 2).reshape(batch * count, heads * head)
+        return mixed.transpose(1, 2).reshape(place.batch * count, heads * head)
 
     def _mask(self, start: int, end: int) -> Tensor:
         """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
