@@ -28,7 +28,7 @@ Model: TypeAlias = Annotated[
     ),
 ]
 Quant: TypeAlias = Annotated[
-    str | None, _option("--quant", metavar="KIND", panel=MODEL, help="auto, none, nf4, int8")
+    str | None, _option("--quant", metavar="KIND", panel=MODEL, help="auto, none, int8, int4, nf4")
 ]
 Device: TypeAlias = Annotated[
     str | None,

@@ -351,8 +351,8 @@ def has_infill(folder: Path) -> bool:
 
 # -- memory ----------------------------------------------------------------------------------------
 
-# bitsandbytes: 4 bits and one float32 scale per block of 64; int8 one float32 scale per row.
-NF4_BYTES: Final = 0.5 + 4 / 64
+# NF4: 4 bits and one float32 scale per block of 64; int4: 16-bit scale and zero; int8: by the row.
+FOUR_BITS: Final = 0.5 + 4 / 64
 INT8_BYTES: Final = 1.0
 RUNTIME_BYTES: Final = 900 << 20
 """Python, torch and transformers themselves, and room for one prefill chunk: a generous round
@@ -374,7 +374,8 @@ class Needs:
 
 
 def needs(what: Card | Known, dtype: str = "bf16", quant: str = "none") -> Needs:
-    """What a checkpoint takes in a dtype (bf16, fp16, fp32) and quantisation (none, nf4, int8).
+    """What a checkpoint takes in a dtype (bf16, fp16, fp32) and quantisation (none, int8, int4,
+    nf4).
 
     Pure arithmetic: the linear layers are quantised, the token tables stay in `dtype`; the KV cache
     is two vectors per layer and token in `dtype`.
@@ -384,7 +385,7 @@ def needs(what: Card | Known, dtype: str = "bf16", quant: str = "none") -> Needs
         table = what.vocab_rows * what.hidden * (1 if what.tied else 2)
     else:
         table = what.table_parameters
-    per = {"nf4": NF4_BYTES, "int8": INT8_BYTES}.get(quant, float(width))
+    per = {"nf4": FOUR_BITS, "int4": FOUR_BITS, "int8": INT8_BYTES}.get(quant, float(width))
     held = max(0, int((what.parameters - table) * per)) + table * width
     if isinstance(what, Card) and what.quantised:
         held = what.bytes

@@ -28,7 +28,7 @@ DTYPES: Final[Mapping[str, str]] = {
     "float": "fp32",
 }
 """What a person may write for `dtype` (ours and torch's names) → the name we keep."""
-QUANTS: Final = ("auto", "none", "nf4", "int8")
+QUANTS: Final = ("auto", "none", "int8", "int4", "nf4")
 
 Layout: TypeAlias = Literal["panes", "inline"]
 Source: TypeAlias = Literal["default", "preset", "user file", "project file", "environment", "flag"]
@@ -176,7 +176,7 @@ FIELDS: Final = (
     Field("backend", "where tokens come from", _text),
     Field("device", "auto, cpu, cuda, cuda:N, mps, xpu", _device),
     Field("dtype", "auto, bf16, fp16, fp32, or torch's names", _one_of(DTYPES)),
-    Field("quant", "auto, none, nf4, int8", _one_of(_same(*QUANTS))),
+    Field("quant", "auto, none, int8, int4, nf4", _one_of(_same(*QUANTS))),
     Field(
         "context", "most tokens of prompt and completion; 0: the model's", _whole(0, 2**31), True
     ),

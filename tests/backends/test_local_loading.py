@@ -425,6 +425,21 @@ def test_a_cpu_reads_a_large_model_in_8_bits_unless_told_otherwise(seven: hub.Ca
     assert planned(seven, machine(free={"cpu": 9 * GIB})).quant == "nf4"
 
 
+def test_four_bits_are_of_the_kind_that_the_device_multiplies(seven: hub.Card) -> None:
+    small = {"free": {"cpu": 8 * GIB, "cuda:0": 9 * GIB}}
+    assert planned(seven, machine(**small)).quant == "nf4"
+    assert planned(seven, machine(**small, nf4_kernel=False)).quant == "int4"
+    assert planned(seven, machine(**small, bitsandbytes=False)).quant == "int4"
+    assert planned(seven, machine(**GPU, **small, nf4_kernel=False)).quant == "nf4"
+    for found in (machine(**GPU, **small), machine()):
+        asked_for = replace(seven, model_type="llama") if found.devices == ("cpu",) else seven
+        with pytest.raises(Trouble, match="int4"):
+            planned(asked_for, found, quant="int4")
+    with pytest.raises(Trouble) as refused:
+        planned(seven, machine(free={"cpu": 8 * GIB}, nf4_kernel=False), quant="int8")
+    assert "--quant int4" in refused.value.hint
+
+
 def test_kernels_are_measured_where_there_is_a_choice(seven: hub.Card, folder: Path) -> None:
     fast = Speeds(bf16=9.0, fp32=14.0, int8=6.0, fbgemm16=5.0, fbgemm8=2.5)
     even = Speeds(bf16=5.0, fp32=14.0, int8=3.0, fbgemm16=5.0, fbgemm8=2.8)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local import packed
+from qwen_tui.backends.local.int4 import Int4
 from qwen_tui.backends.local.linear import Kind
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.qwen2 import Qwen2, Shape
@@ -154,7 +155,7 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
 # -- quantised kinds and the packed file -----------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "worst"), [("int8", 0.12), ("nf4", 0.9)])
+@pytest.mark.parametrize(("kind", "worst"), [("int8", 0.12), ("int4", 0.9), ("nf4", 0.9)])
 def test_quantised_logits_stay_near_the_full_ones(wide: Path, kind: Kind, worst: float) -> None:
     """Random weights are the hardest case; the bound is about twice what rounding explains."""
     ids = some_ids(40)
@@ -164,7 +165,7 @@ def test_quantised_logits_stay_near_the_full_ones(wide: Path, kind: Kind, worst:
     assert ((ours - full).norm() / full.norm()).item() < worst
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
 def test_many_rows_and_few_rows_agree(wide: Path, kind: Kind) -> None:
     """The kernel for few rows and the big product over unpacked weights are the same layer."""
     network = open_network(wide, kind, torch.bfloat16)
@@ -175,7 +176,7 @@ def test_many_rows_and_few_rows_agree(wide: Path, kind: Kind) -> None:
     assert ((many - few).norm() / many.norm()).item() < 0.01
 
 
-@pytest.mark.parametrize("kind", ["int8", "nf4"])
+@pytest.mark.parametrize("kind", ["int8", "int4", "nf4"])
 def test_the_second_load_is_mapped_from_the_packed_file(
     wide: Path, tmp_path: Path, kind: Kind
 ) -> None:
@@ -201,6 +202,21 @@ def test_the_second_load_is_mapped_from_the_packed_file(
     ]
     assert torch.equal(logits[0], logits[1])
     assert torch.equal(logits[0], logits[2])
+
+
+@pytest.mark.parametrize("rows", [48, 64, 96, 128, 320])
+def test_four_bits_of_any_number_of_rows_are_what_the_kernel_reads(rows: int) -> None:
+    """Layouts differ between instruction sets, and at the last rows; the kernel is the yardstick,
+    given a unit vector for each column.
+    """
+    weight = torch.randn(rows, 128, generator=torch.Generator().manual_seed(rows))
+    layer = Int4.of(weight, None)
+    read = layer(torch.eye(128)).T
+    span = weight.view(rows, 2, 64).amax(-1) - weight.view(rows, 2, 64).amin(-1)
+    off = (read - weight).view(rows, 2, 64).abs().amax(-1)
+    assert (off <= span / 15 * 0.6 + 0.02).all()
+    if rows % 64 == 0:
+        assert torch.allclose(layer.unpacked(torch.float32), read, atol=2e-2)
 
 
 def test_changed_weights_are_packed_anew(wide: Path, tmp_path: Path) -> None:

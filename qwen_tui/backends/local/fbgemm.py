@@ -101,14 +101,13 @@ class Packed8:
     def __call__(self, x: Tensor) -> Tensor:
         """x [M, K] float32 → [M, N] float32."""
         count = len(x)
-        largest = torch.linalg.vector_norm(x, torch.inf, dim=1, keepdim=True).clamp_min_(1e-30)
-        steps = x * (STEPS / largest)
-        terms = x.new_empty(2 * count, x.shape[1])
-        torch.round(steps, out=terms[:count])
-        torch.sub(steps, terms[:count], out=terms[count:]).mul_(FINER)
+        step = x.abs().amax(dim=1, keepdim=True).clamp_min_(1e-30).div_(STEPS)
+        steps = x / step
+        coarse = steps.round()
+        terms = torch.cat((coarse, steps.sub_(coarse).mul_(FINER)))
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
         both = _joined([multiply(terms, 1.0, ZERO, part) for part in self.parts], None)
-        out = torch.add(both[:count], both[count:], alpha=1 / FINER).mul_(largest / STEPS)
+        out = torch.add(both[:count], both[count:], alpha=1 / FINER).mul_(step)
         return out if self.bias is None else out.add_(self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -132,11 +131,15 @@ def _joined(parts: list[Tensor], bias: Tensor | None) -> Tensor:
 
 @contextmanager
 def packing() -> Iterator[None]:
-    """While this holds, torch packs for FBGEMM, whatever its engine was."""
+    """While this holds, torch packs for FBGEMM, whatever its engine was, and does not warn that its
+    quantised tensors will go some day.
+    """
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            yield
     finally:
         torch.backends.quantized.engine = engine
 
@@ -155,8 +158,7 @@ def available() -> bool:
     weight = torch.arange(-48.0, 48.0).view(3, 32) / 16
     x = torch.linspace(-3, 1000, 64).view(2, 32)
     try:
-        with warnings.catch_warnings(), packing():
-            warnings.simplefilter("ignore")
+        with packing():
             whole = (weight * 16).to(torch.int8)
             found = [
                 Packed16.of(weight, None)(x),

@@ -19,7 +19,8 @@ from torch import Tensor
 from qwen_tui import hub, paths
 from qwen_tui.backends.local import fbgemm
 from qwen_tui.backends.local.checkpoint import Reader, fused, norms
-from qwen_tui.backends.local.linear import Dense, Kind, Linear, quantised
+from qwen_tui.backends.local.kinds import quantised
+from qwen_tui.backends.local.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.plan import Packing
 from qwen_tui.backends.local.qwen2 import KV, Layer, Qwen2, Shape
 from qwen_tui.types import USAGE, Progress, Trouble
@@ -121,6 +122,7 @@ def runners(shape: Shape, nf4: bool) -> list[_Runner]:
         ("dense", torch.float32, ""),
         ("dense", torch.bfloat16, ""),
         ("int8", torch.bfloat16, ""),
+        ("int4", torch.bfloat16, ""),
     ]
     if fbgemm.available():
         kinds += [("dense", torch.float32, "fbgemm"), ("int8", torch.float32, "fbgemm")]

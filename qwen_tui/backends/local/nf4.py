@@ -1,4 +1,5 @@
-"""A quicker NF4 quantiser for CPUs, in the place that bitsandbytes leaves for one.
+"""NF4 by bitsandbytes' own operators: the layer, the layout its CPU kernel wants, and a quicker
+quantiser in the place that bitsandbytes leaves for one.
 
 bitsandbytes 0.50 has no CPU kernel for `quantize_4bit` and falls back to a search per weight; its
 C++ kernel for 8-bit codes does the same work several times faster when each of the sixteen NF4
@@ -7,10 +8,150 @@ values stands sixteen times in the code book.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
+from typing import Final
 
 import torch
 from torch import Tensor
+
+from qwen_tui.backends.local.linear import product, with_bias
+
+NF4_BLOCK: Final = 64
+"""Weights that share one scale in NF4, along a row."""
+NF4_DIRECT_ROWS: Final = 160
+"""Up to this many rows bitsandbytes' kernel beats unpacking the matrix for one big product."""
+
+
+@dataclass(slots=True)
+class Nf4:
+    """NF4 (QLoRA, arXiv 2305.14314) in blocks of 64 along a row, plain absmax.
+
+    On a CPU with AVX512-BF16 `weight` [N, K/2] and `scale` [K/64, N] bf16 lie in the interleaved
+    layout of bitsandbytes' kernel; elsewhere in the canonical one, `scale` float32 [N·K/64].
+    """
+
+    weight: Tensor
+    scale: Tensor
+    columns: int
+    interleaved: bool
+    bias: Tensor | None = None
+
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Nf4:
+        """Quantise `weight` [N, K]; K must be a multiple of 64."""
+        ops = _bitsandbytes()
+        rows, columns = weight.shape
+        packed, scale = torch.ops.bitsandbytes.quantize_4bit(
+            weight.contiguous(), NF4_BLOCK, "nf4", torch.uint8
+        )
+        bias = None if bias is None else bias.to(dtype)
+        if weight.device.type != "cpu" or not ops or rows % 32:
+            return cls(packed.view(rows, columns // 2), scale.float(), columns, False, bias)
+        scale = scale.view(rows, columns // NF4_BLOCK).T.to(torch.bfloat16).contiguous()
+        return cls(interleaved(packed.view(rows, columns // 2)), scale, columns, True, bias)
+
+    @property
+    def rows(self) -> int:
+        """N."""
+        return self.weight.shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes read per decoded token."""
+        return self.weight.nbytes + self.scale.nbytes
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """bitsandbytes' kernel for few rows, else one product over weights unpacked to scratch."""
+        if self.interleaved and x.shape[0] <= NF4_DIRECT_ROWS:
+            out = torch.ops.bitsandbytes.gemv_4bit(
+                x, self.weight, self._shape, self.scale, _nf4_code(x.device), NF4_BLOCK
+            )
+        elif x.device.type != "cpu" and x.shape[0] == 1:
+            out = torch.ops.bitsandbytes.gemv_4bit(
+                x, self.weight.view(-1, 1), self._shape, self.scale, _nf4_code(x.device), NF4_BLOCK
+            )
+        else:
+            out = product(x, self.unpacked(x.dtype))
+        return out if self.bias is None else out.add_(self.bias)
+
+    def unpacked(self, dtype: torch.dtype) -> Tensor:
+        """The weights it stands for, [N, K] in `dtype`."""
+        weight, scale = self.weight, self.scale
+        if self.interleaved:
+            weight, scale = _canonical(weight), scale.T.float().contiguous().view(-1)
+        return torch.ops.bitsandbytes.dequantize_4bit(
+            weight.view(-1, 1), scale, NF4_BLOCK, "nf4", self._shape, dtype
+        )
+
+    @property
+    def _shape(self) -> list[int]:
+        return [self.rows, self.columns]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its parts by name."""
+        name = "interleaved" if self.interleaved else "canonical"
+        return with_bias({name: self.weight, "scale": self.scale}, self.bias)
+
+
+def layout() -> str:
+    """How NF4 weights lie on this machine's CPU; part of the packed file's key."""
+    return "interleaved32" if _bitsandbytes() else "canonical"
+
+
+def _bitsandbytes() -> bool:
+    """Import it quietly (it warns of an optional kernel pack); True where its CPU kernel runs."""
+    log = logging.getLogger("bitsandbytes")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        from bitsandbytes.functional import has_avx512bf16
+    finally:
+        log.setLevel(level)
+    return bool(has_avx512bf16())
+
+
+def _nf4_code(device: torch.device) -> Tensor:
+    from bitsandbytes.functional import get_4bit_type
+
+    code: Tensor = get_4bit_type("nf4", device=device)
+    return code
+
+
+def interleaved(packed: Tensor) -> Tensor:
+    """Canonical NF4 bytes [N, K/2] → the layout of bitsandbytes' AVX512-BF16 kernel.
+
+    Thirty-two rows stand together; for each pair of columns 32 bytes hold rows 0–15 in their low
+    nibbles and rows 16–31 in their high ones (`_convert_weight_packed_for_cpu`, done here without
+    its int32 copies).
+    """
+    rows, half = packed.shape
+    block = packed.view(rows // 32, 2, 16, half)
+    low, high = block[:, 0], block[:, 1]
+    out = torch.empty(rows // 32, half, 16, 2, dtype=torch.uint8)
+    out[..., 0] = ((low >> 4) | (high & 0xF0)).transpose(1, 2)
+    out[..., 1] = ((low & 0x0F) | (high << 4)).transpose(1, 2)
+    return out.view(rows, half)
+
+
+def _canonical(weight: Tensor) -> Tensor:
+    """The inverse of `interleaved`."""
+    rows, half = weight.shape
+    pairs = weight.view(torch.int16).view(rows // 32, half, 16)
+    out = torch.empty(rows // 32, 2, 16, half, dtype=torch.uint8)
+    out[:, 0] = (((pairs & 0x0F) << 4) | ((pairs >> 8) & 0x0F)).to(torch.uint8).transpose(1, 2)
+    out[:, 1] = ((pairs & 0xF0) | ((pairs >> 12) & 0x0F)).to(torch.uint8).transpose(1, 2)
+    return out.view(rows, half)
+
+
+def rebuilt(parts: Mapping[str, Tensor]) -> Nf4:
+    """The layer whose `tensors()` these are."""
+    packed = "interleaved" in parts
+    weight = parts["interleaved" if packed else "canonical"]
+    _bitsandbytes()
+    return Nf4(weight, parts["scale"], weight.shape[1] * 2, packed, parts.get("bias"))
 
 
 @cache

@@ -23,14 +23,8 @@ from torch import Tensor
 
 from qwen_tui.backends.local import fbgemm
 from qwen_tui.backends.local.checkpoint import Reader, fused, norms
-from qwen_tui.backends.local.linear import (
-    Dense,
-    Kind,
-    Linear,
-    nf4_layout,
-    quantised,
-    rebuilt,
-)
+from qwen_tui.backends.local.kinds import layout, quantised, rebuilt
+from qwen_tui.backends.local.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.plan import Packing
 from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
 from qwen_tui.types import Progress, Stage, Trouble
@@ -213,8 +207,7 @@ def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
             for place in range(16):
                 stream.seek(status.st_size * place // 16)
                 digest.update(stream.read(1 << 16))
-    layout = nf4_layout() if kind == "nf4" else "rows"
-    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout}".encode())
+    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout(kind)}".encode())
     return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
 

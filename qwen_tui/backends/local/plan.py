@@ -31,6 +31,7 @@ LEAST_CONTEXT: Final = 2048
 """A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
 HEAVY_BYTES: Final = 2 << 30
 """16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
+QUANTISED: Final = ("int8", "int4", "nf4")
 KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
 
@@ -50,7 +51,7 @@ class Wishes(Protocol):
 
     @property
     def quant(self) -> str:
-        """auto, none, nf4, int8."""
+        """auto, none, int8, int4, nf4."""
         ...
 
     @property
@@ -87,7 +88,7 @@ class Plan:
     """How a checkpoint will be run.
 
     `device` is a torch device ("cpu", "cuda:0", "mps"); `dtype` bf16, fp16 or fp32: the weights',
-    or what quantised ones compute in; `quant` none, nf4 or int8; `attn` the attention
+    or what quantised ones compute in; `quant` none, int8, int4 or nf4; `attn` the attention
     implementation; `spread` says that accelerate lays the layers over several devices. Bytes are
     what weights, KV cache and runtime need at `context` tokens, and what is free. `why` are
     sentences, one per choice. `packing` "fbgemm": linear layers in FBGEMM's layout, activations and
@@ -240,7 +241,7 @@ def _computing(
     if quant == "nf4" and device == "cpu" and not machine.nf4_kernel:
         why.append(
             "nf4 is slow on this CPU: bitsandbytes has no kernel for it, so every token unpacks "
-            "all weights; --quant int8 is many times faster"
+            "all weights; --quant int8 and --quant int4 are many times faster"
         )
     if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
         why.append(f"bf16: what {quant} computes in")
@@ -261,7 +262,7 @@ def _quant(
 ) -> tuple[str, bool]:
     """The quantisation, and whether the layers are spread over devices."""
     if card.quantised:
-        if wishes.quant in ("nf4", "int8"):
+        if wishes.quant in QUANTISED:
             raise Trouble(
                 f"{card.name} is already quantised ({card.quantised})",
                 hint="leave --quant out, or load the unquantised checkpoint",
@@ -269,6 +270,12 @@ def _quant(
             )
         why.append(f"as packed: the checkpoint is quantised with {card.quantised}")
         return "none", False
+    if wishes.quant == "int4" and not (device == "cpu" and _own(card)):
+        raise Trouble(
+            "--quant int4 is for our own forward of Qwen2 models, on a CPU",
+            hint="--quant nf4 is four bits elsewhere",
+            code=USAGE,
+        )
     ours = wishes.quant == "int8" and _own(card)
     if wishes.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
         raise Trouble(
@@ -290,10 +297,18 @@ def _quant(
     if _must_spread(card, machine, device, dtype, gpus_only=True):
         why.append(f"spread over the GPUs: one alone has no room for {need}")
         return "none", True
-    if machine.bitsandbytes and _fits(card, "bf16", "nf4", machine.free[device]):
-        why.append(f"nf4: {dtype} would need {need} of the {gib(machine.free[device])} free")
-        return "nf4", False
+    four = _four_bits(card, machine, device)
+    if four and _fits(card, "bf16", four, machine.free[device]):
+        why.append(f"{four}: {dtype} would need {need} of the {gib(machine.free[device])} free")
+        return four, False
     return "none", _must_spread(card, machine, device, dtype)
+
+
+def _four_bits(card: Card, machine: Machine, device: str) -> str:
+    """Which four bits this device multiplies with; "" for none."""
+    if device == "cpu" and _own(card) and not (machine.nf4_kernel and machine.bitsandbytes):
+        return "int4"
+    return "nf4" if machine.bitsandbytes else ""
 
 
 def _worth(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
@@ -367,13 +382,9 @@ def _refusal(
 ) -> Trouble:
     offers = []
     room = machine.free[device]
-    for other in ("int8", "nf4"):
-        if (
-            other != quant
-            and machine.bitsandbytes
-            and not card.quantised
-            and _fits(card, dtype, other, room)
-        ):
+    for other in ("int8", _four_bits(card, machine, device)):
+        usable = other and (machine.bitsandbytes or _own(card)) and not card.quantised
+        if usable and other != quant and _fits(card, dtype, other, room):
             size = gib(hub.needs(card, dtype, other).total(_least(card)))
             offers.append(f"--quant {other} needs {size}")
     if wishes.context > LEAST_CONTEXT and _fits(card, dtype, quant, room):

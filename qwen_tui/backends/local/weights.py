@@ -22,7 +22,6 @@ import torch
 
 from qwen_tui import hub, paths
 from qwen_tui.backends.local import nf4, resources
-from qwen_tui.backends.local.linear import _interleave
 from qwen_tui.backends.local.plan import Plan, gib
 from qwen_tui.types import NO_INPUT, TEMPORARY, Progress, Stage, Trouble
 
@@ -135,7 +134,7 @@ def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
             continue
         state.original_dtype, state.original_nested = state.dtype, False
         state.original_qshape = layer.weight.data.shape
-        layer.weight.data = _interleave(layer.weight.data.view(rows, columns // 2))
+        layer.weight.data = nf4.interleaved(layer.weight.data.view(rows, columns // 2))
         state.absmax = state.absmax.view(rows, -1).T.to(torch.bfloat16).contiguous()
         state.dtype, state.packing_format_for_cpu = torch.bfloat16, True
     report(Progress("pack", len(layers), len(layers)))
