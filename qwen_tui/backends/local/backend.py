@@ -21,6 +21,7 @@ import torch
 from qwen_tui import hub, journal, paths
 from qwen_tui.backends.local import plan as planning
 from qwen_tui.backends.local import weights
+from qwen_tui.backends.local.archive import Archive, Measures, for_model
 from qwen_tui.backends.local.cache import Held
 from qwen_tui.backends.local.loop import Engine, Run
 from qwen_tui.backends.local.model import Model
@@ -57,9 +58,12 @@ class Local:
         why: tuple[str, ...] = (),
         chunk: int = 0,
         ahead: int = 0,
+        archive: Archive | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step."""
+        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step;
+        `archive` keeps long texts on disk.
+        """
         self.name = name
         self.environment = environment
         self.context = plan.context
@@ -81,6 +85,7 @@ class Local:
             dtype=plan.dtype,
             clock=clock,
             ahead=ahead,
+            archive=archive,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -90,10 +95,17 @@ class Local:
             request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
         return Run(self._engine, request, cancel).stream()
 
+    def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Wait until the last prompt is kept on disk, at most for so long; call it last."""
+        if self._engine.archive is not None:
+            self._engine.archive.finish(self._model, seconds, stopped)
+
     def close(self) -> None:
         """Free weights and cache; calling it twice is fine."""
         if not self._closed:
             self._closed = True
+            if self._engine.archive is not None:
+                self._engine.archive.close(self._model, self._engine.held.ids)
             self._model.close()
 
 
@@ -104,9 +116,10 @@ def opened(
     *,
     path: Path_ = "auto",
     chunk: int = 0,
+    measures: Measures | None = None,
 ) -> Local:
     """Find, plan and load; raises Trouble. `path` picks the forward pass: `auto` is our own where
-    the architecture is Qwen2, else transformers'.
+    the architecture is Qwen2, else transformers'. `measures` say from when on texts are kept.
     """
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
@@ -116,8 +129,18 @@ def opened(
     vocab = Vocab.load(snapshot.path)
     model, kernels, why = _loaded(snapshot.path, plan, report, cancel, path)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
-    ahead = model.ahead if settings.lookup else 0
-    return Local(card.name, model, vocab, plan, environment, why=why, chunk=chunk, ahead=ahead)
+    kept = for_model(snapshot.path, plan, settings, measures) if kernels == "qwen-tui" else None
+    return Local(
+        card.name,
+        model,
+        vocab,
+        plan,
+        environment,
+        why=why,
+        chunk=chunk,
+        ahead=model.ahead if settings.lookup else 0,
+        archive=kept,
+    )
 
 
 def _loaded(
