@@ -22,6 +22,7 @@ from qwen_tui.backends.local import kept
 from qwen_tui.backends.local.archive import Measures
 from qwen_tui.backends.local.archiving import Block, Writer
 from qwen_tui.backends.local.backend import Local
+from qwen_tui.cli import main
 from qwen_tui.types import Finished, Prefilled, Progress, Sampling
 
 SMALL = Measures(block=16, least=32, fresh=16, last=4, worth=16)
@@ -159,6 +160,20 @@ def test_any_order_of_texts_gives_what_a_fresh_start_gives(folder: Path) -> None
         reused += count
         assert said == ids(run(plain, asked(texts[-1], max_tokens=3, score=True)))
     assert reused > 1000, "hardly anything was reused: the test says nothing"
+
+
+def test_a_shell_loop_reads_a_long_prompt_once(
+    folder: Path, tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("".join(random.Random(4).choices("abcdefgh ", k=900)))
+    said = []
+    for extra in ([], [], ["--kv-disk", "0"]):
+        command = ["complete", str(prompt), "-m", str(folder), "--temp", "0", "-n", "9", *extra]
+        assert main([*command, "--threads", "1"]) == 0
+        said.append(capfdbinary.readouterr())
+    assert said[0].out == said[1].out == said[2].out
+    assert [b" reused)" in each.err for each in said] == [False, True, False]
 
 
 # -- what is written -------------------------------------------------------------------------------
