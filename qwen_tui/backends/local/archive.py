@@ -50,7 +50,8 @@ class Measures:
 
     `block`: in one file. `least`: shorter texts are not kept. `fresh`: so many must be new before
     something is written, `last` at the end of all. `worth`: so many more than are held must come
-    from the disk. `pending`: bytes that may wait for it at once; what is beyond is taken later.
+    from the disk. `pending`: bytes that may wait to be written; they are copied before the next
+    generation begins, so that is about half a second, and what is beyond is taken after that one.
     """
 
     block: int = 256
@@ -58,7 +59,7 @@ class Measures:
     fresh: int = 256
     last: int = 32
     worth: int = 256
-    pending: int = 512 << 20
+    pending: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +287,9 @@ class Archive:
     def finish(self, model: Model, seconds: float, stopped: Callable[[], bool]) -> None:
         """Wait until the last prompt is on disk, at most for so long; then nothing more is kept."""
         end = time.monotonic() + seconds
-        while self._writer.wait(end - time.monotonic(), stopped) and time.monotonic() < end:
+        while not stopped() and time.monotonic() < end:
+            if not self._writer.wait(end - time.monotonic(), stopped):
+                break
             if not self.keep(model, self._last):
                 break
         self._done = True

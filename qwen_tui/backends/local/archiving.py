@@ -32,7 +32,7 @@ ASK_EVERY: Final = 0.05
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Block:
     """Keys and values on their way to the disk; `used` is when they were of use, in nanoseconds."""
 
