@@ -60,7 +60,9 @@ def state_dir(env: Mapping[str, str] | None = None) -> Path:
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds what can be made again: packed weights, file hashes, the search index."""
+    """Holds what can be made again: packed weights, keys and values of texts, file hashes, the
+    search index.
+    """
     top = home(env)
     return top / "cache" if top else Path(platformdirs.user_cache_dir(APP, appauthor=False))
 
@@ -98,6 +100,11 @@ def logs_dir(env: Mapping[str, str] | None = None) -> Path:
 def packed_dir(env: Mapping[str, str] | None = None) -> Path:
     """Packed (quantised once) weights."""
     return cache_dir(env) / "packed"
+
+
+def kv_dir(env: Mapping[str, str] | None = None) -> Path:
+    """What a model's cache held of long texts, and the ids of those texts."""
+    return cache_dir(env) / "kv"
 
 
 def search_index(env: Mapping[str, str] | None = None) -> Path:

@@ -56,6 +56,11 @@ CODES: Final[dict[Reason, int]] = {
 }
 """The exit code of a branch that ended for that reason."""
 
+FINISH_S: Final = 5.0
+"""Seconds that may pass until a long prompt is kept on disk. The text is told by then; reading such
+a prompt again next time would take longer than this, but a slow disk must not hold up a pipeline.
+"""
+
 RNG: Final = "philox4x32-10"
 """The counter-based generator that draws tokens, as a session names it."""
 
@@ -135,6 +140,8 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     if wanted.escape and flags.get("stop"):
         flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
     chosen = settings.load(flags)
+    if wanted.keep is None and not chosen.explicit("kv_disk"):
+        chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
     narrator.warn(chosen.warnings)
     folder, context = found(chosen.model, weights=not wanted.dry_run)
     chosen = settings.for_checkpoint(chosen, folder)
@@ -239,7 +246,15 @@ def generate(
                 told.finish()
         finally:
             lost = saved(plan.keeping, narrator)
+        finish(backend, stopped.cancel)
     return concluded(ends, plan.request, narrator) or lost, stopped.by
+
+
+def finish(backend: Backend, cancel: threading.Event) -> None:
+    """Let a backend bring to the disk what makes the same prompt quicker the next time."""
+    finishing = getattr(backend, "finish", None)
+    if finishing is not None:
+        finishing(FINISH_S, cancel.is_set)
 
 
 def saved(keeping: Keeping, narrator: Narrator) -> int:

@@ -215,6 +215,7 @@ def _terminal() -> list[tuple[str, str]]:
 
 def _places() -> list[tuple[str, str]]:
     from qwen_tui import hub, paths
+    from qwen_tui.cli import kept
 
     places = (
         ("configuration", paths.config_file()),
@@ -222,15 +223,17 @@ def _places() -> list[tuple[str, str]]:
         ("drafts", paths.drafts_dir()),
         ("logs", paths.logs_dir()),
         ("cache", paths.cache_dir()),
+        ("kept of texts", paths.kv_dir()),
         ("own models", paths.models_dir()),
         ("hub cache", hub.hub_cache()),
         ("themes", paths.themes_dir()),
         ("demo", paths.demo_dir()),
     )
-    return [(label, f"{place}{_state(place)}") for label, place in places]
+    sizes = {paths.kv_dir(): kept.total(kept.found())}
+    return [(label, f"{place}{_state(place, sizes.get(place, 0))}") for label, place in places]
 
 
-def _state(place: Path) -> str:
+def _state(place: Path, held: int = 0) -> str:
     import shutil
 
     from qwen_tui import hub
@@ -242,5 +245,6 @@ def _state(place: Path) -> str:
         may = "" if os.access(place, os.W_OK) else ", not writable"
     except OSError as error:
         return f"  ({error.strerror})"
-    notes = (may + free).removeprefix(", ")
+    holds = f", {hub.size_text(held)} in it" if held else ""
+    notes = (may + holds + free).removeprefix(", ")
     return f"  ({notes})" if notes else ""

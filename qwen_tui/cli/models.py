@@ -37,11 +37,11 @@ def register(app: typer.Typer) -> None:
 def list_models(as_json: AsJson = False) -> None:
     """List the models on this disk, their packed weights, and the Qwen2.5s one can pull."""
     from qwen_tui import hub
-    from qwen_tui.cli import packed
+    from qwen_tui.cli import kept, packed
     from qwen_tui.cli.table import safe_json, show
 
     here = hub.installed()
-    files = packed.found()
+    files, texts = packed.found(), kept.found()
     owned = {each for snapshot in here for each in packed.of(snapshot.path, files)}
     others = [each for each in files if each not in owned]
     names = {each.name for each in here}
@@ -49,14 +49,16 @@ def list_models(as_json: AsJson = False) -> None:
     if as_json:
         for snapshot in here:
             mine = [each.record() for each in packed.of(snapshot.path, files)]
-            print(safe_json(_here_json(snapshot) | {"packed": mine}))
+            size = kept.total(kept.of(snapshot.path, texts))
+            print(safe_json(_here_json(snapshot) | {"packed": mine, "kept": size}))
         for each in others:
             print(safe_json({"name": each.folder, "here": False, "packed": [each.record()]}))
         for known in absent:
             print(safe_json(_known_json(known)))
         return
-    rows = [_here_row(each, packed.of(each.path, files)) for each in here]
+    rows = [_here_row(each, kept.beside(each.path, files, texts)) for each in here]
     rows += [_packed_row(each) for each in others]
+    rows += kept.stray_rows((each.path for each in here), texts)
     rows += [_known_row(each) for each in absent]
     show(
         rows,
@@ -77,16 +79,14 @@ def _card(snapshot: Snapshot) -> Card | None:
         return None
 
 
-def _here_row(snapshot: Snapshot, files: tuple[Packed, ...]) -> tuple[str, ...]:
+def _here_row(snapshot: Snapshot, also: str) -> tuple[str, ...]:
     from qwen_tui import hub
-    from qwen_tui.cli import packed
 
     card = _card(snapshot)
     size = hub.size_text(snapshot.bytes)
     if card is None:
         why = snapshot.problems[0] if snapshot.problems else "its files cannot be read"
         return (snapshot.name, "", "", size, "", "", f"broken: {why}")
-    state = snapshot.place + (f"; packed: {packed.said(files)}" if files else "")
     return (
         snapshot.name,
         _kind(card),
@@ -94,7 +94,7 @@ def _here_row(snapshot: Snapshot, files: tuple[Packed, ...]) -> tuple[str, ...]:
         size,
         f"{card.context:,}",
         _memory(card),
-        state,
+        snapshot.place + also,
     )
 
 
@@ -317,16 +317,24 @@ def remove(
             "--packed", help="only packed weights, of MODEL or of all; loading makes them again"
         ),
     ] = False,
+    kept: Annotated[
+        bool,
+        typer.Option("--kept", help="only what was kept of long texts, with MODEL or with all"),
+    ] = False,
 ) -> None:
     """Delete a model, every revision of it, from the hub's cache or our models folder.
 
-    Its packed weights (quantised once, in our cache) go too.
+    Its packed weights (quantised once, in our cache) go too, and what was kept of texts.
     """
     from qwen_tui import hub
+    from qwen_tui.cli import kept as keeping
     from qwen_tui.cli import packed as packing
     from qwen_tui.cli.narrate import Narrator
     from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
+    if kept:
+        _remove_kept(model, yes=yes)
+        return
     if model is None and not packed:
         raise Trouble("models rm needs a MODEL", hint="qwen-tui models list", code=USAGE)
     name = (model or "").partition("@")[0]
@@ -348,8 +356,24 @@ def remove(
         _confirm(f"delete {name} ({hub.size_text(snapshot.bytes)} in {snapshot.path})?")
         if files and not _agreed(f"and its packed weights ({packing.said(files)})?"):
             files = ()
-    freed = hub.remove(name) + packing.delete(files)
+    texts = keeping.of_model(name, keeping.found())
+    freed = hub.remove(name) + packing.delete(files) + keeping.delete(texts)
     Narrator().say(f"{name} is gone; {hub.size_text(freed)} freed")
+
+
+def _remove_kept(model: str | None, *, yes: bool) -> None:
+    from qwen_tui import hub
+    from qwen_tui.cli import kept
+    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.types import NO_INPUT, Trouble
+
+    texts = kept.of_model(model, kept.found()) if model else kept.found()
+    if not texts:
+        whose = f" with {model}" if model else ""
+        raise Trouble(f"nothing is kept of texts{whose}", code=NO_INPUT)
+    if not yes:
+        _confirm(f"delete what is {kept.said(texts)}?")
+    Narrator().say(f"{hub.size_text(kept.delete(texts))} freed")
 
 
 def _confirm(question: str) -> None:

@@ -75,6 +75,13 @@ Lookup: TypeAlias = Annotated[
         help="guess ahead from text that was seen before; faster, and the text is the same",
     ),
 ]  # fmt: skip
+KvDisk: TypeAlias = Annotated[
+    float | None,
+    _option(
+        "--kv-disk", metavar="GIB", panel=MODEL,
+        help="room on disk for what the model made of long texts (4); 0: keep nothing",
+    ),
+]  # fmt: skip
 IgnoreEos: TypeAlias = Annotated[
     bool | None,
     typer.Option(

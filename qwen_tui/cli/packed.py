@@ -78,6 +78,12 @@ def of(folder: Path, among: Iterable[Packed]) -> tuple[Packed, ...]:
 
 def of_model(name: str, among: Iterable[Packed]) -> tuple[Packed, ...]:
     """Those of every revision of a model: a hub id, one of our own, a folder, or a bare name."""
+    starts = starts_of(name)
+    return tuple(each for each in among if each.folder in starts)
+
+
+def starts_of(name: str) -> set[str]:
+    """How the names of a model's folders begin, whichever way it is named."""
     from qwen_tui.hub.snapshots import storage
 
     folders = {Path(name).absolute(), paths.models_dir() / name}
@@ -86,8 +92,7 @@ def of_model(name: str, among: Iterable[Packed]) -> tuple[Packed, ...]:
     snapshot = hub.locate(name)
     if snapshot is not None:
         folders.add(snapshot.path)
-    starts = {folder.name[:NAME_ROOM] for folder in folders}
-    return tuple(each for each in among if each.folder in starts)
+    return {folder.name[:NAME_ROOM] for folder in folders}
 
 
 def said(files: Iterable[Packed]) -> str:

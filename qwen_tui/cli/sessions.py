@@ -117,22 +117,30 @@ def remove(name: Name) -> None:
 def purge(
     yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
 ) -> None:
-    """Delete what is in the trash for good; asks first."""
+    """Delete what is in the trash for good, and what was kept to resume long texts; asks first.
+
+    What was kept holds the tokens of texts, of all sessions and prompts; it is made again by use.
+    """
+    from qwen_tui import hub
+    from qwen_tui.cli import kept
     from qwen_tui.session import library
 
-    found = library.trashed()
-    if not found:
+    found, texts = library.trashed(), kept.found()
+    if not found and not texts:
         print("the trash is empty", file=sys.stderr)
         return
+    size = f" and {hub.size_text(kept.total(texts))} kept of texts" if texts else ""
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise Trouble("purge asks, and nobody is there", hint="--yes answers", code=USAGE)
-        print(f"delete {len(found)} sessions for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        question = f"delete {len(found)} sessions{size} for good? [y/N] "
+        print(question, end="", file=sys.stderr, flush=True)
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was deleted", file=sys.stderr)
             return
+    kept.delete(texts)
     count = library.purge(found)
-    print(f"{count} sessions are gone", file=sys.stderr)
+    print(f"{count} sessions{size} are gone", file=sys.stderr)
 
 
 def verify(name: Name) -> None:

@@ -28,6 +28,7 @@ DTYPES: Final[Mapping[str, str]] = {
     "float": "fp32",
 }
 """What a person may write for `dtype` (ours and torch's names) → the name we keep."""
+MOST_GIB: Final = 1 << 20
 QUANTS: Final = ("auto", "none", "int8", "int4", "nf4")
 
 Layout: TypeAlias = Literal["panes", "inline"]
@@ -55,9 +56,9 @@ class Settings:
     """All that can be set. `origin` has an entry for each field, and `sampling.<value>` for each
     sampling value.
 
-    `context` 0: as much as the checkpoint allows. `threads` 0: as the machine allows. `max_tokens`
-    -1: until eos or a full context. `truncate` None: refuse what does not fit. `keys`: action id →
-    keys, comma separated. `backend`: a name of `backends.NAMES`.
+    `context` 0: as much as the checkpoint allows. `threads` 0: as the machine allows. `kv_disk`: in
+    GiB. `max_tokens` -1: until eos or a full context. `truncate` None: refuse what does not fit.
+    `keys`: action id → keys, comma separated. `backend`: a name of `backends.NAMES`.
     """
 
     model: str = DEFAULT_MODEL
@@ -68,6 +69,7 @@ class Settings:
     context: int = 0
     threads: int = 0
     lookup: bool = True
+    kv_disk: float = 4.0
     preset: str = presets.DEFAULT_PRESET
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
@@ -139,6 +141,18 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
+def _size(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(f"a number of GiB is wanted, not {value!r}")
+    try:
+        size = float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(f"a number of GiB is wanted, not {value!r}") from None
+    if not 0 <= size <= MOST_GIB:
+        raise ValueError(f"{value} is not from 0 to {MOST_GIB:,}")
+    return size
+
+
 def _one_of(names: Mapping[str, Any]) -> Callable[[object], Any]:
     def check(value: object) -> Any:
         if not isinstance(value, str) or value.lower() not in names:
@@ -182,6 +196,7 @@ FIELDS: Final = (
     ),
     Field("threads", "CPU threads; 0: as the machine allows", _whole(0, 4096)),
     Field("lookup", "guess ahead from text that was seen before", _switch),
+    Field("kv_disk", "most GiB kept on disk so that long texts resume at once; 0: none", _size),
     Field("preset", "a named set of sampling values", _text, True),
     Field("max_tokens", "most tokens to generate; -1: until the end", _whole(-1, 2**31), True),
     Field("branches", "how many completions at once", _whole(1, 64), True),

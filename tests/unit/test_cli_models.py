@@ -189,6 +189,77 @@ def test_rm_packed_leaves_the_model_and_strange_files(
     assert run("models", "rm") == USAGE
 
 
+# -- what is kept of texts -------------------------------------------------------------------------
+
+
+def kept_block(folder: str, name: str = "1" * 20, size: int = 2000) -> Path:
+    """A block of a text as a generation leaves it."""
+    place = paths.made(paths.kv_dir() / f"{folder[:40]}-{'0b' * 12}") / f"{'0' * 20}-{name}.kv"
+    place.write_bytes(b"x" * size)
+    return place
+
+
+def test_list_shows_what_is_kept_of_texts(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    packed_file("mine")
+    kept_block("mine")
+    kept_block("mine", "2" * 20)
+    kept_block("departed one")
+    assert run("models", "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    here = next(line for line in lines if line.startswith("mine "))
+    assert here.endswith("packed: nf4 3.0 kB; kept of texts: 4.0 kB")
+    gone = next(line for line in lines if line.startswith("departed one "))
+    assert "models rm --kept 'departed one'" in gone
+    assert run("models", "list", "--json") == 0
+    listed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert next(each for each in listed if each["name"] == "mine")["kept"] == 4000
+
+
+def test_rm_takes_what_is_kept_of_texts_along(mine: Path) -> None:
+    own, other = kept_block("mine"), kept_block("other")
+    assert run("models", "rm", "mine", "--yes") == 0
+    assert not own.parent.exists()
+    assert other.exists()
+
+
+def test_rm_kept_leaves_the_model_and_strange_files(
+    mine: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, other = kept_block("mine"), kept_block("other")
+    strange = own.with_name("notes.txt")
+    strange.write_bytes(b"x")
+    assert run("models", "rm", "--kept", "mine") == USAGE
+    assert run("models", "rm", "--kept", "mine", "--yes") == 0
+    assert [own.exists(), strange.exists(), other.exists()] == [False, True, True]
+    assert mine.is_dir()
+    assert run("models", "rm", "--kept", "--yes") == 0
+    assert not other.exists()
+    assert run("models", "rm", "--kept", "--yes") == NO_INPUT
+
+
+def test_doctor_shows_where_it_lies_and_how_large_it_is(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    kept_block("mine")
+    run("doctor", "--json")
+    said = json.loads(capsys.readouterr().out)["places"]["kept of texts"]
+    assert str(paths.kv_dir()) in said
+    assert "2.0 kB in it" in said
+
+
+def test_purging_sessions_deletes_what_is_kept_of_texts(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    block = kept_block("mine")
+    assert run("sessions", "purge") == USAGE
+    assert block.exists()
+    assert run("sessions", "purge", "--yes") == 0
+    assert not block.exists()
+    assert "2.0 kB kept of texts are gone" in capsys.readouterr().err
+    assert run("sessions", "purge", "--yes") == 0
+    assert "the trash is empty" in capsys.readouterr().err
+
+
 # -- config ----------------------------------------------------------------------------------------
 
 

@@ -22,6 +22,7 @@ PLACES = (
     paths.drafts_dir,
     paths.logs_dir,
     paths.packed_dir,
+    paths.kv_dir,
     paths.search_index,
     paths.user_themes_dir,
 )

@@ -57,6 +57,22 @@ def test_with_nothing_set_everything_is_the_default(machine: Machine) -> None:
     assert not found.explicit("max_tokens")
 
 
+def test_room_on_disk_is_a_number_and_never_a_projects_to_give(machine: Machine) -> None:
+    machine.project("kv_disk = 100")
+    assert machine.load().kv_disk == 4
+    assert "may not set this" in machine.load().warnings[0]
+    machine.user("kv_disk = 2.5")
+    assert machine.load().kv_disk == 2.5
+    assert machine.load(kv_disk=0).kv_disk == 0
+    for bad in ("x", "nan", "inf", "-1", ""):
+        machine.env["QWEN_TUI_KV_DISK"] = bad
+        assert machine.load().kv_disk == 2.5
+        assert len(machine.load().warnings) == (2 if bad else 1)
+    for wrong in (-1.0, float("nan"), 1e9, True):
+        with pytest.raises(Trouble, match="--kv-disk"):
+            machine.load(kv_disk=wrong)
+
+
 def test_each_layer_wins_over_the_one_below(machine: Machine) -> None:
     layers = [
         ("user file", lambda: machine.user("max_tokens = 1")),

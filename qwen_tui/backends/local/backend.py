@@ -21,6 +21,7 @@ import torch
 from qwen_tui import hub, journal, paths
 from qwen_tui.backends.local import plan as planning
 from qwen_tui.backends.local import weights
+from qwen_tui.backends.local.archive import Archive, Measures, for_model
 from qwen_tui.backends.local.cache import Held
 from qwen_tui.backends.local.loop import Engine, Run
 from qwen_tui.backends.local.model import Model
@@ -33,6 +34,8 @@ from qwen_tui.vocab import Vocab
 MOST_CHOICES: Final = 100
 HASHED_BYTES: Final = 256 << 20
 """Weights up to this size are hashed when they are opened; larger ones when somebody asks."""
+REFERENCE: Final = "transformers"
+"""What computes on the reference path."""
 PACKAGES: Final = (
     "qwen-tui", "torch", "transformers", "accelerate", "bitsandbytes", "tokenizers", "safetensors",
 )  # fmt: skip
@@ -57,9 +60,12 @@ class Local:
         why: tuple[str, ...] = (),
         chunk: int = 0,
         ahead: int = 0,
+        archive: Archive | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step."""
+        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step;
+        `archive` keeps long texts on disk.
+        """
         self.name = name
         self.environment = environment
         self.context = plan.context
@@ -81,6 +87,7 @@ class Local:
             dtype=plan.dtype,
             clock=clock,
             ahead=ahead,
+            archive=archive,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -90,10 +97,17 @@ class Local:
             request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
         return Run(self._engine, request, cancel).stream()
 
+    def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Wait until the last prompt is kept on disk, at most for so long; call it last."""
+        if self._engine.archive is not None:
+            self._engine.archive.finish(self._model, seconds, stopped)
+
     def close(self) -> None:
         """Free weights and cache; calling it twice is fine."""
         if not self._closed:
             self._closed = True
+            if self._engine.archive is not None:
+                self._engine.archive.close(self._model, self._engine.held.ids)
             self._model.close()
 
 
@@ -104,9 +118,10 @@ def opened(
     *,
     path: Path_ = "auto",
     chunk: int = 0,
+    measures: Measures | None = None,
 ) -> Local:
     """Find, plan and load; raises Trouble. `path` picks the forward pass: `auto` is our own where
-    the architecture is Qwen2, else transformers'.
+    the architecture is Qwen2, else transformers'. `measures` say from when on texts are kept.
     """
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
@@ -116,8 +131,19 @@ def opened(
     vocab = Vocab.load(snapshot.path)
     model, kernels, why = _loaded(snapshot.path, plan, report, cancel, path)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
-    ahead = model.ahead if settings.lookup else 0
-    return Local(card.name, model, vocab, plan, environment, why=why, chunk=chunk, ahead=ahead)
+    ours = kernels != REFERENCE
+    kept = for_model(snapshot.path, plan, settings, measures) if ours else None
+    return Local(
+        card.name,
+        model,
+        vocab,
+        plan,
+        environment,
+        why=why,
+        chunk=chunk,
+        ahead=model.ahead if settings.lookup else 0,
+        archive=kept,
+    )
 
 
 def _loaded(
@@ -140,7 +166,7 @@ def _loaded(
             folder,
             shape,
             kind=kinds.get(plan.quant, plan.quant),
-            dtype=torch.float32 if plan.packing else weights.DTYPES[plan.dtype],
+            dtype=weights.DTYPES[plan.computes],
             packing=plan.packing,
             device=torch.device(plan.device),
             cache=paths.packed_dir(),
@@ -159,7 +185,7 @@ def _loaded(
         why.append(
             "no cache: this architecture's state cannot be fed in parts, so each step is slow"
         )
-    return reference, "transformers", tuple(why)
+    return reference, REFERENCE, tuple(why)
 
 
 def _environment(

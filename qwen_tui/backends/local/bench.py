@@ -65,7 +65,8 @@ def loaded(
         report(progress)
 
     began = time.perf_counter()
-    backend = backends.open(settings, see, cancel)
+    # What is measured is the model, not what an earlier run left on the disk.
+    backend = backends.open(replace(settings, kv_disk=0.0), see, cancel)
     seconds = time.perf_counter() - began
     try:
         subject = Subject(backend, Protocol(tokens=1), known)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from torch import Tensor
 
@@ -36,6 +36,9 @@ from qwen_tui.types import (
     Token,
 )
 
+if TYPE_CHECKING:
+    from qwen_tui.backends.local.archive import Archive
+
 SCORE_CHUNK: Final = 64
 """Positions scored at once: each needs a whole row of logits."""
 TELL_EVERY: Final = 0.25
@@ -58,7 +61,7 @@ class Engine:
 
     `known` is how many ids the tokenizer has: logits beyond are padding, and cut off before any
     statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds. `ahead`
-    is how many ids may be guessed in a step (0: none).
+    is how many ids may be guessed in a step (0: none). `archive` keeps long texts on disk.
     """
 
     model: Model
@@ -73,6 +76,7 @@ class Engine:
     dtype: str
     clock: Callable[[], float]
     ahead: int = 0
+    archive: Archive | None = None
 
 
 @dataclass(slots=True)
@@ -98,6 +102,8 @@ class Run:
     def __init__(self, engine: Engine, request: Request, cancel: threading.Event) -> None:
         self._engine, self._request, self._cancel = engine, request, cancel
         self._model = engine.model
+        # Scoring runs every position, whatever is known.
+        self._archive = None if request.score else engine.archive
         self._began = engine.clock()
         self._prompt = [token.id for token in request.prompt]
         self._chain = Chain.of(request.sampling)
@@ -139,6 +145,9 @@ class Run:
             yield from self._end_all("oom", *self._oom_words())
         finally:
             self._settle()
+            if self._archive is not None:
+                held = self._engine.held.ids
+                self._archive.keep_prompt(self._model, held, len(self._prompt))
 
     # -- before the first token -------------------------------------------------------------------
 
@@ -170,6 +179,9 @@ class Run:
         if request.score:
             held.ids = held.ids[: self._model.rewind(0)]
         self._reused = held.keep(self._model, self._prompt)
+        if self._archive is not None:
+            brought = self._archive.bring(self._model, held, self._prompt, self._cancel.is_set)
+            self._reused = yield from brought
         chunk = min(self._chunk, SCORE_CHUNK) if request.score else self._chunk
         if request.score:
             yield Scored(0, (Token(self._prompt[0], request.prompt[0].data),))

@@ -194,10 +194,15 @@ class _Unusable(Exception):
 
 
 def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
-    """Names the packed file: the weights' fingerprint, the layout's version, the instruction set.
+    """Names the packed file: the checkpoint, the layout's version, the instruction set."""
+    digest = sampled(folder)
+    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout(kind)}".encode())
+    return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
-    The fingerprint covers each file's header, size and modification time and 64 KiB at sixteen
-    places: a different checkpoint is told apart without reading 15 GB.
+
+def sampled(folder: Path) -> Any:
+    """A SHA-256 that tells checkpoints apart without reading 15 GB: it covers each file's header,
+    size and modification time and 64 KiB at sixteen places.
     """
     digest = hashlib.sha256()
     for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
@@ -207,8 +212,7 @@ def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
             for place in range(16):
                 stream.seek(status.st_size * place // 16)
                 digest.update(stream.read(1 << 16))
-    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout(kind)}".encode())
-    return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
+    return digest
 
 
 def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:

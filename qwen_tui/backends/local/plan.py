@@ -107,6 +107,11 @@ class Plan:
     why: tuple[str, ...]
     packing: Packing = ""
 
+    @property
+    def computes(self) -> str:
+        """The dtype of activations and KV cache."""
+        return "fp32" if self.packing else self.dtype
+
 
 def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this

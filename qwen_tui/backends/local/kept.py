@@ -1,0 +1,230 @@
+"""Blocks of keys and values on disk: their names, the form of one file, and what goes when room is
+short. No torch here, so that commands can list and delete.
+
+Law: a file is used only when every byte of it checks out and it stands where it belongs; whatever
+else lies there raises `Unusable` and nothing worse. Only files of these names are ever deleted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Final
+
+VERSION: Final = 1
+"""Of the form of a file and of how blocks are chained; a change makes all older ones useless."""
+MODEL_ROOM: Final = 40
+"""Characters of a model folder's name that begin the name of its folder here."""
+ROOT: Final = "0" * 20
+"""The parent of a text's first block."""
+
+_MAGIC: Final = b"qtui-kv\0"
+_HEAD: Final = struct.Struct("<8sI24s20sIQI")
+"""Magic, version, fingerprint, parent, how many ids, bytes of keys and values, their checksum."""
+_SUM: Final = struct.Struct("<I")
+_MOST_IDS: Final = 1 << 16
+_MODEL: Final = re.compile(r"(?P<model>.+)-[0-9a-f]{24}", re.DOTALL)
+_BLOCK: Final = re.compile(r"(?P<parent>[0-9a-f]{20})-(?P<own>[0-9a-f]{20})\.kv")
+_PARTIAL: Final = re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.(?P<writer>\d+)\.\d+\.partial")
+
+
+class Unusable(Exception):
+    """A file that cannot be trusted; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one fingerprint's blocks lie, and how many bytes a position takes in them."""
+
+    folder: Path
+    fingerprint: str
+    position: int
+
+    @classmethod
+    def of(cls, top: Path, model: str, fingerprint: str, position: int) -> Place:
+        """The place below `top` for the model in a folder of that name."""
+        return cls(top / f"{model[:MODEL_ROOM]}-{fingerprint}", fingerprint, position)
+
+    def file(self, parent: str, own: str) -> Path:
+        """Where a block lies."""
+        return self.folder / f"{parent}-{own}.kv"
+
+    def blocks(self) -> dict[str, set[str]]:
+        """What is there: each parent's blocks."""
+        found: dict[str, set[str]] = {}
+        with suppress(OSError):
+            for file in self.folder.iterdir():
+                if named := _BLOCK.fullmatch(file.name):
+                    found.setdefault(named["parent"], set()).add(named["own"])
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One file as it lies there; `used` is when it last was of use, in nanoseconds."""
+
+    path: Path
+    model: str
+    bytes: int
+    used: int
+
+
+# -- one block -------------------------------------------------------------------------------------
+
+
+def chained(parent: str, ids: Sequence[int]) -> str:
+    """The name of a block of `ids` after `parent`: keys and values hang on all ids before them."""
+    return hashlib.sha256(parent.encode() + _packed(ids)).hexdigest()[:20]
+
+
+def front(place: Place, parent: str, ids: Sequence[int], data: memoryview) -> bytes:
+    """What stands in a file before its keys and values."""
+    fields = (place.fingerprint.encode(), parent.encode(), len(ids), len(data), zlib.crc32(data))
+    head = _HEAD.pack(_MAGIC, VERSION, *fields) + _packed(ids)
+    return head + _SUM.pack(zlib.crc32(head))
+
+
+def ids_in(place: Place, path: Path) -> list[int]:
+    """The ids of a block; raises `Unusable`, or OSError where it cannot be read."""
+    with _opened(path) as stream:
+        return _checked(stream, place, path)[0]
+
+
+def read(place: Place, path: Path) -> tuple[list[int], bytearray]:
+    """The ids of a block, and its keys and values; raises as `ids_in`.
+
+    It is read, not mapped: touching a map of a file that was cut short meanwhile ends the process.
+    """
+    with _opened(path) as stream:
+        ids, checksum = _checked(stream, place, path)
+        data = bytearray(len(ids) * place.position)
+        if stream.readinto(data) != len(data):  # type: ignore[attr-defined]
+            raise Unusable("it is cut short")
+        if zlib.crc32(data) != checksum:
+            raise Unusable("its checksum differs")
+    return ids, data
+
+
+def _opened(path: Path) -> BinaryIO:
+    """The file, if it is a plain one of our own: no link, no pipe, nobody else's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+    except OSError:
+        if path.is_symlink():
+            raise Unusable("it is a link") from None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+        os.close(descriptor)
+        raise Unusable("it is no plain file of ours")
+    return os.fdopen(descriptor, "rb")
+
+
+def _checked(stream: BinaryIO, place: Place, path: Path) -> tuple[list[int], int]:
+    """The ids of a block, and the checksum its keys and values must have."""
+    head = stream.read(_HEAD.size)
+    if len(head) < _HEAD.size:
+        raise Unusable("it is cut short")
+    magic, version, fingerprint, raw_parent, count, size, checksum = _HEAD.unpack(head)
+    parent = raw_parent.decode("ascii", "replace")
+    if magic != _MAGIC or version != VERSION or fingerprint != place.fingerprint.encode():
+        raise Unusable("it is of another kind or model")
+    if not 0 < count <= _MOST_IDS or size != count * place.position:
+        raise Unusable("its sizes make no sense")
+    tail = stream.read(4 * count + _SUM.size)
+    ids_end = _HEAD.size + 4 * count
+    if os.fstat(stream.fileno()).st_size != ids_end + _SUM.size + size:
+        raise Unusable("it has not the length it should have")
+    head += tail[: 4 * count]
+    if len(head) != ids_end or zlib.crc32(head) != _SUM.unpack(tail[4 * count :])[0]:
+        raise Unusable("its head is damaged")
+    ids = list(struct.unpack(f"<{count}I", head[_HEAD.size :]))
+    if path != place.file(parent, chained(parent, ids)):
+        raise Unusable("it stands under a name that is not its own")
+    return ids, checksum
+
+
+def _packed(ids: Sequence[int]) -> bytes:
+    return struct.pack(f"<{len(ids)}I", *ids)
+
+
+# -- all of them -----------------------------------------------------------------------------------
+
+
+def everything(top: Path) -> Iterator[Kept]:
+    """Every block of every model."""
+    for folder, model in _folders(top):
+        for name, status in _plain_files(folder):
+            if _BLOCK.fullmatch(name):
+                yield Kept(folder / name, model, status.st_size, status.st_mtime_ns)
+
+
+def trimmed(top: Path, room: int) -> int:
+    """Delete what was of no use the longest until the rest fits into `room` bytes; returns how many
+    bytes that is.
+    """
+    found = sorted(everything(top), key=lambda each: each.used)
+    total = sum(each.bytes for each in found)
+    for each in found:
+        if total <= room:
+            break
+        delete([each])
+        total -= each.bytes
+    return total
+
+
+def delete(files: Iterable[Kept]) -> int:
+    """Delete them, and folders that are then empty; the bytes that were freed."""
+    freed = 0
+    for each in files:
+        with suppress(OSError):
+            each.path.unlink()
+            freed += each.bytes
+        with suppress(OSError):
+            each.path.parent.rmdir()
+    return freed
+
+
+def sweep(top: Path) -> None:
+    """Delete what writers left behind that are no more."""
+    for folder, _ in _folders(top):
+        for name, _ in _plain_files(folder):
+            named = _PARTIAL.fullmatch(name)
+            if named and not _runs(int(named["writer"])):
+                with suppress(OSError):
+                    (folder / name).unlink()
+
+
+def _folders(top: Path) -> Iterator[tuple[Path, str]]:
+    with suppress(OSError):
+        for folder in sorted(top.iterdir()):
+            named = _MODEL.fullmatch(folder.name)
+            if named and not folder.is_symlink():
+                yield folder, named["model"]
+
+
+def _plain_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(OSError):
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.name, entry.stat(follow_symlinks=False)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of that number is there: it may still be writing."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
