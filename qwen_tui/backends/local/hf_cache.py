@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+ARGUMENTS: Final = ("past_key_values", "cache")
+"""What networks call the cache they are given: until transformers 5.23, and from 5.24 on."""
 LEAST_ROOM: Final = 256
 """Positions a layer's buffer has room for at least; beyond that it grows by a quarter."""
 
@@ -74,8 +76,9 @@ def _room(states: Tensor, capacity: int) -> Tensor:
 class Kept:
     """A transformers cache with the few things a loop needs: its length, rewind, rows."""
 
-    def __init__(self, config: Any) -> None:
-        self._config = config
+    def __init__(self, config: Any, argument: str) -> None:
+        """`argument` is one of `ARGUMENTS`."""
+        self._config, self._argument = config, argument
         self.length = 0
         self.rows = 1
         self.states = self._fresh()
@@ -102,7 +105,7 @@ class Kept:
         """What the network is called with to append `ids` [rows][n]."""
         return {
             "input_ids": torch.tensor(ids, dtype=torch.int64),
-            "past_key_values": self.states,
+            self._argument: self.states,
             "use_cache": True,
         }
 

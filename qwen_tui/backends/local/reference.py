@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from qwen_tui.backends.local.hf_cache import Kept, Retold
+from qwen_tui.backends.local.hf_cache import ARGUMENTS, Kept, Retold
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.resources import held_bytes
 
@@ -31,8 +31,9 @@ class Reference:
         accepted = inspect.signature(network.forward).parameters
         self._last_only = "logits_to_keep" in accepted
         self._cache: Kept | Retold = Retold()
-        if "past_key_values" in accepted:
-            self._cache = Kept(network.config)
+        argument = next((name for name in ARGUMENTS if name in accepted), None)
+        if argument is not None:
+            self._cache = Kept(network.config, argument)
             if not self._cache.plain and not self._agrees():
                 self._cache = Retold()
         for layer in _decoder_layers(network):
