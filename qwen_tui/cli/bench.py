@@ -30,6 +30,7 @@ def bench(
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    draft: options.Draft = None,
     context: options.Context = None,
     tokens: Annotated[
         int | None,
@@ -76,7 +77,7 @@ def bench(
 
     flags = {
         "model": model, "quant": quant, "device": device,
-        "dtype": dtype, "threads": threads, "context": context,
+        "dtype": dtype, "threads": threads, "context": context, "draft": draft,
     }  # fmt: skip
     chosen = settings.load(flags)
     if chosen.backend != "local":

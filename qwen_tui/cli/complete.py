@@ -56,6 +56,7 @@ def complete(
     dtype: options.Dtype = None,
     threads: options.Threads = None,
     lookup: options.Lookup = None,
+    draft: options.Draft = None,
     max_tokens: options.MaxTokens = None,
     context: options.Context = None,
     truncate: options.Truncate = None,

@@ -75,6 +75,13 @@ Lookup: TypeAlias = Annotated[
         help="guess ahead from text that was seen before; faster, and the text is the same",
     ),
 ]  # fmt: skip
+Draft: TypeAlias = Annotated[
+    str | None,
+    _option(
+        "--draft", metavar="MODEL", panel=MODEL,
+        help="a smaller model of the same vocabulary that guesses ahead; the text is the same",
+    ),
+]  # fmt: skip
 IgnoreEos: TypeAlias = Annotated[
     bool | None,
     typer.Option(

@@ -62,6 +62,7 @@ def studio(
     dtype: options.Dtype = None,
     threads: options.Threads = None,
     lookup: options.Lookup = None,
+    draft: options.Draft = None,
     max_tokens: options.MaxTokens = None,
     context: options.Context = None,
     truncate: options.Truncate = None,

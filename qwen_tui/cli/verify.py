@@ -67,7 +67,7 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
     from qwen_tui.cli.desk import loaded
 
     session = loaded(name)
-    chosen = settings.load(flags)
+    chosen = settings.load(flags | {"draft": ""})
     with Narrator(quiet=quiet) as narrator:
         narrator.warn(chosen.warnings)
         completions = list(stored(session, narrator))
