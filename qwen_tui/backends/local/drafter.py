@@ -1,7 +1,7 @@
 """A smaller model of the same vocabulary that guesses what the model will say.
 
-Law: a guess is made in no hurry and at no risk: what goes wrong with one is no guess, and after
-every call, however it ended, `Held.ids` are what the draft model's cache holds.
+Law: what goes wrong with a guess is no guess; after every call, however it ended, `Held.ids` are
+what the draft model's cache holds.
 """
 
 from __future__ import annotations
