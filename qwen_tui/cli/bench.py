@@ -30,6 +30,7 @@ def bench(
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    draft: options.Draft = None,
     context: options.Context = None,
     tokens: Annotated[
         int | None,
@@ -71,9 +72,9 @@ def bench(
     """Measure how fast the model runs on this machine.
 
     Decoding speed, and its share of what the machine's memory bandwidth allows; the time to the
-    first token of a long prompt, and after its last words were changed; the cost of siblings;
-    loading; memory. Medians over the rounds, with the lowest and the highest. Let the machine do
-    nothing else meanwhile. What is generated is thrown away.
+    first token of a long prompt, and after its last words were changed; the cost of siblings; what
+    a draft model gains; loading; memory. Medians over the rounds, with the lowest and the highest.
+    Let the machine do nothing else meanwhile. What is generated is thrown away.
     """
     from qwen_tui import settings
     from qwen_tui.cli.narrate import Narrator
@@ -83,7 +84,7 @@ def bench(
 
     flags = {
         "model": model, "quant": quant, "device": device,
-        "dtype": dtype, "threads": threads, "context": context,
+        "dtype": dtype, "threads": threads, "context": context, "draft": draft,
     }  # fmt: skip
     chosen = settings.load(flags)
     if chosen.backend != "local":
@@ -118,14 +119,14 @@ def show_result(result: Result) -> None:
 
     about = result.model
     how = [about[name] for name in ("device", "dtype", "quant", "kernels")]
-    show(
-        [
-            ("model", about["name"]),
-            ("how", " · ".join(word for word in how if word not in ("", "none"))),
-            ("machine", result.machine.line()),
-            ("measured", _measured(result)),
-        ]
-    )
+    rows = [
+        ("model", about["name"]),
+        ("draft", about["draft"]),
+        ("how", " · ".join(word for word in how if word not in ("", "none"))),
+        ("machine", result.machine.line()),
+        ("measured", _measured(result)),
+    ]
+    show([row for row in rows if row[1]])
     print()
     show(result.rows(), header=("", "median", "lowest – highest", ""), right=(1, 2))
     if result.gate:

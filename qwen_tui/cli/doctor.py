@@ -46,6 +46,7 @@ def doctor(
     device: options.Device = None,
     dtype: options.Dtype = None,
     threads: options.Threads = None,
+    draft: options.Draft = None,
     context: options.Context = None,
     verify_weights: Annotated[
         bool,
@@ -66,7 +67,7 @@ def doctor(
 
     parameters = {
         "model": model, "quant": quant, "device": device,
-        "dtype": dtype, "threads": threads, "context": context,
+        "dtype": dtype, "threads": threads, "context": context, "draft": draft,
     }  # fmt: skip
     found = settings.load(parameters)
     with Narrator() as narrator:
@@ -118,6 +119,7 @@ def _model(found: Settings, *, verify: bool, narrator: Any) -> tuple[list[tuple[
         card = hub.card(snapshot.path, snapshot.name)
         rows += [("folder", str(snapshot.path)), ("kind", card.kind)]
         rows += _plan_rows(card, found)
+        rows += _draft_rows(snapshot, card, found)
     except Trouble as trouble:
         rows += [("trouble", trouble.message), ("cure", trouble.hint)]
         code = trouble.code
@@ -143,6 +145,24 @@ def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
 
     decided = plan.plan(card, found)
     return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
+
+
+def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[str, str]]:
+    """The draft model beside it, if one is set; Trouble for what is in its way."""
+    if not found.draft:
+        return []
+    from qwen_tui.backends.local import companion, hardware, plan
+    from qwen_tui.vocab import Vocab
+
+    rows = [("draft", f"{found.draft}  ({found.origin['draft']})")]
+    machine = hardware.look()
+    decided = companion.narrowed(plan.plan(card, found, machine), card, found)
+    if decided.spread or companion.shape_of(snapshot.path) is None:
+        companion.located(found)
+        return [*rows, ("", "not used: the model runs through transformers")]
+    vocab = Vocab.load(snapshot.path)
+    beside = companion.chosen(found, snapshot, vocab, decided, machine)
+    return [*rows, *(("", line) for line in (*plan.lines(beside.plan), beside.why))]
 
 
 def _verify(snapshot: Snapshot, narrator: Any) -> tuple[list[tuple[str, str]], int]:

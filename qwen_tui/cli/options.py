@@ -82,6 +82,13 @@ KvDisk: TypeAlias = Annotated[
         help="room on disk for what the model made of long texts (4); 0: keep nothing",
     ),
 ]  # fmt: skip
+Draft: TypeAlias = Annotated[
+    str | None,
+    _option(
+        "--draft", metavar="MODEL", panel=MODEL,
+        help="a smaller model of the same vocabulary that guesses ahead; the text is the same",
+    ),
+]  # fmt: skip
 IgnoreEos: TypeAlias = Annotated[
     bool | None,
     typer.Option(

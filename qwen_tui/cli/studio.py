@@ -63,6 +63,7 @@ def studio(
     threads: options.Threads = None,
     lookup: options.Lookup = None,
     kv_disk: options.KvDisk = None,
+    draft: options.Draft = None,
     max_tokens: options.MaxTokens = None,
     context: options.Context = None,
     truncate: options.Truncate = None,

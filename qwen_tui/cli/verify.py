@@ -67,7 +67,8 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
     from qwen_tui.cli.desk import loaded
 
     session = loaded(name)
-    chosen = settings.load(flags | {"kv_disk": 0})  # every position is scored, none is known
+    # Every position is scored: none is known, and none guessed.
+    chosen = settings.load(flags | {"kv_disk": 0, "draft": ""})
     with Narrator(quiet=quiet) as narrator:
         narrator.warn(chosen.warnings)
         completions = list(stored(session, narrator))

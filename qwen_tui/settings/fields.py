@@ -56,9 +56,10 @@ class Settings:
     """All that can be set. `origin` has an entry for each field, and `sampling.<value>` for each
     sampling value.
 
-    `context` 0: as much as the checkpoint allows. `threads` 0: as the machine allows. `kv_disk`: in
-    GiB. `max_tokens` -1: until eos or a full context. `truncate` None: refuse what does not fit.
-    `keys`: action id → keys, comma separated. `backend`: a name of `backends.NAMES`.
+    `draft` "": no model guesses ahead. `context` 0: as much as the checkpoint allows. `threads` 0:
+    as the machine allows. `kv_disk`: in GiB. `max_tokens` -1: until eos or a full context.
+    `truncate` None: refuse what does not fit. `keys`: action id → keys, comma separated. `backend`:
+    a name of `backends.NAMES`.
     """
 
     model: str = DEFAULT_MODEL
@@ -70,6 +71,7 @@ class Settings:
     threads: int = 0
     lookup: bool = True
     kv_disk: float = 4.0
+    draft: str = ""
     preset: str = presets.DEFAULT_PRESET
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
@@ -113,6 +115,10 @@ def _text(value: object) -> str:
     if not isinstance(value, str) or not value or "\0" in value:
         raise ValueError(f"a text is wanted, not {value!r}")
     return value
+
+
+def _text_or_none(value: object) -> str:
+    return "" if value == "" else _text(value)
 
 
 def _switch(value: object) -> bool:
@@ -197,6 +203,7 @@ FIELDS: Final = (
     Field("threads", "CPU threads; 0: as the machine allows", _whole(0, 4096)),
     Field("lookup", "guess ahead from text that was seen before", _switch),
     Field("kv_disk", "most GiB kept on disk so that long texts resume at once; 0: none", _size),
+    Field("draft", "a smaller model that guesses ahead: as `model`; empty: none", _text_or_none),
     Field("preset", "a named set of sampling values", _text, True),
     Field("max_tokens", "most tokens to generate; -1: until the end", _whole(-1, 2**31), True),
     Field("branches", "how many completions at once", _whole(1, 64), True),

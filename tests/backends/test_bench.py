@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,16 @@ def test_only_the_passage_written_anew_is_guessed_ahead(folder: Path) -> None:
         assert backend._engine.ahead == 0
     assert backend._engine.ahead > 0
     backend.close()
+
+
+def test_a_draft_model_is_measured_beside_plain_decoding(folder: Path) -> None:
+    twin = shutil.copytree(folder, folder.parent / "twin")
+    found = measured(folder, dtype="fp32", draft=str(twin))
+    assert found.model["draft"] == str(twin)
+    assert len(found.figures["drafted"].values) == BRIEF.rounds
+    assert min(found.figures["drafted_per_forward"].values) > 1
+    assert "guesses accepted" in found.figures["drafted"].note
+    assert "drafted" not in measured(folder, dtype="fp32").figures
 
 
 def test_a_generation_that_breaks_off_is_no_measurement(folder: Path) -> None:

@@ -385,6 +385,21 @@ async def test_what_was_asked_of_a_missing_model_is_done_by_the_one_that_is_chos
         assert bench.document == "Once"
 
 
+async def test_another_model_is_opened_without_the_draft_of_the_last(
+    studio: Studio, tmp_path: Path
+) -> None:
+    async with studio() as bench:
+        await bench.ready()
+        first = replace(bench.studio.settings, draft="small")
+        for model, draft in ((first.model, "small"), (str(tmp_path), "")):
+            bench.studio.settings = first
+            await bench.pilot.press("f8")
+            await bench.until(lambda: isinstance(bench.app.screen, Models))
+            bench.app.screen.dismiss(model)
+            await bench.until(lambda: bench.studio.settings is not first, "the other model")
+            assert (bench.studio.settings.model, bench.studio.settings.draft) == (model, draft)
+
+
 async def test_a_generation_that_fails_says_why_and_keeps_what_came(studio: Studio) -> None:
     from fixtures.scripts import End
 

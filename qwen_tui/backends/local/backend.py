@@ -5,7 +5,6 @@ Law: what was chosen and why, and all that an exact replay needs, is known befor
 
 from __future__ import annotations
 
-import json
 import platform
 import threading
 import time
@@ -19,13 +18,16 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 
 from qwen_tui import hub, journal, paths
+from qwen_tui.backends.local import companion, hardware, weights
 from qwen_tui.backends.local import plan as planning
-from qwen_tui.backends.local import weights
 from qwen_tui.backends.local.archive import Archive, Measures, for_model
 from qwen_tui.backends.local.cache import Held
+from qwen_tui.backends.local.companion import shape_of
+from qwen_tui.backends.local.drafter import Drafter
 from qwen_tui.backends.local.loop import Engine, Run
 from qwen_tui.backends.local.model import Model
 from qwen_tui.backends.local.plan import Plan
+from qwen_tui.backends.local.qwen2 import Shape
 from qwen_tui.backends.local.spelling import Spellings
 from qwen_tui.settings import Settings
 from qwen_tui.types import Abilities, Environment, Event, Progress, Request, Token
@@ -61,10 +63,12 @@ class Local:
         chunk: int = 0,
         ahead: int = 0,
         archive: Archive | None = None,
+        lookup: bool = True,
+        draft: tuple[Model, int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step;
-        `archive` keeps long texts on disk.
+        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step, by
+        `lookup` or by a `draft` model with its context; `archive` keeps long texts on disk.
         """
         self.name = name
         self.environment = environment
@@ -88,6 +92,8 @@ class Local:
             clock=clock,
             ahead=ahead,
             archive=archive,
+            lookup=lookup,
+            drafter=Drafter(draft[0], known=known, context=draft[1]) if draft else None,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -109,6 +115,8 @@ class Local:
             if self._engine.archive is not None:
                 self._engine.archive.close(self._model, self._engine.held.ids)
             self._model.close()
+            if self._engine.drafter is not None:
+                self._engine.drafter.close()
 
 
 def opened(
@@ -129,7 +137,15 @@ def opened(
     if plan.device == "cpu":
         torch.set_num_threads(plan.threads)
     vocab = Vocab.load(snapshot.path)
-    model, kernels, why = _loaded(snapshot.path, plan, report, cancel, path)
+    shape = None if path == "reference" or plan.spread else shape_of(snapshot.path)
+    if shape is not None and settings.draft:
+        plan = companion.narrowed(plan, card, settings)
+    beside, more = _beside(settings, snapshot, vocab, plan, shape is not None)
+    model, kernels, why = _loaded(snapshot.path, shape, plan, report, cancel, path)
+    draft = None
+    if beside is not None:
+        guesses, notes = _own(beside.folder, beside.shape, beside.plan, report, cancel)
+        draft, more = (guesses, beside.plan.context), (*more, *notes)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
     ours = kernels != REFERENCE
     kept = for_model(snapshot.path, plan, settings, measures) if ours else None
@@ -139,44 +155,67 @@ def opened(
         vocab,
         plan,
         environment,
-        why=why,
+        why=why + more,
         chunk=chunk,
-        ahead=model.ahead if settings.lookup else 0,
+        ahead=model.ahead if settings.lookup or draft else 0,
         archive=kept,
+        lookup=settings.lookup,
+        draft=draft,
     )
 
 
+def _beside(
+    settings: Settings, snapshot: hub.Snapshot, vocab: Vocab, plan: Plan, own: bool
+) -> tuple[companion.Companion | None, tuple[str, ...]]:
+    """The draft model that was asked for, and what is to be said of it."""
+    if not settings.draft:
+        return None, ()
+    if not own:
+        name = companion.located(settings).name
+        return None, (f"no guesses by {name}: transformers' forward does not verify them",)
+    found = companion.chosen(settings, snapshot, vocab, plan, hardware.look())
+    return found, (found.why,)
+
+
+def _own(
+    folder: Path, shape: Shape, plan: Plan, report: Report, cancel: threading.Event
+) -> tuple[Model, tuple[str, ...]]:
+    """Our own forward over a checkpoint, and what was odd in loading it."""
+    from qwen_tui.backends.local import packed
+    from qwen_tui.backends.local.fast import FastModel
+
+    if plan.quant == "nf4":
+        weights.prepare(plan)
+    kinds: dict[str, Any] = {"none": "dense"}
+    found = packed.load(
+        folder,
+        shape,
+        kind=kinds.get(plan.quant, plan.quant),
+        dtype=weights.DTYPES[plan.computes],
+        packing=plan.packing,
+        device=torch.device(plan.device),
+        cache=paths.packed_dir(),
+        report=report,
+        stopped=cancel.is_set,
+    )
+    return FastModel(found.network, packed=found.packed), (found.note,) if found.note else ()
+
+
 def _loaded(
-    folder: Path, plan: Plan, report: Report, cancel: threading.Event, path: Path_
+    folder: Path,
+    shape: Shape | None,
+    plan: Plan,
+    report: Report,
+    cancel: threading.Event,
+    path: Path_,
 ) -> tuple[Model, str, tuple[str, ...]]:
     """The model, the name of what computes, and more reasons."""
-    from qwen_tui.backends.local.qwen2 import Shape
-
-    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
     if path == "fast" and shape is None:
         raise ValueError("this architecture has no fast path")
-    if shape is not None and path != "reference" and not plan.spread:
-        from qwen_tui.backends.local import packed
-        from qwen_tui.backends.local.fast import FastModel
-
-        if plan.quant == "nf4":
-            weights.prepare(plan)
-        kinds: dict[str, Any] = {"none": "dense"}
-        found = packed.load(
-            folder,
-            shape,
-            kind=kinds.get(plan.quant, plan.quant),
-            dtype=weights.DTYPES[plan.computes],
-            packing=plan.packing,
-            device=torch.device(plan.device),
-            cache=paths.packed_dir(),
-            report=report,
-            stopped=cancel.is_set,
-        )
-        note = (found.note,) if found.note else ()
-        model = FastModel(found.network, packed=found.packed)
+    if shape is not None:
+        model, notes = _own(folder, shape, plan, report, cancel)
         kernels = f"qwen-tui+{plan.packing}" if plan.packing else "qwen-tui"
-        return model, kernels, ("our own Qwen2 forward over fused weights", *note)
+        return model, kernels, ("our own Qwen2 forward over fused weights", *notes)
     from qwen_tui.backends.local.reference import Reference
 
     reference = Reference(weights.load(folder, plan, report, cancel))

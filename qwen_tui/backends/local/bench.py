@@ -22,6 +22,7 @@ from qwen_tui.backends.local.blocks import (
     EDITED,
     GREEDY,
     LEAD,
+    OPENINGS,
     SAMPLED,
     SAMPLED_NOTE,
     Subject,
@@ -78,17 +79,20 @@ def loaded(
     return backend, Load(seconds, "quantise" in stages, first.ttft_s)
 
 
-def load_figures(loads: Sequence[Load]) -> dict[str, Figure]:
-    """Loading as a person meets it: the first time, and from then on."""
+def load_figures(loads: Sequence[Load], *, draft: bool = False) -> dict[str, Figure]:
+    """Loading as a person meets it, with the draft model if there is one: the first time, and from
+    then on.
+    """
     figures = {}
+    also = "; with the draft model" if draft else ""
     fresh = [each for each in loads if each.quantised]
     again = [each for each in loads if not each.quantised]
     if fresh:
         figures["load_first_s"] = Figure(
-            "load, quantising", "s", tuple(each.seconds for each in fresh), "the first time"
+            "load, quantising", "s", tuple(each.seconds for each in fresh), "the first time" + also
         )
     if again:
-        note = "mapped or read; the files were read before"
+        note = "mapped or read; the files were read before" + also
         figures["load_s"] = Figure("load", "s", tuple(each.seconds for each in again), note)
         first = tuple(each.seconds + each.first_token_s for each in again)
         figures["load_first_token_s"] = Figure("load to first token", "s", first)
@@ -118,7 +122,9 @@ def measure(
         say(f"warning: this machine is busy (load {load_before:.1f}); what follows will be too low")
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
-    known = Vocab.load(snapshot.path).rows_known
+    vocab = Vocab.load(snapshot.path)
+    known = vocab.rows_known
+    openings = [[token.id for token in vocab.encode(text)] for text in OPENINGS]
     mark = machine.Watermark()
     say(f"loading {card.name}")
     backend, first = loaded(settings, known, report, cancel, mark)
@@ -128,15 +134,17 @@ def measure(
     say("loading it once more")
     backend, second = loaded(settings, known, report, cancel, mark)
     try:
-        rounds = Rounds(Subject(backend, protocol, known), mark, say)
+        rounds = Rounds(Subject(backend, protocol, known, openings), mark, say)
         rounds.run()
         per_token = hub.needs(card, backend.environment.dtype, backend.environment.quant)
         figures = rounds.figures(per_token.kv_per_token)
-        figures |= load_figures((first, second)) | rounds.memory(per_token.kv_per_token)
+        figures |= load_figures((first, second), draft=bool(settings.draft))
+        figures |= rounds.memory(per_token.kv_per_token)
         env = backend.environment
         model = {
             "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
             "kernels": env.kernels, "threads": env.threads, "context": backend.context,
+            "draft": settings.draft,
         }  # fmt: skip
         why = tuple(backend.why)
     finally:
@@ -181,6 +189,8 @@ class Rounds:
         engine = getattr(subject.backend, "_engine", None)
         if number < REWRITTEN and getattr(engine, "ahead", False):
             blocks.append(self._rewrite)
+        if subject.drafts:
+            blocks.append(self._drafted)
         turn = number % len(blocks)
         for block in blocks[turn:] + blocks[:turn]:
             block(100 + number)
@@ -210,6 +220,9 @@ class Rounds:
     def _rewrite(self, seed: int) -> None:
         self._keep("rewrite", self._subject.rewrite(seed))
 
+    def _drafted(self, seed: int) -> None:
+        self._keep("drafted", self._subject.drafted(seed))
+
     # -- what they add up to ---------------------------------------------------------------------
 
     def figures(self, kv_per_token: int) -> dict[str, Figure]:
@@ -237,7 +250,11 @@ class Rounds:
         )
         note = f"by {self._bandwidth.kernel}"
         figures["bandwidth"] = Figure(label, "GB/s", tuple(read / 1e9 for read in reads), note)
-        return figures | self._latencies() | self._guessing()
+        figures |= self._latencies()
+        word = "a word of its prompt changed"
+        figures |= self._guessing("rewrite", "per_forward", "a passage anew, guessing ahead", word)
+        drafted = "with the draft model"
+        return figures | self._guessing("drafted", "drafted_per_forward", drafted, SAMPLED_NOTE)
 
     def _latencies(self) -> dict[str, Figure]:
         found, count = self._found, self._subject.prompt_tokens
@@ -278,20 +295,20 @@ class Rounds:
             )
         return figures
 
-    def _guessing(self) -> dict[str, Figure]:
-        """What guessing ahead gives where a passage is written anew."""
-        pairs = self._found.get("rewrite", [])
+    def _guessing(self, name: str, inner: str, label: str, note: str) -> dict[str, Figure]:
+        """What guessing ahead gave in the pairs of that name: speeds, and tokens per forward."""
+        pairs = self._found.get(name, [])
         if not pairs:
             return {}
         drafted, accepted = (sum(getattr(s, k) for _, s in pairs) for k in ("drafted", "accepted"))
         return {
-            "rewrite": Figure(
-                "a passage anew, guessing ahead",
+            name: Figure(
+                label,
                 "×",
                 tuple(again.tok_s / once.tok_s for once, again in pairs),
-                f"a word of its prompt changed; {accepted:,} of {drafted:,} guesses accepted",
+                f"{note}; {accepted:,} of {drafted:,} guesses accepted",
             ),
-            "per_forward": Figure(
+            inner: Figure(
                 "tokens per forward there",
                 "",
                 tuple((s.emitted - 1) / max(1, s.emitted - 1 - s.accepted) for _, s in pairs),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -43,15 +43,31 @@ EDITED: Final = 8
 WARM_UP: Final = 8
 """Tokens decoded before anything is measured."""
 
+OPENINGS: Final = (
+    "The lighthouse keeper had not spoken to anyone since the autumn storms, and when at last",
+    "import json\nfrom pathlib import Path\n\n\ndef read_settings(folder: Path) -> dict:\n",
+    "Photosynthesis is the process by which plants turn sunlight into chemical energy. It",
+)
+"""Beginnings of texts as people write them: what a draft model is worth depends on the text."""
+
 
 class Subject:
     """An opened backend, and the blocks that can be run on it."""
 
-    def __init__(self, backend: Backend, protocol: Protocol, known: int) -> None:
-        """`known`: ids below it are ordinary tokens of the vocabulary."""
+    def __init__(
+        self,
+        backend: Backend,
+        protocol: Protocol,
+        known: int,
+        openings: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """`known`: ids below it are ordinary tokens of the vocabulary; `openings`: beginnings of
+        texts.
+        """
         self.backend = backend
         self.protocol = protocol
         self._known = known
+        self._openings = openings
         room = backend.context - protocol.tokens - LEAD
         self.prompt_tokens = max(2 * EDITED, min(protocol.prompt, room))
 
@@ -105,6 +121,25 @@ class Subject:
         again = self.run(ids, ahead=True, sources=(tuple(passage),), **values)
         return ended(iter(events))[0], again[0]
 
+    @property
+    def drafts(self) -> bool:
+        """Whether a draft model is loaded, and there are texts to try it on."""
+        engine = getattr(self.backend, "_engine", None)
+        return bool(self._openings) and getattr(engine, "drafter", None) is not None
+
+    def drafted(self, seed: int) -> tuple[Stats, Stats]:
+        """An opening gone on with token by token, and once more with the draft model's guesses and
+        no others.
+        """
+        ids = self._openings[seed % len(self._openings)][:LEAD]
+        values: dict[str, Any] = {
+            "sampling": replace(SAMPLED, seed=seed),
+            "max_tokens": self.protocol.tokens + 1,
+        }
+        once = self.run(ids, **values)[0]
+        with changed(self.backend, lookup=False):
+            return once, self.run(ids, ahead=True, **values)[0]
+
     def warm_up(self) -> None:
         """Every kind of block once, short: allocations, lazy kernels, pages of mapped weights."""
         brief = replace(self.protocol, tokens=WARM_UP)
@@ -113,6 +148,8 @@ class Subject:
         short.decode(SAMPLED, 2)
         if self.backend.abilities.branches:
             short.decode(SAMPLED, 3, branches=self.protocol.siblings)
+        if self.drafts:
+            Subject(self.backend, brief, self._known, self._openings).drafted(4)
 
 
 def asked(ids: Sequence[int], **values: Any) -> Request:
@@ -120,14 +157,19 @@ def asked(ids: Sequence[int], **values: Any) -> Request:
     return Request(tuple(Token(each, b"") for each in ids), **{"ignore_eos": True, **values})
 
 
-@contextmanager
-def plainly(backend: Backend) -> Iterator[None]:
+def plainly(backend: Backend) -> AbstractContextManager[None]:
     """Meanwhile nothing is guessed ahead: one forward, one token."""
+    return changed(backend, ahead=0)
+
+
+@contextmanager
+def changed(backend: Backend, **values: Any) -> Iterator[None]:
+    """Meanwhile the engine has other values, where there is one of ours."""
     engine = getattr(backend, "_engine", None)
     if not isinstance(engine, Engine) or not isinstance(backend, Local):
         yield
         return
-    backend._engine = replace(engine, ahead=0)
+    backend._engine = replace(engine, **values)
     try:
         yield
     finally:

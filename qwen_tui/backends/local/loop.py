@@ -17,7 +17,8 @@ from torch import Tensor
 
 from qwen_tui.backends.local import resources
 from qwen_tui.backends.local.cache import Held
-from qwen_tui.backends.local.draft import Appetite, Lookup
+from qwen_tui.backends.local.drafter import Drafter
+from qwen_tui.backends.local.guessing import Guesser
 from qwen_tui.backends.local.model import Cancelled, Model
 from qwen_tui.backends.local.ranking import Top, peek, rank
 from qwen_tui.backends.local.sampling import HEADS, AllBanned, Chain, Window, uniform
@@ -61,7 +62,8 @@ class Engine:
 
     `known` is how many ids the tokenizer has: logits beyond are padding, and cut off before any
     statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds. `ahead`
-    is how many ids may be guessed in a step (0: none). `archive` keeps long texts on disk.
+    is how many ids may be guessed in a step (0: none), by `lookup` of what stood before or by the
+    `drafter`. `archive` keeps long texts on disk.
     """
 
     model: Model
@@ -77,6 +79,12 @@ class Engine:
     clock: Callable[[], float]
     ahead: int = 0
     archive: Archive | None = None
+    lookup: bool = True
+    drafter: Drafter | None = None
+
+    def memory(self) -> int:
+        """Bytes that the model holds, and the draft model where there is one."""
+        return self.model.memory() + (self.drafter.memory() if self.drafter is not None else 0)
 
 
 @dataclass(slots=True)
@@ -123,8 +131,16 @@ class Run:
         self._chunks: list[int] = []
         self._batches: list[tuple[int, int]] = []
         self._drafts: list[tuple[int, int]] = []
-        self._appetite = Appetite(engine.ahead)
-        self._lookup: Lookup | None = None
+        self._guesser = Guesser(
+            self._prompt,
+            request.sources,
+            most=engine.ahead,
+            known=engine.known,
+            lookup=engine.lookup,
+            drafter=engine.drafter,
+            chain=self._chain,
+            seed=self._seed,
+        )
         self._retried = False
 
     def stream(self) -> Iterator[Event]:
@@ -198,7 +214,7 @@ class Run:
                 break
         if count - self._reused > chunk:
             yield Progress("prefill", count, count)
-        self._peak = max(self._peak, self._model.memory())
+        self._peak = max(self._peak, self._engine.memory())
         self._prefill_s = self._engine.clock() - began
         yield Prefilled(count, self._reused, self._prefill_s)
         return logits
@@ -289,33 +305,26 @@ class Run:
         else:
             self._engine.held.ids += newest[0]
         if len(self._rows[0].ids) % MEMORY_EVERY == 0:
-            self._peak = max(self._peak, self._model.memory())
+            self._peak = max(self._peak, self._engine.memory())
         logits = logits[..., : self._engine.known]
         return logits if logits.dim() == 3 else logits[:, None]
 
     def _drafted(self) -> list[int]:
-        """What may come next, looked up in all that is known; nothing where it would not pay."""
-        if not self._engine.ahead or len(self._rows) > 1:
+        """What may come next; nothing where it would not pay."""
+        if len(self._rows) > 1:
             return []
-        branch, request = self._rows[0], self._request
-        if self._lookup is None:
-            self._lookup = Lookup(self._prompt + branch.ids, request.sources)
-        else:
-            self._lookup.push(branch.ids[-1])
-        bite = self._appetite.bite()
-        total = len(self._prompt) + len(branch.ids)
-        room = self._engine.context - total
-        if request.max_tokens >= 0:
-            room = min(room, request.max_tokens - len(branch.ids))
+        branch, most = self._rows[0], self._request.max_tokens
+        room = self._engine.context - len(self._prompt) - len(branch.ids)
+        if most >= 0:
+            room = min(room, most - len(branch.ids))
         # The last token that may come needs no guess after it.
-        found = self._lookup.draft(min(bite, room - 1), weak=self._appetite.trusting)
-        return [each for each in found if each < self._engine.known]
+        return self._guesser.guess(branch.ids, branch.window, branch.index, room - 1, self._cancel)
 
     def _verify(self, drafts: list[int], logits: Tensor) -> Iterator[Event]:
         """Sample every position of logits [1 + guesses, known] as if it had been run alone, up to
         the first guess that is not what was sampled; the cache forgets the guesses beyond.
         """
-        branch, lookup = self._rows[0], self._lookup
+        branch = self._rows[0]
         branch.drafted += len(drafts)
         start = len(self._prompt) + len(branch.ids)
         top = peek(logits, self._top_width)
@@ -325,10 +334,8 @@ class Run:
             yield from self._advance(branch, logits[place], top.row(place), guess)
             if branch.done or guess is None or branch.ids[-1] != guess:
                 break
-            if lookup is not None:
-                lookup.push(guess)
             place += 1
-        self._appetite.learn(len(drafts), place)
+        self._guesser.learn(len(drafts), place)
         held = self._engine.held
         held.ids = held.ids[: self._model.rewind(start + place)]
 
@@ -436,7 +443,7 @@ class Run:
     ) -> Iterator[Event]:
         yield from self._let_go(branch, branch.watch.flush())
         branch.done = True
-        self._peak = max(self._peak, self._model.memory())
+        self._peak = max(self._peak, self._engine.memory())
         stats = Stats(
             prompt=len(self._prompt),
             reused=self._reused,
@@ -460,6 +467,7 @@ class Run:
         }
 
     def _drop(self) -> None:
+        self._guesser.forget()
         self._model.reset()
         self._engine.held.forget()
         resources.give_back()

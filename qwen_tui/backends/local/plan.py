@@ -129,9 +129,9 @@ def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     if quant != "none":
         dtype, packing = _computing(card, wishes, machine, device, quant, dtype, why)
     free = _free(machine, device, spread)
-    needs = _needs(card, dtype, quant, packing)
-    context = _context(card, wishes, needs, free, why)
-    need = needs.total(context)
+    memory = needs(card, dtype, quant, packing)
+    context = _context(card, wishes, memory, free, why)
+    need = memory.total(context)
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
     threads = _worth(card, wishes, machine, device, why)
@@ -254,12 +254,12 @@ def _computing(
     return dtype, ""
 
 
-def _needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
+def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
     """Memory; with FBGEMM the weights are 8 or 16 bits wide and the KV cache 32."""
     if not packing:
         return hub.needs(card, dtype, quant)
-    needs = hub.needs(card, "fp16", quant)
-    return replace(needs, kv_per_token=2 * needs.kv_per_token)
+    found = hub.needs(card, "fp16", quant)
+    return replace(found, kv_per_token=2 * found.kv_per_token)
 
 
 def _quant(

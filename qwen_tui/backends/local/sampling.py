@@ -95,7 +95,9 @@ class Window:
 
     def copy(self) -> Window:
         """An independent window with the same counts."""
-        return Window(self.last_n, list(self._ids))
+        other = Window(self.last_n)
+        other._ids, other.counts = self._ids.copy(), self.counts.copy()
+        return other
 
 
 # -- stages that change single logits --------------------------------------------------------------

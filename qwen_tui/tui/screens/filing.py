@@ -58,7 +58,9 @@ class Filing(Writing):
         waiting = self.writer.wish or self.unmet
         self.unmet = None
         self.writer.stop()
-        self.settings = replace(self.settings, model=name, backend="local")
+        # A draft was named for one model, and seldom fits another.
+        draft = self.settings.draft if name == self.settings.model else ""
+        self.settings = replace(self.settings, model=name, backend="local", draft=draft)
         self.writer.settings = self.settings
         self.writer.lost()
         self.writer.wish = waiting
