@@ -28,8 +28,8 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="a checkpoint's folder")
-    parser.add_argument("--quant", default="none", choices=("none", "nf4", "int8"))
-    parser.add_argument("--dtype", default="bf16", choices=("bf16", "fp16", "fp32"))
+    parser.add_argument("--quant", default="none", choices=("none", "int8", "int4", "nf4"))
+    parser.add_argument("--dtype", default="auto", choices=("auto", "bf16", "fp16", "fp32"))
     parser.add_argument("--device", default="auto")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=5)
@@ -132,7 +132,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     contenders: list[Any] = []
     if not chosen.no_peers:
         made = bench_peers.peers(
-            chosen.model, dtype=chosen.dtype, quant=chosen.quant, device=device, threads=threads,
+            chosen.model, dtype=chosen.dtype.replace("auto", "bf16"), quant=chosen.quant, device=device, threads=threads,
             context=max(chosen.prefill, 256) + 2 * chosen.tokens, gguf=chosen.gguf,
             plain=chosen.plain,
         )  # fmt: skip
@@ -167,7 +167,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         rounds.round(number)
         if contenders:
             paired(everyone, subject, pairs, number, chosen)
-    per_token = hub.needs(card, chosen.dtype, chosen.quant).kv_per_token
+    per_token = blocks.kv_per_token(backend, card)
     result = rounds.figures(per_token) | bench.load_figures(loads) | rounds.memory(per_token)
     packages = ("torch", "transformers", "bitsandbytes", "llama-cpp-python")
     about = {

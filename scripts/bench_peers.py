@@ -257,7 +257,8 @@ def peers(
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if quant != "none":
-        yield Transformers(folder, dtype=dtype, quant=quant, device=device)
+        # bitsandbytes' four bits are NF4.
+        yield Transformers(folder, dtype=dtype, quant=quant.replace("int4", "nf4"), device=device)
     if quant == "none" or plain:
         yield Transformers(folder, dtype=dtype, quant="none", device=device)
         if device.startswith("cuda"):

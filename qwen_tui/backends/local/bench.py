@@ -27,6 +27,7 @@ from qwen_tui.backends.local.blocks import (
     SAMPLED_NOTE,
     Subject,
     bytes_per_step,
+    kv_per_token,
     step_s,
 )
 from qwen_tui.backends.local.figures import Figure, Protocol, Result, memory
@@ -136,10 +137,10 @@ def measure(
     try:
         rounds = Rounds(Subject(backend, protocol, known, openings), mark, say)
         rounds.run()
-        per_token = hub.needs(card, backend.environment.dtype, backend.environment.quant)
-        figures = rounds.figures(per_token.kv_per_token)
+        per_token = kv_per_token(backend, card)
+        figures = rounds.figures(per_token)
         figures |= load_figures((first, second), draft=bool(settings.draft))
-        figures |= rounds.memory(per_token.kv_per_token)
+        figures |= rounds.memory(per_token)
         env = backend.environment
         model = {
             "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import torch
 
+from qwen_tui import hub
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.figures import Protocol
 from qwen_tui.backends.local.loop import Engine
@@ -192,6 +193,16 @@ def ended(events: Iterator[Event]) -> list[Stats]:
 def step_s(stats: Stats) -> float:
     """Seconds per decoding step."""
     return stats.decode_s / max(1, stats.emitted - 1)
+
+
+def kv_per_token(backend: Backend, card: hub.Card) -> int:
+    """Bytes of keys and values that one token adds to the cache."""
+    network = getattr(getattr(backend, "_model", None), "_network", None)
+    if isinstance(network, Qwen2):
+        shape = network.shape
+        return 2 * shape.layers * shape.kv_heads * shape.head * network.dtype.itemsize
+    found = backend.environment
+    return hub.needs(card, found.dtype, found.quant).kv_per_token
 
 
 def bytes_per_step(backend: Backend) -> int:
