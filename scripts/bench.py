@@ -39,6 +39,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--prefill", type=int, default=512, help="tokens the peers prefill")
     parser.add_argument("--gguf", type=Path, nargs="*", default=[], help="for llama.cpp")
     parser.add_argument("--plain", action="store_true", help="unquantised transformers as well")
+    parser.add_argument(
+        "--no-transformers", action="store_true", help="where it would take hours, or the memory"
+    )
     parser.add_argument("--kinds", nargs="+", default=list(BLOCKS), choices=BLOCKS)
     parser.add_argument("--no-peers", action="store_true")
     parser.add_argument("--no-streaming", action="store_true")
@@ -132,9 +135,10 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     contenders: list[Any] = []
     if not chosen.no_peers:
         made = bench_peers.peers(
-            chosen.model, dtype=chosen.dtype.replace("auto", "bf16"), quant=chosen.quant, device=device, threads=threads,
+            chosen.model, dtype=chosen.dtype.replace("auto", "bf16"), quant=chosen.quant,
+            device=device, threads=threads,
             context=max(chosen.prefill, 256) + 2 * chosen.tokens, gguf=chosen.gguf,
-            plain=chosen.plain,
+            plain=chosen.plain, transformers=not chosen.no_transformers,
         )  # fmt: skip
         for peer in made:
             say(f"{peer.name}: loaded in {peer.load_s:.1f} s, ready in {peer.ready_s:.1f} s")

@@ -251,15 +251,16 @@ def peers(
     context: int,
     gguf: Sequence[Path],
     plain: bool,
+    transformers: bool = True,
 ) -> Iterator[Contender]:
     """Load the peers of a kind of weights, one after the other; `plain` adds unquantised
     transformers to a quantised run.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    if quant != "none":
+    if quant != "none" and transformers:
         # bitsandbytes' four bits are NF4.
         yield Transformers(folder, dtype=dtype, quant=quant.replace("int4", "nf4"), device=device)
-    if quant == "none" or plain:
+    if (quant == "none" or plain) and transformers:
         yield Transformers(folder, dtype=dtype, quant="none", device=device)
         if device.startswith("cuda"):
             yield Transformers(folder, dtype=dtype, quant="none", device=device, static=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 from qwen_tui.backends.local.draft import PAUSE, Appetite, Lookup
 
 
@@ -59,3 +62,29 @@ def test_guesses_that_come_true_are_made_as_long_as_allowed() -> None:
         appetite.learn(bite, bite)
     assert appetite.bite() == 7
     assert appetite.trusting
+
+
+def bites(appetite: Appetite, accepted: Callable[[int], int], steps: int = 40) -> list[int]:
+    """How much is guessed step by step, and how much of it `accepted` says comes true."""
+    found = []
+    for _ in range(steps):
+        found.append(bite := appetite.bite())
+        if bite:
+            appetite.learn(bite, accepted(bite))
+    return found
+
+
+def test_dear_guesses_are_made_one_by_one_or_not_at_all() -> None:
+    """Three in four come true: many guesses pay where one more costs next to nothing, a single one
+    where it costs half a step; one in three pays only where guesses are cheap.
+    """
+    dice = random.Random(0)
+
+    def run(chance: float) -> Callable[[int], int]:
+        return lambda bite: next((at for at in range(bite) if dice.random() > chance), bite)
+
+    assert max(bites(Appetite(7, 0.05), run(0.75))) >= 5
+    dear = bites(Appetite(7, 0.5), run(0.75))
+    assert set(dear[5:]) <= {1, 2}
+    assert 0 not in bites(Appetite(7, 0.05), run(0.33))
+    assert bites(Appetite(7, 0.5), run(0.33)).count(0) > 20

@@ -24,6 +24,7 @@ from qwen_tui.backends.local.archive import Archive, Measures, for_model
 from qwen_tui.backends.local.cache import Held
 from qwen_tui.backends.local.companion import shape_of
 from qwen_tui.backends.local.drafter import Drafter
+from qwen_tui.backends.local.fast import FastModel
 from qwen_tui.backends.local.loop import Engine, Run
 from qwen_tui.backends.local.model import Model
 from qwen_tui.backends.local.plan import Plan
@@ -64,7 +65,7 @@ class Local:
         ahead: int = 0,
         archive: Archive | None = None,
         lookup: bool = True,
-        draft: tuple[Model, int] | None = None,
+        draft: tuple[FastModel, int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step, by
@@ -93,7 +94,7 @@ class Local:
             ahead=ahead,
             archive=archive,
             lookup=lookup,
-            drafter=Drafter(draft[0], known=known, context=draft[1]) if draft else None,
+            drafter=_drafter(draft, model, known) if draft else None,
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -117,6 +118,14 @@ class Local:
             self._model.close()
             if self._engine.drafter is not None:
                 self._engine.drafter.close()
+
+
+def _drafter(draft: tuple[FastModel, int], model: Model, known: int) -> Drafter:
+    """The draft model at work; a guess costs the bytes it reads, in those the model reads."""
+    guesses, context = draft
+    own = model.step_bytes if isinstance(model, FastModel) else 0
+    price = guesses.step_bytes / max(own, guesses.step_bytes)
+    return Drafter(guesses, known=known, context=context, price=price)
 
 
 def opened(
@@ -179,10 +188,9 @@ def _beside(
 
 def _own(
     folder: Path, shape: Shape, plan: Plan, report: Report, cancel: threading.Event
-) -> tuple[Model, tuple[str, ...]]:
+) -> tuple[FastModel, tuple[str, ...]]:
     """Our own forward over a checkpoint, and what was odd in loading it."""
     from qwen_tui.backends.local import packed
-    from qwen_tui.backends.local.fast import FastModel
 
     if plan.quant == "nf4":
         weights.prepare(plan)

@@ -14,16 +14,16 @@ MATCH: Final = (4, 2)
 only while drafts are being accepted."""
 REMEMBERED: Final = 65_536
 """Most ids of a source that are indexed, counted from its end."""
-TRIAL: Final = 24
-"""Drafted ids after which a poor share of acceptance pauses the guessing."""
-POOR: Final = 0.25
-"""Share of drafted ids that must be accepted for guessing to go on."""
+TRIAL: Final = 6
+"""Guesses whose end was seen, fading, after which guessing that does not pay is paused."""
+WORTH: Final = 1.02
+"""What guessing must bring for it to go on."""
 GOOD: Final = 0.5
-"""Share from which a run of two is evidence enough."""
+"""Chance from which a run of two is evidence enough."""
 PAUSE: Final = 48
 """Steps of plain decoding before guessing is tried again."""
-FADE: Final = 0.9
-"""What an older step counts for in the share of acceptance."""
+FADE: Final = 0.95
+"""What an older step counts for."""
 
 
 class Lookup:
@@ -68,40 +68,46 @@ class Lookup:
 
 
 class Appetite:
-    """How far to guess ahead: as far as guesses have paid lately, up to `most` ids a step.
+    """How far to guess ahead: as far as it pays, going by what became of guesses lately.
 
-    The expected cost of a wrong guess is small where a forward of a few rows costs as much as one
-    of one row, but it is never nothing; so guessing pauses when less than a quarter is accepted.
+    A step with k guesses costs 1 + k·price steps without; with a chance p for each guess to come
+    true it brings 1 + p + … + p^k ids. Where no k pays, guessing pauses, and is tried again later.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._drafted = 0.0
-        self._accepted = 0.0
+    def __init__(self, most: int, price: float = 0.1) -> None:
+        """At most `most` guesses a step; `price` is what one adds to the step's cost."""
+        self._most, self._price = most, price
+        self._tried = 0.0
+        self._true = 0.0
         self._waits = 0
 
     @property
-    def share(self) -> float:
-        """The share of drafted ids accepted lately; one half while nothing is known."""
-        return (self._accepted + 2) / (self._drafted + 4)
+    def chance(self) -> float:
+        """How often a guess came true lately, once all before it had; one half while nothing is
+        known.
+        """
+        return (self._true + 1) / (self._tried + 2)
 
     @property
     def trusting(self) -> bool:
         """Whether weak evidence is worth a try."""
-        return self.share >= GOOD
+        return self.chance >= GOOD
 
     def bite(self) -> int:
         """How many ids to guess in this step; asked once a step."""
         if self._waits:
             self._waits -= 1
             return 0
-        # With share s the run of accepted ids has mean s / (1 − s): twice that is rarely reached.
-        share = min(self.share, 0.95)
-        return max(1, min(self._most, round(2 * share / (1 - share))))
+        return max(range(1, self._most + 1), key=self._gain, default=0)
 
     def learn(self, drafted: int, accepted: int) -> None:
-        """What became of a step's guesses."""
-        self._drafted = self._drafted * FADE + drafted
-        self._accepted = self._accepted * FADE + accepted
-        if self._drafted >= min(TRIAL, 2 * self._most) and self.share < POOR:
-            self._waits, self._drafted, self._accepted = PAUSE, 0.0, 0.0
+        """What became of a step's guesses: behind the first wrong one nothing is learnt."""
+        self._tried = self._tried * FADE + accepted + (accepted < drafted)
+        self._true = self._true * FADE + accepted
+        if self._tried >= TRIAL and max(map(self._gain, range(1, self._most + 1))) < WORTH:
+            self._waits, self._tried, self._true = PAUSE, 0.0, 0.0
+
+    def _gain(self, guesses: int) -> float:
+        """Ids a step of so many guesses brings, in what steps without guesses would bring."""
+        brings = sum(self.chance**index for index in range(guesses + 1))
+        return brings / (1 + guesses * self._price)

@@ -30,10 +30,11 @@ class Drafter:
     next.
     """
 
-    def __init__(self, model: Model, *, known: int, context: int) -> None:
+    def __init__(self, model: Model, *, known: int, context: int, price: float = 0.1) -> None:
         """`known`: ids from there on are padding; `context`: how many ids its memory is planned
-        for.
+        for; `price`: what a guess costs, in steps of the model.
         """
+        self.price = price
         self._model: Model | None = model
         self._held = Held()
         self._known = min(known, model.vocab_rows)

@@ -13,15 +13,20 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qwen_tui.backends.local.linear import Dense
+from qwen_tui.backends.local.fbgemm import Packed8, Packed16
+from qwen_tui.backends.local.linear import Dense, Linear, multiplies
 from qwen_tui.backends.local.qwen2 import KV, Qwen2
 
 DENSE_AHEAD: Final = 7
 QUANTISED_AHEAD: Final = 3
+GPU_ROW_COST: Final = 0.02
 CHUNKS: Final = {"cpu": 256, "cuda": 1024, "mps": 256}
-"""Positions prefilled at once by a dense network, by kind of device."""
+"""Positions prefilled at once, by kind of device."""
 UNPACKED_CHUNK: Final = 1024
-"""The same for a quantised one on a CPU, where each chunk unpacks every matrix once more."""
+"""The same on a CPU that multiplies quantised weights quickly once they are unpacked: each chunk
+unpacks every matrix once more."""
+FBGEMM_CHUNK: Final = 64
+"""FBGEMM is as quick an id with few rows as with many, and a stop is heard sooner."""
 
 
 class FastModel:
@@ -29,24 +34,47 @@ class FastModel:
 
     def __init__(self, network: Qwen2, *, packed: Path | None = None) -> None:
         self.packed = packed
-        dense = isinstance(network.lm_head, Dense)
-        self._unpacks = network.device.type == "cpu" and not dense
         self._network = network
         self._cache: KV = network.cache()
 
     @property
-    def ahead(self) -> int:
-        """Ids worth guessing in a step: rows that ride along with the first almost free.
+    def _linear(self) -> Linear:
+        """The largest linear layer, which speaks for all of them."""
+        return self._network.layers[0].gate_up
 
-        The 4-bit and 8-bit kernels of a CPU take rows in fours; a dense product reads its weights
-        once for many more.
+    @property
+    def row_cost(self) -> float:
+        """What a further row adds to the cost of a decoding step of one."""
+        return self._linear.row_cost if self._on_cpu else GPU_ROW_COST
+
+    @property
+    def ahead(self) -> int:
+        """Ids that may be guessed in a step: the kernels of quantised kinds on a CPU take rows in
+        fours; a dense product reads its weights once for many more.
         """
-        return QUANTISED_AHEAD if self._unpacks else DENSE_AHEAD
+        return QUANTISED_AHEAD if self._on_cpu and not self._dense else DENSE_AHEAD
 
     @property
     def chunk(self) -> int:
         """Positions worth prefilling at once."""
-        return UNPACKED_CHUNK if self._unpacks else CHUNKS.get(self._network.device.type, 256)
+        if isinstance(self._linear, Packed8 | Packed16):
+            return FBGEMM_CHUNK
+        if self._on_cpu and not self._dense and multiplies(torch.bfloat16):
+            return UNPACKED_CHUNK
+        return CHUNKS.get(self._network.device.type, 256)
+
+    @property
+    def step_bytes(self) -> int:
+        """Bytes of weights that a decoding step reads."""
+        return self._network.nbytes_per_token
+
+    @property
+    def _dense(self) -> bool:
+        return isinstance(self._linear, Dense)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._network.device.type == "cpu"
 
     @property
     def length(self) -> int:

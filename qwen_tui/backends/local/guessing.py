@@ -26,13 +26,16 @@ class Guesser:
         sources: Sequence[Sequence[int]],
         *,
         most: int,
+        price: float,
         known: int,
         lookup: bool,
         drafter: Drafter | None,
         chain: Chain,
         seed: int,
     ) -> None:
-        """At most `most` ids are guessed in a step (0: none), all of them below `known`."""
+        """At most `most` ids are guessed in a step (0: none), all of them below `known`; `price` is
+        what verifying one adds to the cost of a step.
+        """
         self._ids, self._sources = list(prompt), sources
         self._prompt = len(prompt)
         self._most, self._known = most, known
@@ -40,7 +43,8 @@ class Guesser:
         self._chain, self._seed = chain, seed
         self._lookup: Lookup | None = None
         self._begun = False
-        self._appetites = Appetite(most), Appetite(most)
+        drafting = price + (drafter.price if drafter is not None else 0.0)
+        self._appetites = Appetite(most, price), Appetite(most, drafting)
         self._asked = 0
 
     def guess(

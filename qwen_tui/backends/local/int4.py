@@ -59,6 +59,11 @@ class Int4:
         """Bytes read per decoded token."""
         return self.weight.nbytes + self.groups.nbytes
 
+    @property
+    def row_cost(self) -> float:
+        """The kernel takes rows in fours."""
+        return 0.1
+
     def __call__(self, x: Tensor) -> Tensor:
         """The kernel for few rows, else one product over weights unpacked to scratch."""
         if len(x) <= DIRECT_ROWS or not self._known:

@@ -45,6 +45,11 @@ class Linear(Protocol):
         """Bytes read per decoded token."""
         ...
 
+    @property
+    def row_cost(self) -> float:
+        """What a second, third, … row adds on a CPU, as a share of a product of one row."""
+        ...
+
 
 @dataclass(slots=True)
 class Dense:
@@ -71,6 +76,15 @@ class Dense:
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name."""
         return with_bias({"weight": self.weight}, self.bias)
+
+    @property
+    def row_cost(self) -> float:
+        """Next to nothing where 16-bit products are the CPU's own, almost a row where they are not;
+        in float32 between the two.
+        """
+        if self.weight.dtype == torch.float32:
+            return 0.3
+        return 0.05 if multiplies(self.weight.dtype) else 0.9
 
 
 @dataclass(slots=True)
@@ -106,6 +120,11 @@ class Int8:
         """Bytes read per decoded token."""
         return self.weight.nbytes
 
+    @property
+    def row_cost(self) -> float:
+        """The kernel takes rows in fours."""
+        return 0.1
+
     def __call__(self, x: Tensor) -> Tensor:
         """The weight-only kernel for few rows on a CPU, else one product over converted weights."""
         scale = self.scale.to(x.dtype)
@@ -123,13 +142,13 @@ class Int8:
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x·Wᵀ for x [M, K] and weight [N, K] of x's dtype or int8 → [M, N] in x's dtype."""
-    if x.device.type == "cpu" and len(x) >= WIDENED_ROWS and not _multiplies(x.dtype):
+    if x.device.type == "cpu" and len(x) >= WIDENED_ROWS and not multiplies(x.dtype):
         return F.linear(x.float(), weight.float()).to(x.dtype)
     return F.linear(x, weight.to(x.dtype))
 
 
 @cache
-def _multiplies(dtype: torch.dtype) -> bool:
+def multiplies(dtype: torch.dtype) -> bool:
     """Whether this CPU has matrix products of its own in a dtype; Arm's has in all of them."""
     if dtype == torch.float32 or platform.machine().lower() in ("arm64", "aarch64"):
         return True

@@ -135,6 +135,7 @@ class Run:
             self._prompt,
             request.sources,
             most=engine.ahead,
+            price=engine.model.row_cost,
             known=engine.known,
             lookup=engine.lookup,
             drafter=engine.drafter,

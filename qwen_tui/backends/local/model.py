@@ -43,6 +43,11 @@ class Model(Protocol):
         ...
 
     @property
+    def row_cost(self) -> float:
+        """What a further row adds to the cost of a decoding step of one."""
+        ...
+
+    @property
     def ahead(self) -> int:
         """How many guessed ids are worth a place in a decoding step; 0 where the cache cannot
         forget them again exactly.

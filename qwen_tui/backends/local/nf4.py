@@ -63,6 +63,11 @@ class Nf4:
         """Bytes read per decoded token."""
         return self.weight.nbytes + self.scale.nbytes
 
+    @property
+    def row_cost(self) -> float:
+        """The kernel takes rows in fours, and unpacking does not count them."""
+        return 0.1
+
     def __call__(self, x: Tensor) -> Tensor:
         """bitsandbytes' kernel for few rows, else one product over weights unpacked to scratch."""
         if self.interleaved and x.shape[0] <= NF4_DIRECT_ROWS:

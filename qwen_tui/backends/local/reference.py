@@ -68,6 +68,11 @@ class Reference:
         return CHUNKS.get(self._device.type, 256)
 
     @property
+    def row_cost(self) -> float:
+        """Never asked: nothing is guessed here."""
+        return 0.0
+
+    @property
     def ahead(self) -> int:
         """No guessing here: the yardstick takes one step at a time."""
         return 0
