@@ -236,6 +236,7 @@ def generate(
         backend = load(plan.settings, narrator, sink)
     with closing(backend), stopping() as stopped:
         narrator.say(described(backend))
+        narrator.warn(getattr(backend, "warnings", ()))
         plan.keeping.begin()
         lost = DONE
         try:

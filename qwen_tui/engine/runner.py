@@ -46,6 +46,7 @@ class Opened:
     environment: Environment
     context: int
     why: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 class Generation:
@@ -256,6 +257,7 @@ class Runner:
                 backend.environment,
                 backend.context,
                 tuple(backend.why),
+                tuple(getattr(backend, "warnings", ())),
             )
         except BaseException as error:  # a border; native code panics outside Exception
             _, trouble = explained(error)

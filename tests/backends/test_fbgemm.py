@@ -84,9 +84,10 @@ def test_a_row_of_zeros_gives_the_bias() -> None:
 
 @needed
 def test_many_output_rows_are_packed_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, _ = eight(made((150, 64)))
-    monkeypatch.setattr(fbgemm, "BLOCK_ROWS", 64)
-    parts, _ = eight(made((150, 64)))
+    with fbgemm.packing():
+        whole = fbgemm.Packed16.of(made((150, 64)), None)
+        monkeypatch.setattr(fbgemm, "BLOCK_ROWS", 64)
+        parts = fbgemm.Packed16.of(made((150, 64)), None)
     assert (len(whole.parts), len(parts.parts)) == (1, 3)
     x = made((3, 64), 1)
     assert torch.equal(whole(x), parts(x))

@@ -472,7 +472,7 @@ def test_float32_beside_packed_weights_is_counted(seven: hub.Card) -> None:
 
 def test_nf4_without_a_kernel_for_it_is_called_slow(seven: hub.Card) -> None:
     words = [
-        any("--quant int8" in line for line in planned(seven, found, quant="nf4").why)
+        any("--quant int8" in line for line in planned(seven, found, quant="nf4").warnings)
         for found in (machine(nf4_kernel=False), machine())
     ]
     assert words == [True, False]

@@ -75,6 +75,7 @@ class Local:
         self.environment = environment
         self.context = plan.context
         self.why = plan.why + why
+        self.warnings = plan.warnings
         self._model = model
         self._vocab = vocab
         self._closed = False

@@ -63,7 +63,9 @@ class Packed16:
     def __call__(self, x: Tensor) -> Tensor:
         """x [M, K] float32 → [M, N] float32."""
         multiply = torch.ops.quantized.linear_dynamic_fp16
-        return _joined([multiply(x, part) for part in self.parts], self.bias)
+        parts = [multiply(x, part) for part in self.parts]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return whole if self.bias is None else whole.add_(self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing can be kept in a file: the layout is FBGEMM's secret."""
@@ -80,7 +82,7 @@ class Packed8:
     W8A8) would lose all small activations of a row with an outlier, and Qwen2.5 has such rows.
     """
 
-    parts: list[Any]
+    packed: Any
     rows: int
     columns: int
     bias: Tensor | None = None
@@ -88,15 +90,13 @@ class Packed8:
     @classmethod
     def of(cls, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Packed8:
         """Pack int8 `weight` [N, K] with float32 `scale` [N]."""
-        parts = []
-        for block, steps in zip(weight.split(BLOCK_ROWS), scale.split(BLOCK_ROWS), strict=True):
-            zeros = torch.zeros(len(block), dtype=torch.int64)
-            whole = torch._make_per_channel_quantized_tensor(
-                block.contiguous(), steps.double(), zeros, 0
-            )
-            parts.append(torch.ops.quantized.linear_prepack(whole, None))
         rows, columns = weight.shape
-        return cls(parts, rows, columns, None if bias is None else bias.float())
+        zeros = torch.zeros(rows, dtype=torch.int64)
+        whole = torch._make_per_channel_quantized_tensor(
+            weight.contiguous(), scale.double(), zeros, 0
+        )
+        packed = torch.ops.quantized.linear_prepack(whole, None)
+        return cls(packed, rows, columns, None if bias is None else bias.float())
 
     @property
     def nbytes(self) -> int:
@@ -116,7 +116,7 @@ class Packed8:
         coarse = steps.round()
         terms = torch.cat((coarse, steps.sub_(coarse).mul_(FINER)))
         multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        both = _joined([multiply(terms, 1.0, ZERO, part) for part in self.parts], None)
+        both = multiply(terms, 1.0, ZERO, self.packed)
         out = torch.add(both[:count], both[count:], alpha=1 / FINER).mul_(step)
         return out if self.bias is None else out.add_(self.bias)
 
@@ -132,11 +132,6 @@ def laid_out(layer: Linear) -> Linear:
     if isinstance(layer, Dense):
         return Packed16.of(layer.weight, layer.bias)
     return layer
-
-
-def _joined(parts: list[Tensor], bias: Tensor | None) -> Tensor:
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-    return whole if bias is None else whole.add_(bias)
 
 
 @contextmanager

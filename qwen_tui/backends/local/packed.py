@@ -37,6 +37,8 @@ ALIGN: Final = 64
 """Every tensor starts at a multiple of this: kernels load whole vectors."""
 MARGIN: Final = 4096
 """Bytes after the last tensor, for kernels that load past the end of a row."""
+LINEARS: Final = ("qkv", "out", "gate_up", "down")
+"""A layer's linear layers."""
 SAMPLE: Final = 4096
 """Bytes at both ends of every tensor that its checksum covers."""
 DTYPES: Final = {
@@ -150,8 +152,12 @@ def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
     if not wanted.packing:
         yield map
         return
-    with fbgemm.packing(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        yield pool.map
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        with fbgemm.packing():
+            yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # -- straight into memory --------------------------------------------------------------------------
@@ -296,34 +302,35 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
     parts, size = _parts(file), file.stat().st_size
     stage: Stage = "pack" if wanted.packing else "load"
     wanted.report(Progress(stage, 0, size))
-    found: dict[str, dict[str, Tensor]] = {}
+    groups: dict[str, dict[str, Tensor]] = {}
     for key, part in parts.items():
         name, _, of = key.rpartition(".")
-        found.setdefault(name, {})[of] = part
-
-    def linear(name: str) -> Linear:
-        if name not in found:
-            raise _Unusable(f"{name} is missing")
-        return rebuilt(found[name])
-
+        groups.setdefault(name, {})[of] = part
     shape = wanted.shape
-    layers = []
+    # The head first: it takes the longest, and something else can be done beside it.
+    names = ["lm_head"]
+    names += [f"{layer}.{name}" for layer in range(shape.layers) for name in LINEARS]
+    linears: dict[str, Linear] = {}
     try:
+        stored = [rebuilt(groups[name]) for name in names]
         with _makers(wanted) as each:
-            for index in range(shape.layers):
+            for name, made in zip(names, each(wanted.laid_out, stored), strict=True):
                 wanted.check()
-                wanted.report(Progress(stage, index * size // (shape.layers + 1), size))
-                names = ("qkv", "out", "gate_up", "down")
-                made = each(wanted.laid_out, [linear(f"{index}.{name}") for name in names])
-                rest = (parts[f"{index}.norm1"], parts[f"{index}.norm2"])
-                linears = dict(zip(names, made, strict=True))
-                layers.append(Layer(norm1=rest[0], norm2=rest[1], **linears))
-            (head,) = each(wanted.laid_out, [linear("lm_head")])
-        network = Qwen2(shape, parts["embed"], layers, parts["norm"], head, dtype=wanted.dtype)
+                linears[name] = made
+                wanted.report(Progress(stage, len(linears) * size // (len(names) + 1), size))
+        layers = [
+            Layer(
+                norm1=parts[f"{layer}.norm1"],
+                norm2=parts[f"{layer}.norm2"],
+                **{name: linears[f"{layer}.{name}"] for name in LINEARS},
+            )
+            for layer in range(shape.layers)
+        ]
+        embed, norm = parts["embed"], parts["norm"]
     except KeyError as missing:
         raise _Unusable(f"{missing.args[0]} is missing") from None
     wanted.report(Progress(stage, size, size))
-    return network
+    return Qwen2(shape, embed, layers, norm, linears["lm_head"], dtype=wanted.dtype)
 
 
 def _parts(file: Path) -> Mapping[str, Tensor]:

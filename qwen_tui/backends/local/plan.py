@@ -32,6 +32,10 @@ LEAST_CONTEXT: Final = 2048
 HEAVY_BYTES: Final = 2 << 30
 """16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
 QUANTISED: Final = ("int8", "int4", "nf4")
+SLOW_NF4: Final = (
+    "nf4 is slow on this CPU: there is no kernel for it, and every token unpacks all weights; "
+    "--quant int8 and --quant int4 are many times faster"
+)
 KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
 
@@ -92,7 +96,7 @@ class Plan:
     implementation; `spread` says that accelerate lays the layers over several devices. Bytes are
     what weights, KV cache and runtime need at `context` tokens, and what is free. `why` are
     sentences, one per choice. `packing` "fbgemm": linear layers in FBGEMM's layout, activations and
-    KV cache in float32.
+    KV cache in float32. `warnings` are for whoever runs it, not only for those who ask why.
     """
 
     device: str
@@ -106,6 +110,7 @@ class Plan:
     free_bytes: int
     why: tuple[str, ...]
     packing: Packing = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def computes(self) -> str:
@@ -135,9 +140,11 @@ def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
     threads = _worth(card, wishes, machine, device, why)
+    slow = quant == "nf4" and device == "cpu" and not machine.nf4_kernel
     return Plan(
-        device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing
-    )
+        device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
+        (SLOW_NF4,) if slow else (),
+    )  # fmt: skip
 
 
 def lines(found: Plan) -> Iterator[str]:
@@ -146,6 +153,7 @@ def lines(found: Plan) -> Iterator[str]:
     yield f"{found.device} · {found.dtype}{quant} · {found.attn} · context {found.context:,}"
     yield f"memory: {gib(found.need_bytes)} needed, {gib(found.free_bytes)} free"
     yield from found.why
+    yield from (f"warning: {each}" for each in found.warnings)
 
 
 def gib(count: int) -> str:
@@ -243,11 +251,6 @@ def _computing(
         if packing:
             why.append("fp32: what FBGEMM's int8 product computes in, on 14-bit activations")
             return "fp32", packing
-    if quant == "nf4" and device == "cpu" and not machine.nf4_kernel:
-        why.append(
-            "nf4 is slow on this CPU: bitsandbytes has no kernel for it, so every token unpacks "
-            "all weights; --quant int8 and --quant int4 are many times faster"
-        )
     if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
         why.append(f"bf16: what {quant} computes in")
         return "bf16", ""

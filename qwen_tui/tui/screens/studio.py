@@ -81,6 +81,8 @@ class Studio(Filing):
     @on(Ready)
     def _ready(self, message: Ready) -> None:
         self.notice.tell("")
+        for each in message.opened.warnings:
+            self.say(each, seconds=12.0)
         self.writer.ready(message.opened)
         if self.recorded:
             entries, self.recorded = self.recorded, []
