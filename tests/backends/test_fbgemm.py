@@ -76,6 +76,19 @@ def test_a_row_gives_the_same_whatever_stands_beside_it() -> None:
 
 
 @needed
+@pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_stays_so_and_spoils_no_other_row(broken: float) -> None:
+    """Integers know no NaN: it must come through all the same, or nobody would ever be told."""
+    layer, _ = eight(made((40, 64)))
+    x = made((3, 64), 1)
+    right = layer(x)
+    x[1, 5] = broken
+    found = layer(x)
+    assert not found[1].isfinite().any()
+    assert torch.equal(found[[0, 2]], right[[0, 2]])
+
+
+@needed
 def test_a_row_of_zeros_gives_the_bias() -> None:
     bias = made((40,), 2)
     layer, _ = eight(made((40, 64)), bias)
@@ -223,7 +236,10 @@ def test_it_is_measured_once(tmp_path: Path, timings: list[Speeds]) -> None:
     assert [each.name for each in file.parent.iterdir()] == ["kernels.json"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"bf16": 1}}', "another"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"KEY": 3}', '{"KEY": {"bf16": 1}}', '{"KEY": {"int8": "a"}}', "another"],
+)
 def test_what_was_measured_elsewhere_or_is_damaged_is_measured_anew(
     tmp_path: Path, timings: list[Speeds], text: str
 ) -> None:

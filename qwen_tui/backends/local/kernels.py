@@ -71,8 +71,8 @@ def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread
     key = _machine()
     known = _read(file)
     try:
-        return Speeds(**known[key])
-    except (KeyError, TypeError):
+        return Speeds(**{name: float(value) for name, value in known[key].items()})
+    except (AttributeError, KeyError, TypeError, ValueError):
         pass
     found = measured(clock=clock)
     known[key] = asdict(found)
