@@ -141,9 +141,15 @@ def _located(model: str) -> Snapshot | None:
 
 
 def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
-    from qwen_tui.backends.local import plan
+    from contextlib import suppress
+
+    from qwen_tui.backends.local import companion, plan
+    from qwen_tui.types import Trouble
 
     decided = plan.plan(card, found)
+    if found.draft and not decided.spread:
+        with suppress(Trouble):  # what is wrong with the draft is said in its own rows
+            decided = companion.narrowed(decided, card, found)
     return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
 
 
