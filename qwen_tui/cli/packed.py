@@ -5,7 +5,6 @@ Law: nothing but files of the cache's own naming is ever listed or deleted; they
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui import hub, paths
+from qwen_tui.backends.local.kept import runs
 from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
 
 NAME_ROOM: Final = 40
@@ -54,21 +54,10 @@ def _files(folder: Path) -> Iterator[Packed]:
         named = _NAMED.fullmatch(file.name)
         if named is None or not file.is_file() or file.is_symlink():
             continue
-        if named["writer"] and _runs(int(named["writer"])):
+        if named["writer"] and runs(int(named["writer"])):
             continue
         whole = file.suffix == ".safetensors"
         yield Packed(file, named["folder"], named["kind"], file.stat().st_size, whole)
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of that number is there: it may still be packing."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def of(folder: Path, among: Iterable[Packed]) -> tuple[Packed, ...]:

@@ -198,7 +198,7 @@ def sweep(top: Path) -> None:
     for folder, _ in _folders(top):
         for name, _ in _plain_files(folder):
             named = _PARTIAL.fullmatch(name)
-            if named and not _runs(int(named["writer"])):
+            if named and not runs(int(named["writer"])):
                 with suppress(OSError):
                     (folder / name).unlink()
 
@@ -219,7 +219,7 @@ def _plain_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
                     yield entry.name, entry.stat(follow_symlinks=False)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether a process of that number is there: it may still be writing."""
     try:
         os.kill(pid, 0)

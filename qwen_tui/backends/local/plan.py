@@ -133,7 +133,7 @@ def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
     quant, spread = _quant(card, wishes, machine, device, dtype, why)
     if quant != "none":
         dtype, packing = _computing(card, wishes, machine, device, quant, dtype, why)
-    free = _free(machine, device, spread)
+    free = sum(machine.free.values()) if spread else machine.free[device]
     memory = needs(card, dtype, quant, packing)
     context = _context(card, wishes, memory, free, why)
     need = memory.total(context)
@@ -354,10 +354,6 @@ def _least(card: Card) -> int:
 
 def _fits(card: Card, dtype: str, quant: str, free: int) -> bool:
     return hub.needs(card, dtype, quant).total(_least(card)) <= free * KEPT_FREE
-
-
-def _free(machine: Machine, device: str, spread: bool) -> int:
-    return sum(machine.free.values()) if spread else machine.free[device]
 
 
 def _context(card: Card, wishes: Wishes, needs: hub.Needs, free: int, why: list[str]) -> int:
