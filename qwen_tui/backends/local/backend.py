@@ -27,7 +27,7 @@ from qwen_tui.backends.local.drafter import Drafter
 from qwen_tui.backends.local.fast import FastModel
 from qwen_tui.backends.local.loop import Engine, Run
 from qwen_tui.backends.local.model import Model
-from qwen_tui.backends.local.plan import Plan
+from qwen_tui.backends.local.plan import Machine, Plan
 from qwen_tui.backends.local.qwen2 import Shape
 from qwen_tui.backends.local.spelling import Spellings
 from qwen_tui.settings import Settings
@@ -143,14 +143,15 @@ def opened(
     """
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
-    plan = planning.plan(card, settings)
+    machine = hardware.look()
+    plan = planning.plan(card, settings, machine)
     if plan.device == "cpu":
         torch.set_num_threads(plan.threads)
     vocab = Vocab.load(snapshot.path)
     shape = None if path == "reference" or plan.spread else shape_of(snapshot.path)
     if shape is not None and settings.draft:
         plan = companion.narrowed(plan, card, settings)
-    beside, more = _beside(settings, snapshot, vocab, plan, shape is not None)
+    beside, more = _beside(settings, snapshot, vocab, plan, machine, shape is not None)
     model, kernels, why = _loaded(snapshot.path, shape, plan, report, cancel, path)
     draft = None
     if beside is not None:
@@ -175,7 +176,12 @@ def opened(
 
 
 def _beside(
-    settings: Settings, snapshot: hub.Snapshot, vocab: Vocab, plan: Plan, own: bool
+    settings: Settings,
+    snapshot: hub.Snapshot,
+    vocab: Vocab,
+    plan: Plan,
+    machine: Machine,
+    own: bool,
 ) -> tuple[companion.Companion | None, tuple[str, ...]]:
     """The draft model that was asked for, and what is to be said of it."""
     if not settings.draft:
@@ -183,7 +189,7 @@ def _beside(
     if not own:
         name = companion.located(settings).name
         return None, (f"no guesses by {name}: transformers' forward does not verify them",)
-    found = companion.chosen(settings, snapshot, vocab, plan, hardware.look())
+    found = companion.chosen(settings, snapshot, vocab, plan, machine)
     return found, (found.why,)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 from pathlib import Path
 
 import torch
 
 from qwen_tui.backends.local import fbgemm, kernels
+from qwen_tui.backends.local.linear import multiplies
 from qwen_tui.backends.local.plan import GIB, Machine
 
 
@@ -44,8 +44,7 @@ def look() -> Machine:
 
 def _cpu_native() -> tuple[str, ...]:
     """bf16 where the CPU multiplies it (AVX512-BF16, AMX, or any Arm of ours), else fp32."""
-    arm = platform.machine().lower() in ("arm64", "aarch64")
-    return ("bf16", "fp32") if arm or _has("_is_avx512_bf16_supported") else ("fp32",)
+    return ("bf16", "fp32") if multiplies(torch.bfloat16) else ("fp32",)
 
 
 def _has(probe: str) -> bool:
