@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fixtures.checkpoints import qwen2
@@ -19,6 +20,7 @@ from qwen_tui.backends.local import fbgemm, kernels
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.kernels import Speeds
 from qwen_tui.backends.local.linear import Int8
+from qwen_tui.backends.local.torchscript import scripted
 from qwen_tui.types import Progress, Request, Sampling, Scored, Trouble
 
 needed = pytest.mark.skipif(not fbgemm.available(), reason="this torch has no FBGEMM here")
@@ -76,6 +78,48 @@ def test_a_row_gives_the_same_whatever_stands_beside_it() -> None:
 
 
 @needed
+@pytest.mark.parametrize("columns", [64, 130, 897])
+def test_nor_after_a_norm_or_on_top_of_sums(columns: int) -> None:
+    layer, _ = eight(made((96, columns)))
+    x = made((9, columns), 1) * torch.logspace(-3, 3, 9)[:, None]
+    weight, sums = made((columns,), 2), made((9, 96), 4)
+    rows = [slice(row, row + 1) for row in range(9)]
+    alone = torch.cat([layer.normed(x[row], weight, 1e-6) for row in rows])
+    assert torch.equal(layer.normed(x, weight, 1e-6), alone)
+    alone = torch.cat([layer.onto(sums[row], x[row]) for row in rows])
+    assert torch.equal(layer.onto(sums, x), alone)
+
+
+@needed
+def test_norm_and_sum_are_what_they_are_apart() -> None:
+    bias = made((300,), 3)
+    layer, _ = eight(made((300, 200)), bias)
+    x, weight, sums = made((5, 200), 1) * 7, made((200,), 2), made((5, 300), 4)
+    right = layer(F.rms_norm(x, (200,), weight, 1e-6))
+    assert torch.allclose(layer.normed(x, weight, 1e-6), right, rtol=1e-3, atol=1e-3)
+    assert torch.allclose(layer.onto(sums, x), sums + layer(x), rtol=1e-5, atol=1e-5)
+
+
+@needed
+def test_no_python_runs_between_the_operators_of_a_product() -> None:
+    """A decoding step of a small model is mostly small operators; in Python they take three times
+    as long.
+    """
+    for function in (fbgemm._product, fbgemm._normed, fbgemm._product16):
+        assert isinstance(function, torch.jit.ScriptFunction)
+
+
+def test_where_torch_scripts_no_more_the_function_itself_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def doubled(x: Tensor) -> Tensor:
+        return x + x
+
+    monkeypatch.delattr(torch.jit, "script")
+    assert scripted(doubled) is doubled
+
+
+@needed
 @pytest.mark.parametrize("broken", [float("nan"), float("inf"), -float("inf")])
 def test_what_is_not_finite_stays_so_and_spoils_no_other_row(broken: float) -> None:
     """Integers know no NaN: it must come through all the same, or nobody would ever be told."""
@@ -86,6 +130,7 @@ def test_what_is_not_finite_stays_so_and_spoils_no_other_row(broken: float) -> N
     found = layer(x)
     assert not found[1].isfinite().any()
     assert torch.equal(found[[0, 2]], right[[0, 2]])
+    assert not layer.normed(x, torch.ones(64), 1e-6)[1].isfinite().any()
 
 
 @needed

@@ -13,12 +13,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
 
-from qwen_tui.backends.local.linear import Dense, Int8, Linear
+from qwen_tui.backends.local.linear import Apart, Dense, Int8, Linear
+from qwen_tui.backends.local.torchscript import scripted
+
+if TYPE_CHECKING:
+    Prepacked: TypeAlias = Any
+else:
+    try:
+        Prepacked = torch.classes.quantized.LinearPackedParamsBase
+    except (AttributeError, RuntimeError):
+        Prepacked = Any
+"""A matrix in FBGEMM's layout, which torch does not show."""
 
 BLOCK_ROWS: Final = 16_384
 """Output rows packed at once: bounds the float32 copy that packing 16-bit weights needs."""
@@ -32,7 +42,7 @@ ZERO: Final = STEPS + 1
 
 
 @dataclass(slots=True)
-class Packed16:
+class Packed16(Apart):
     """fp16 weights under float32 activations; `parts` are FBGEMM's objects for blocks of rows."""
 
     parts: list[Any]
@@ -62,10 +72,7 @@ class Packed16:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [M, K] float32 → [M, N] float32."""
-        multiply = torch.ops.quantized.linear_dynamic_fp16
-        parts = [multiply(x, part) for part in self.parts]
-        whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return whole if self.bias is None else whole.add_(self.bias)
+        return _product16(x, self.parts, self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing can be kept in a file: the layout is FBGEMM's secret."""
@@ -110,19 +117,61 @@ class Packed8:
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [M, K] float32 → [M, N] float32."""
-        count = len(x)
-        step = x.abs().amax(dim=1, keepdim=True).clamp_min_(1e-30).div_(STEPS)
-        steps = x / step
-        coarse = steps.round()
-        terms = torch.cat((coarse, steps.sub_(coarse).mul_(FINER)))
-        multiply = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
-        both = multiply(terms, 1.0, ZERO, self.packed)
-        out = torch.add(both[:count], both[count:], alpha=1 / FINER).mul_(step)
-        return out if self.bias is None else out.add_(self.bias)
+        return _product(x, self.packed, self.bias)
+
+    def normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """The product of x after RMSNorm with `weight` [K]."""
+        return _normed(x, weight, eps, self.packed, self.bias)
+
+    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+        """`sums` plus the product of x; a layer with a bias has no sums to go onto."""
+        return _product(x, self.packed, sums if self.bias is None else sums + self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
         """Nothing can be kept in a file: the layout is FBGEMM's secret."""
         raise TypeError("FBGEMM's layout cannot be written down")
+
+
+@scripted
+def _two_terms(
+    x: Tensor, packed: Prepacked, most: int = STEPS, finer: float = FINER, zero: int = ZERO
+) -> tuple[Tensor, Tensor]:
+    """x [M, K] → its product in steps [M, N], and what a step is worth in each row [M, 1]."""
+    step = torch.linalg.vector_norm(x, float("inf"), [1], True).clamp_min_(1e-30).div_(most)
+    fine = x / step
+    coarse = fine.round()
+    terms = torch.cat((coarse, fine.sub_(coarse).mul_(finer)))
+    both = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        terms, 1.0, zero, packed
+    )
+    count = x.shape[0]
+    return torch.add(both[:count], both[count:], alpha=1 / finer), step
+
+
+@scripted
+def _product(x: Tensor, packed: Prepacked, onto: Tensor | None) -> Tensor:
+    """The product of x [M, K], plus `onto` [N] or [M, N]."""
+    steps, step = _two_terms(x, packed)
+    return steps.mul_(step) if onto is None else torch.addcmul(onto, steps, step)
+
+
+@scripted
+def _normed(
+    x: Tensor, weight: Tensor, eps: float, packed: Prepacked, onto: Tensor | None
+) -> Tensor:
+    """The same after RMSNorm with `weight` [K]: what that divides a row by is left to its step."""
+    steps, step = _two_terms(x * weight, packed)
+    size = torch.linalg.vector_norm(x, 2, [1], True)
+    step.mul_((size.square() / x.shape[1]).add_(eps).rsqrt_())
+    return steps.mul_(step) if onto is None else torch.addcmul(onto, steps, step)
+
+
+@scripted
+def _product16(x: Tensor, parts: list[Prepacked], bias: Tensor | None) -> Tensor:
+    """x [M, K] by fp16 weights in blocks of rows, plus `bias` [N]."""
+    found = [torch.ops.quantized.linear_dynamic_fp16(x, part) for part in parts]
+    whole = found[0] if len(found) == 1 else torch.cat(found, dim=1)
+    return whole if bias is None else whole.add_(bias)
 
 
 def laid_out(layer: Linear) -> Linear:

@@ -36,6 +36,14 @@ class Linear(Protocol):
         """x: [M, K] in the compute dtype → [M, N], same dtype."""
         ...
 
+    def normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """The product of x after RMSNorm with `weight` [K]."""
+        ...
+
+    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+        """`sums` [M, N] plus the product of x, as a new tensor."""
+        ...
+
     def tensors(self) -> dict[str, Tensor]:
         """What a packed file must hold to rebuild it, by short name."""
         ...
@@ -51,8 +59,26 @@ class Linear(Protocol):
         ...
 
 
+class Apart:
+    """For kinds that fuse nothing: norm, product and sum one after the other."""
+
+    __slots__ = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The product."""
+        raise NotImplementedError
+
+    def normed(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """The product of x after RMSNorm with `weight` [K]."""
+        return self(F.rms_norm(x, (x.shape[1],), weight, eps))
+
+    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+        """`sums` plus the product of x."""
+        return sums + self(x)
+
+
 @dataclass(slots=True)
-class Dense:
+class Dense(Apart):
     """weight [N, K] and bias [N] in the compute dtype."""
 
     weight: Tensor
@@ -88,7 +114,7 @@ class Dense:
 
 
 @dataclass(slots=True)
-class Int8:
+class Int8(Apart):
     """Symmetric int8 per output channel: weight [N, K] int8, scale [N] float32.
 
     Weight only: activations stay in the compute dtype, so no outlier is clipped.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qwen_tui.backends.local.linear import Dense, Linear
 from qwen_tui.backends.local.model import Cancelled
+from qwen_tui.backends.local.torchscript import scripted
 
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
@@ -151,7 +152,9 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What every layer of one pass shares: rows, RoPE tables [T, head], additive mask or None."""
+    """What every layer of one pass shares: rows, RoPE tables [T, head] (see `attended`), additive
+    mask or None.
+    """
 
     batch: int
     cos: Tensor
@@ -177,6 +180,9 @@ class Qwen2:
         steps = torch.arange(0, shape.head, 2, dtype=torch.float32) / shape.head
         self._frequencies = (1.0 / shape.theta**steps).to(self.device)
         self._cos = self._sin = torch.empty(0, device=self.device)
+        on_cpu = self.device.type == "cpu"
+        self._mixed = scripted(attended) if on_cpu else attended
+        self._gated = scripted(gated) if on_cpu else gated
 
     @property
     def nbytes_per_token(self) -> int:
@@ -265,41 +271,24 @@ class Qwen2:
         stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
         """One layer: hidden states [B·T, hidden] → the same; its keys and values are stored."""
-        layer, width = self.layers[index], (self.shape.hidden,)
-        normed = F.rms_norm(x, width, layer.norm1, self.shape.eps)
+        layer, eps = self.layers[index], self.shape.eps
         _ask(stopped)
-        x = x + layer.out(self._attend(layer.qkv(normed), cache, index, place))
-        normed = F.rms_norm(x, width, layer.norm2, self.shape.eps)
+        mixed = self._attend(layer.qkv.normed(x, layer.norm1, eps), cache, index, place)
+        x = layer.out.onto(x, mixed)
         _ask(stopped)
-        gate, up = layer.gate_up(normed).chunk(2, dim=-1)
-        inner = F.silu(gate).mul_(up)
+        inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
         _ask(stopped)
-        return x + layer.down(inner)
+        return layer.down.onto(x, inner)
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [M, hidden] → float32 logits [M, V]."""
-        return self.lm_head(F.rms_norm(x, (self.shape.hidden,), self.norm, self.shape.eps)).float()
+        return self.lm_head.normed(x, self.norm, self.shape.eps).float()
 
     def _attend(self, qkv: Tensor, cache: KV, index: int, place: Place) -> Tensor:
         """Rotate, store, attend: fused qkv [B·T, (H + 2·Hkv)·D] → [B·T, H·D]."""
-        heads, kv_heads, head = self.shape.heads, self.shape.kv_heads, self.shape.head
-        count = place.cos.shape[0]
-        qkv = qkv.view(place.batch, count, heads + 2 * kv_heads, head).transpose(1, 2)
-        turned = _rotated(qkv[:, : heads + kv_heads], place.cos, place.sin)
-        query, key = turned[:, :heads], turned[:, heads:]
         keys, values = cache.keys[index], cache.values[index]
-        end = cache.length + count
-        keys[:, :, cache.length : end] = key
-        values[:, :, cache.length : end] = qkv[:, heads + kv_heads :]
-        mixed = F.scaled_dot_product_attention(
-            query,
-            keys[:, :, :end],
-            values[:, :, :end],
-            attn_mask=place.mask,
-            is_causal=place.mask is None and count > 1,
-            enable_gqa=heads != kv_heads,
-        )
-        return mixed.transpose(1, 2).reshape(place.batch * count, heads * head)
+        qkv = qkv.view(place.batch, place.cos.shape[0], -1, self.shape.head)
+        return self._mixed(qkv, place.cos, place.sin, keys, values, cache.length, place.mask)
 
     def _mask(self, start: int, end: int) -> Tensor:
         """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
@@ -309,20 +298,56 @@ class Qwen2:
         return mask
 
     def _reach(self, positions: int) -> None:
-        """RoPE tables [positions, D] in the compute dtype, computed in float32."""
+        """RoPE tables [positions, D] in the compute dtype, computed in float32; the sines'
+        first half negated.
+        """
         if positions <= self._cos.shape[0]:
             return
         reach = max(positions, min(2 * positions, self.shape.context))
         angles = torch.arange(reach, device=self.device).float()[:, None] * self._frequencies
-        angles = torch.cat((angles, angles), dim=-1)
-        self._cos, self._sin = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
+        cos, sin = angles.cos(), angles.sin()
+        self._cos = torch.cat((cos, cos), dim=-1).to(self.dtype)
+        self._sin = torch.cat((-sin, sin), dim=-1).to(self.dtype)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding in the half-split convention: x [B, H, T, D], cos and sin [T, D]."""
-    half = x.shape[-1] // 2
-    swapped = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + swapped * sin
+def attended(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: int,
+    mask: Tensor | None,
+) -> Tensor:
+    """Rotate queries and keys [B, T, H + 2·Hkv, D], store keys and values from position `start` on,
+    attend over all that is stored → [B·T, H·D]. `sin` has its first half negated. Without a mask T
+    positions see what stands before them: T is 1, or `start` 0.
+    """
+    count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
+    heads = qkv.shape[2] - 2 * kv_heads
+    end = start + count
+    qkv = qkv.transpose(1, 2)
+    both = qkv.narrow(1, 0, heads + kv_heads)
+    # The half-split convention of rotary embedding: (a, b) → (a·cos − b·sin, b·cos + a·sin).
+    turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)
+    keys.narrow(2, start, count).copy_(turned.narrow(1, heads, kv_heads))
+    values.narrow(2, start, count).copy_(qkv.narrow(1, heads + kv_heads, kv_heads))
+    mixed = F.scaled_dot_product_attention(
+        turned.narrow(1, 0, heads),
+        keys.narrow(2, 0, end),
+        values.narrow(2, 0, end),
+        mask,
+        0.0,
+        mask is None and count > 1,
+        enable_gqa=heads != kv_heads,
+    )
+    return mixed.transpose(1, 2).reshape(qkv.shape[0] * count, heads * head)
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """[M, 2·I] → silu of the first half times the second, [M, I]."""
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate).mul_(up)
 
 
 def _ask(stopped: Callable[[], bool] | None) -> None:
