@@ -16,10 +16,11 @@ from torch import Tensor
 
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
-from qwen_tui.backends.local import fbgemm, kernels
+from qwen_tui.backends.local import fbgemm, kernels, packed
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.kernels import Speeds
 from qwen_tui.backends.local.linear import Int8
+from qwen_tui.backends.local.qwen2 import Shape
 from qwen_tui.backends.local.torchscript import scripted
 from qwen_tui.types import Progress, Request, Sampling, Scored, Trouble
 
@@ -105,7 +106,7 @@ def test_no_python_runs_between_the_operators_of_a_product() -> None:
     """A decoding step of a small model is mostly small operators; in Python they take three times
     as long.
     """
-    for function in (fbgemm._product, fbgemm._normed, fbgemm._product16):
+    for function in (fbgemm._product, fbgemm._normed, fbgemm._product16, fbgemm._layer):
         assert isinstance(function, torch.jit.ScriptFunction)
 
 
@@ -194,6 +195,34 @@ def test_int8_text_does_not_depend_on_chunks_batch_or_reuse(folder: Path, chunk:
         again = run(other, asked(prompt, max_tokens=24, sampling=sampling))
         assert ids(again) == wanted
         assert end(again).stats.reused >= min(cut, 39)
+
+
+@needed
+def test_a_layer_run_as_one_function_gives_the_same_bits(folder: Path) -> None:
+    """Few rows run it so, many run its parts one after the other, to be stopped in between."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    shape = Shape.of(config)
+    assert shape is not None
+    network = packed.load(
+        folder,
+        shape,
+        kind="int8",
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        cache=None,
+        report=lambda progress: None,
+        packing="fbgemm",
+    ).network
+    found = []
+    for limit in (0, 16):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("qwen_tui.backends.local.qwen2.WHOLE_ROWS", limit)
+            cache = network.cache()
+            cache.select([0, 0])
+            for count in (5, 1, 3):
+                given = torch.arange(2 * count).view(2, count)
+                found.append(network.forward(given, cache, last=count))
+    assert all(torch.equal(*pair) for pair in zip(found[:3], found[3:], strict=True))
 
 
 @needed

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from functools import cache, partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
+from qwen_tui.backends.local.attention import attended, gated
 from qwen_tui.backends.local.linear import Apart, Dense, Int8, Linear
 from qwen_tui.backends.local.torchscript import scripted
 
@@ -99,9 +100,11 @@ class Packed8:
         """Pack int8 `weight` [N, K] with float32 `scale` [N]."""
         rows, columns = weight.shape
         zeros = torch.zeros(rows, dtype=torch.int64)
-        whole = torch._make_per_channel_quantized_tensor(
-            weight.contiguous(), scale.double(), zeros, 0
+        whole = torch._empty_per_channel_affine_quantized(
+            list(weight.shape), scales=scale.double(), zero_points=zeros, axis=0, dtype=torch.qint8
         )
+        weight = weight.contiguous()
+        whole.set_(weight.untyped_storage(), weight.storage_offset(), weight.shape, weight.stride())
         packed = torch.ops.quantized.linear_prepack(whole, None)
         return cls(packed, rows, columns, None if bias is None else bias.float())
 
@@ -172,6 +175,45 @@ def _product16(x: Tensor, parts: list[Prepacked], bias: Tensor | None) -> Tensor
     found = [torch.ops.quantized.linear_dynamic_fp16(x, part) for part in parts]
     whole = found[0] if len(found) == 1 else torch.cat(found, dim=1)
     return whole if bias is None else whole.add_(bias)
+
+
+@scripted
+def _layer(
+    qkv: Prepacked,
+    bias: Tensor | None,
+    out: Prepacked,
+    gate_up: Prepacked,
+    down: Prepacked,
+    head: int,
+    x: Tensor,
+    norm1: Tensor,
+    norm2: Tensor,
+    eps: float,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: int,
+    mask: Tensor | None,
+) -> Tensor:
+    """A decoder layer, hidden states [B·T, hidden] → the same; see `attended` for its arguments."""
+    mixed = _normed(x, norm1, eps, qkv, bias).view(keys.shape[0], cos.shape[0], -1, head)
+    x = _product(attended(mixed, cos, sin, keys, values, start, mask), out, x)
+    return _product(gated(_normed(x, norm2, eps, gate_up, None)), down, x)
+
+
+def whole(
+    qkv: Linear, out: Linear, gate_up: Linear, down: Linear, *, head: int
+) -> Callable[..., Tensor] | None:
+    """A Qwen2 layer of these products as one function of what `_layer` takes from `x` on; None
+    where they are not all in 8 bits and shaped like Qwen2's.
+    """
+    found = [part for part in (qkv, out, gate_up, down) if isinstance(part, Packed8)]
+    if len(found) < 4 or any(part.bias is not None for part in found[1:]):
+        return None
+    first, *rest = found
+    weights = (first.packed, first.bias, *(part.packed for part in rest))
+    return partial(cast(Callable[..., Tensor], _layer), *weights, head)
 
 
 def laid_out(layer: Linear) -> Linear:

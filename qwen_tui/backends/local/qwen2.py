@@ -14,12 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwen_tui.backends.local import fbgemm
+from qwen_tui.backends.local.attention import attended, gated
 from qwen_tui.backends.local.linear import Dense, Linear
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.torchscript import scripted
 
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
+WHOLE_ROWS: Final = 16
+"""Up to this many positions a layer is too short to be stopped inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +185,12 @@ class Qwen2:
         self._frequencies = (1.0 / shape.theta**steps).to(self.device)
         self._cos = self._sin = torch.empty(0, device=self.device)
         on_cpu = self.device.type == "cpu"
-        self._mixed = scripted(attended) if on_cpu else attended
+        self._attended = scripted(attended) if on_cpu else attended
         self._gated = scripted(gated) if on_cpu else gated
+        self._whole = [
+            fbgemm.whole(layer.qkv, layer.out, layer.gate_up, layer.down, head=shape.head)
+            for layer in layers
+        ]
 
     @property
     def nbytes_per_token(self) -> int:
@@ -273,7 +281,14 @@ class Qwen2:
         """One layer: hidden states [B·T, hidden] → the same; its keys and values are stored."""
         layer, eps = self.layers[index], self.shape.eps
         _ask(stopped)
-        mixed = self._attend(layer.qkv.normed(x, layer.norm1, eps), cache, index, place)
+        keys, values = cache.keys[index], cache.values[index]
+        where = (place.cos, place.sin, keys, values, cache.length, place.mask)
+        whole = self._whole[index]
+        if whole is not None and len(x) <= WHOLE_ROWS:
+            return whole(x, layer.norm1, layer.norm2, eps, *where)
+        qkv = layer.qkv.normed(x, layer.norm1, eps)
+        qkv = qkv.view(place.batch, len(place.cos), -1, self.shape.head)
+        mixed = self._attended(qkv, *where)
         x = layer.out.onto(x, mixed)
         _ask(stopped)
         inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
@@ -283,12 +298,6 @@ class Qwen2:
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [M, hidden] → float32 logits [M, V]."""
         return self.lm_head.normed(x, self.norm, self.shape.eps).float()
-
-    def _attend(self, qkv: Tensor, cache: KV, index: int, place: Place) -> Tensor:
-        """Rotate, store, attend: fused qkv [B·T, (H + 2·Hkv)·D] → [B·T, H·D]."""
-        keys, values = cache.keys[index], cache.values[index]
-        qkv = qkv.view(place.batch, place.cos.shape[0], -1, self.shape.head)
-        return self._mixed(qkv, place.cos, place.sin, keys, values, cache.length, place.mask)
 
     def _mask(self, start: int, end: int) -> Tensor:
         """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
@@ -308,46 +317,6 @@ class Qwen2:
         cos, sin = angles.cos(), angles.sin()
         self._cos = torch.cat((cos, cos), dim=-1).to(self.dtype)
         self._sin = torch.cat((-sin, sin), dim=-1).to(self.dtype)
-
-
-def attended(
-    qkv: Tensor,
-    cos: Tensor,
-    sin: Tensor,
-    keys: Tensor,
-    values: Tensor,
-    start: int,
-    mask: Tensor | None,
-) -> Tensor:
-    """Rotate queries and keys [B, T, H + 2·Hkv, D], store keys and values from position `start` on,
-    attend over all that is stored → [B·T, H·D]. `sin` has its first half negated. Without a mask T
-    positions see what stands before them: T is 1, or `start` 0.
-    """
-    count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
-    heads = qkv.shape[2] - 2 * kv_heads
-    end = start + count
-    qkv = qkv.transpose(1, 2)
-    both = qkv.narrow(1, 0, heads + kv_heads)
-    # The half-split convention of rotary embedding: (a, b) → (a·cos − b·sin, b·cos + a·sin).
-    turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)
-    keys.narrow(2, start, count).copy_(turned.narrow(1, heads, kv_heads))
-    values.narrow(2, start, count).copy_(qkv.narrow(1, heads + kv_heads, kv_heads))
-    mixed = F.scaled_dot_product_attention(
-        turned.narrow(1, 0, heads),
-        keys.narrow(2, 0, end),
-        values.narrow(2, 0, end),
-        mask,
-        0.0,
-        mask is None and count > 1,
-        enable_gqa=heads != kv_heads,
-    )
-    return mixed.transpose(1, 2).reshape(qkv.shape[0] * count, heads * head)
-
-
-def gated(gate_up: Tensor) -> Tensor:
-    """[M, 2·I] → silu of the first half times the second, [M, I]."""
-    gate, up = gate_up.chunk(2, -1)
-    return F.silu(gate).mul_(up)
 
 
 def _ask(stopped: Callable[[], bool] | None) -> None:

@@ -1,0 +1,50 @@
+"""What stands between a layer's products: rotary embedding, attention, the gated activation.
+
+Law: written so that TorchScript can run it on a CPU and Python anywhere; the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def attended(
+    qkv: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: int,
+    mask: Tensor | None,
+) -> Tensor:
+    """Rotate queries and keys [B, T, H + 2·Hkv, D], store keys and values from position `start` on,
+    attend over all that is stored → [B·T, H·D]. `sin` has its first half negated. Without a mask T
+    positions see what stands before them: T is 1, or `start` 0.
+    """
+    count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
+    heads = qkv.shape[2] - 2 * kv_heads
+    end = start + count
+    qkv = qkv.transpose(1, 2)
+    both = qkv.narrow(1, 0, heads + kv_heads)
+    # The half-split convention of rotary embedding: (a, b) → (a·cos − b·sin, b·cos + a·sin).
+    turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)
+    keys.narrow(2, start, count).copy_(turned.narrow(1, heads, kv_heads))
+    values.narrow(2, start, count).copy_(qkv.narrow(1, heads + kv_heads, kv_heads))
+    mixed = F.scaled_dot_product_attention(
+        turned.narrow(1, 0, heads),
+        keys.narrow(2, 0, end),
+        values.narrow(2, 0, end),
+        mask,
+        0.0,
+        mask is None and count > 1,
+        enable_gqa=heads != kv_heads,
+    )
+    return mixed.transpose(1, 2).reshape(qkv.shape[0] * count, heads * head)
+
+
+def gated(gate_up: Tensor) -> Tensor:
+    """[M, 2·I] → silu of the first half times the second, [M, I]."""
+    gate, up = gate_up.chunk(2, -1)
+    return F.silu(gate).mul_(up)
