@@ -13,9 +13,9 @@ from torch import Tensor
 from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local import packed
 from qwen_tui.backends.local.int4 import Int4
-from qwen_tui.backends.local.linear import Kind
+from qwen_tui.backends.local.linear import Dense, Kind
 from qwen_tui.backends.local.model import Cancelled
-from qwen_tui.backends.local.qwen2 import Qwen2, Shape
+from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
 from qwen_tui.types import Progress, Trouble
 
 
@@ -136,6 +136,38 @@ def test_cancelled_between_products_leaves_the_cache_whole(folder: Path) -> None
             network.forward(some_ids(7, 9), cache, stopped=lambda a=asked, p=patience: next(a) >= p)
         assert cache.length == 10
         assert torch.allclose(network.forward(torch.tensor([[5]]), cache), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1, 1), (4, 1), (1, 5)])
+def test_a_forward_asks_nothing_of_its_device(folder: Path, rows: int, count: int) -> None:
+    """On the meta device tensors have no values: whatever waited for one would fail, as a GPU would
+    have to be waited for.
+    """
+    shape, meta = shape_of(folder), torch.device("meta")
+
+    def linear(outputs: int, inputs: int, *, bias: bool = False) -> Dense:
+        one = torch.empty(outputs, device=meta) if bias else None
+        return Dense(torch.empty(outputs, inputs, device=meta), one)
+
+    wide = (shape.heads + 2 * shape.kv_heads) * shape.head
+    norm = torch.empty(shape.hidden, device=meta)
+    layer = Layer(
+        norm1=norm,
+        qkv=linear(wide, shape.hidden, bias=True),
+        out=linear(shape.hidden, shape.heads * shape.head),
+        norm2=norm,
+        gate_up=linear(2 * shape.intermediate, shape.hidden),
+        down=linear(shape.hidden, shape.intermediate),
+    )
+    head = linear(shape.vocab, shape.hidden)
+    network = Qwen2(shape, head.weight, [layer] * 2, norm, head, dtype=torch.float32)
+    cache = network.cache()
+    cache.select([0] * rows)
+    for _ in range(2):
+        ids = torch.zeros(rows, count, dtype=torch.int64, device=meta)
+        logits = network.forward(ids, cache, last=count)
+    assert logits.shape == (rows, count, shape.vocab)
+    assert (logits.device, cache.length) == (meta, 2 * count)
 
 
 def test_what_it_cannot_do_is_left_to_the_reference(tmp_path: Path) -> None:

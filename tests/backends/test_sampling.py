@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -307,6 +308,49 @@ def test_looking_at_the_best_first_draws_what_the_whole_row_draws(
 
 
 # -- ranking ---------------------------------------------------------------------------------------
+
+
+class OnMetal(torch.Tensor):
+    """As on Apple's GPUs: another device, and no float64 there."""
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:  # the signature that torch calls
+        if func is torch.Tensor.double:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
+            return torch.device("mps")
+        return found
+
+
+@pytest.mark.parametrize("spread", [0.1, 8.0])
+@pytest.mark.parametrize(
+    "values",
+    [
+        Sampling(),
+        Sampling(temperature=0.0),
+        Sampling(min_p=0.0, temperature=0.7),
+        Sampling(min_p=0.0, top_p=0.9, top_k=40),
+        Sampling(min_p=0.0, typical_p=0.6),
+    ],
+)
+def test_a_device_without_float64_draws_what_the_host_draws(
+    values: Sampling, spread: float
+) -> None:
+    chain, window = Chain.of(values), Window(0)
+    logits = row(5000, spread=spread)
+    there = logits.as_subclass(OnMetal)
+    for position in range(20):
+        u = uniform(3, 0, position)
+        top = peek(there[None], 64)
+        assert chain.sample(there, window, u, top=top) == chain.sample(logits, window, u)
+    right, found = peek(logits[None], 64), peek(there[None], 64)
+    for name in ("values", "ids", "log_mass"):
+        assert torch.equal(getattr(found, name), getattr(right, name))
 
 
 def test_a_tokens_logprob_is_raw_and_its_rivals_are_sorted() -> None:

@@ -24,8 +24,9 @@ from qwen_tui.backends.local.archive import Archive, Measures, for_model
 from qwen_tui.backends.local.cache import Held
 from qwen_tui.backends.local.companion import shape_of
 from qwen_tui.backends.local.drafter import Drafter
+from qwen_tui.backends.local.engine import Engine
 from qwen_tui.backends.local.fast import FastModel
-from qwen_tui.backends.local.loop import Engine, Run
+from qwen_tui.backends.local.loop import Run
 from qwen_tui.backends.local.model import Model
 from qwen_tui.backends.local.plan import Machine, Plan
 from qwen_tui.backends.local.qwen2 import Shape

@@ -17,8 +17,8 @@ import torch
 
 from qwen_tui import hub
 from qwen_tui.backends.local.backend import Local
+from qwen_tui.backends.local.engine import Engine
 from qwen_tui.backends.local.figures import Protocol
-from qwen_tui.backends.local.loop import Engine
 from qwen_tui.backends.local.qwen2 import Qwen2
 from qwen_tui.types import (
     GENERIC,

@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from torch import Tensor
 
 from qwen_tui.backends.local import resources
-from qwen_tui.backends.local.cache import Held
-from qwen_tui.backends.local.drafter import Drafter
+from qwen_tui.backends.local.course import Branch, Course
+from qwen_tui.backends.local.engine import Engine
 from qwen_tui.backends.local.guessing import Guesser
-from qwen_tui.backends.local.model import Cancelled, Model
+from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.ranking import Top, peek, rank
 from qwen_tui.backends.local.sampling import HEADS, AllBanned, Chain, Window, uniform
-from qwen_tui.backends.local.spelling import Spellings, rest_of
+from qwen_tui.backends.local.spelling import rest_of
 from qwen_tui.backends.local.stops import StopWatch
 from qwen_tui.types import (
     Emitted,
@@ -33,12 +33,11 @@ from qwen_tui.types import (
     Reason,
     Request,
     Scored,
-    Stats,
     Token,
 )
 
 if TYPE_CHECKING:
-    from qwen_tui.backends.local.archive import Archive
+    pass
 
 SCORE_CHUNK: Final = 64
 """Positions scored at once: each needs a whole row of logits."""
@@ -46,62 +45,6 @@ TELL_EVERY: Final = 0.25
 """Seconds between two words about a long chunk of the prompt."""
 MEMORY_EVERY: Final = 64
 """Decoding steps between two looks at the memory held."""
-
-
-class Words(Protocol):
-    """What the loop asks of a vocabulary; `qwen_tui.vocab.Vocab` has it."""
-
-    def data(self, id: int, /) -> bytes:
-        """A token's bytes."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """What stays from one generation to the next.
-
-    `known` is how many ids the tokenizer has: logits beyond are padding, and cut off before any
-    statistic. `chunk` is how many positions are prefilled at once. `clock` counts seconds. `ahead`
-    is how many ids may be guessed in a step (0: none), by `lookup` of what stood before or by the
-    `drafter`. `archive` keeps long texts on disk.
-    """
-
-    model: Model
-    held: Held
-    words: Words
-    spellings: Callable[[], Spellings]
-    known: int
-    ends: frozenset[int]
-    context: int
-    chunk: int
-    threads: int
-    dtype: str
-    clock: Callable[[], float]
-    ahead: int = 0
-    archive: Archive | None = None
-    lookup: bool = True
-    drafter: Drafter | None = None
-
-    def memory(self) -> int:
-        """Bytes that the model holds, and the draft model where there is one."""
-        return self.model.memory() + (self.drafter.memory() if self.drafter is not None else 0)
-
-
-@dataclass(slots=True)
-class Branch:
-    """One completion as it grows: `ids` are its own, after the prompt."""
-
-    index: int
-    window: Window
-    watch: StopWatch
-    prefix: bytes
-    ids: list[int] = field(default_factory=list)
-    emitted: int = 0
-    drafted: int = 0
-    accepted: int = 0
-    first: float = 0.0
-    last: float = 0.0
-    done: bool = False
 
 
 class Run:
@@ -125,12 +68,7 @@ class Run:
         self._rows: list[Branch] = []
         self._top_width = max(HEADS[0], request.choices)
         self._chunk = engine.chunk
-        self._reused = 0
-        self._prefill_s = 0.0
-        self._peak = 0
-        self._chunks: list[int] = []
-        self._batches: list[tuple[int, int]] = []
-        self._drafts: list[tuple[int, int]] = []
+        self._course = Course(len(self._prompt), engine.threads)
         self._guesser = Guesser(
             self._prompt,
             request.sources,
@@ -195,17 +133,17 @@ class Run:
         began = self._engine.clock()
         if request.score:
             held.ids = held.ids[: self._model.rewind(0)]
-        self._reused = held.keep(self._model, self._prompt)
+        self._course.reused = held.keep(self._model, self._prompt)
         if self._archive is not None:
             brought = self._archive.bring(self._model, held, self._prompt, self._cancel.is_set)
-            self._reused = yield from brought
+            self._course.reused = yield from brought
         chunk = min(self._chunk, SCORE_CHUNK) if request.score else self._chunk
         if request.score:
             yield Scored(0, (Token(self._prompt[0], request.prompt[0].data),))
         while True:
             start = len(held.ids)
             part = self._prompt[start : start + chunk]
-            if count - self._reused > chunk:
+            if count - self._course.reused > chunk:
                 yield Progress("prefill", start, count)
             logits = yield from self._forward_prompt(part)
             if request.score:
@@ -213,11 +151,11 @@ class Run:
                 logits = logits[:, -1]
             if len(held.ids) == count:
                 break
-        if count - self._reused > chunk:
+        if count - self._course.reused > chunk:
             yield Progress("prefill", count, count)
-        self._peak = max(self._peak, self._engine.memory())
-        self._prefill_s = self._engine.clock() - began
-        yield Prefilled(count, self._reused, self._prefill_s)
+        self._course.held(self._engine.memory())
+        self._course.prefill_s = self._engine.clock() - began
+        yield Prefilled(count, self._course.reused, self._course.prefill_s)
         return logits
 
     def _forward_prompt(self, part: list[int]) -> Generator[Event, None, Tensor]:
@@ -239,7 +177,7 @@ class Run:
                 done = len(held.ids) + int(share * len(part))
                 yield Progress("prefill", done, len(self._prompt))
         held.ids += part
-        self._chunks.append(len(part))
+        self._course.chunks.append(len(part))
         return logits[..., : self._engine.known]
 
     def _scored(self, start: int, logits: Tensor) -> Iterator[Event]:
@@ -292,10 +230,7 @@ class Run:
         returns logits [rows, 1 + guesses, known].
         """
         newest = [[branch.ids[-1], *drafts] for branch in self._rows]
-        if not self._batches or self._batches[-1][1] != len(newest):
-            self._batches.append((len(self._rows[0].ids), len(newest)))
-        if drafts:
-            self._drafts.append((len(self._rows[0].ids), len(drafts)))
+        self._course.step(len(self._rows[0].ids), len(newest), len(drafts))
         try:
             logits = self._model.forward(newest, every=bool(drafts), cancel=self._cancel)
         except (RuntimeError, MemoryError) as error:
@@ -306,7 +241,7 @@ class Run:
         else:
             self._engine.held.ids += newest[0]
         if len(self._rows[0].ids) % MEMORY_EVERY == 0:
-            self._peak = max(self._peak, self._engine.memory())
+            self._course.held(self._engine.memory())
         logits = logits[..., : self._engine.known]
         return logits if logits.dim() == 3 else logits[:, None]
 
@@ -356,7 +291,7 @@ class Run:
             part = ids[len(held.ids) : len(held.ids) + self._chunk]
             logits = self._model.forward([part], cancel=self._cancel)
             held.ids += part
-            self._chunks.append(len(part))
+            self._course.chunks.append(len(part))
             if len(held.ids) == len(ids):
                 return logits
 
@@ -444,28 +379,10 @@ class Run:
     ) -> Iterator[Event]:
         yield from self._let_go(branch, branch.watch.flush())
         branch.done = True
-        self._peak = max(self._peak, self._engine.memory())
-        stats = Stats(
-            prompt=len(self._prompt),
-            reused=self._reused,
-            emitted=branch.emitted,
-            drafted=branch.drafted,
-            accepted=branch.accepted,
-            prefill_s=self._prefill_s,
-            ttft_s=branch.first - self._began if branch.first else 0.0,
-            decode_s=branch.last - branch.first,
-            peak_bytes=self._peak,
-        )
-        yield Finished(reason, branch.index, stats, stop, message, hint, self._schedule())
-
-    def _schedule(self) -> dict[str, Any]:
-        return {
-            "chunks": list(self._chunks),
-            "reused": self._reused,
-            "batch": [list(pair) for pair in self._batches] or [[0, len(self._branches)]],
-            "drafts": [list(pair) for pair in self._drafts],
-            "threads": self._engine.threads,
-        }
+        self._course.held(self._engine.memory())
+        stats = self._course.stats(branch, self._began)
+        schedule = self._course.schedule(len(self._branches))
+        yield Finished(reason, branch.index, stats, stop, message, hint, schedule)
 
     def _drop(self) -> None:
         self._guesser.forget()

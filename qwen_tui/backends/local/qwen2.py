@@ -302,8 +302,8 @@ class Qwen2:
     def _mask(self, start: int, end: int) -> Tensor:
         """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
         mask = torch.zeros(end - start, end, dtype=self.dtype, device=self.device)
-        future = torch.ones(end - start, end - start, dtype=torch.bool, device=self.device)
-        mask[:, start:].masked_fill_(future.triu(1), float("-inf"))
+        place = torch.arange(end - start, device=self.device)
+        mask[:, start:].masked_fill_(place > place[:, None], float("-inf"))
         return mask
 
     def _reach(self, positions: int) -> None:

@@ -40,9 +40,22 @@ class Top:
 
 def peek(logits: Tensor, count: int) -> Top:
     """The `count` largest of each row of `logits` [B, V] float32, and each row's mass."""
-    values, ids = torch.topk(logits, min(count, logits.shape[-1]))
+    count = min(count, logits.shape[-1])
+    values, ids = torch.topk(logits, count)
     mass = logits.logsumexp(-1)
-    return Top(values.cpu(), ids.cpu(), mass.double().cpu())
+    if logits.device.type == "cpu":
+        return Top(values, ids, mass.double())
+    # One copy, so that a device is waited for once. float32 is exact for ids below 2²⁴.
+    found = torch.cat((values, ids.float(), mass[:, None]), dim=1).cpu()
+    return Top(found[:, :count], found[:, count:-1].long(), found[:, -1].double())
+
+
+def exact(row: Tensor) -> Tensor:
+    """A row in float64: where it is, or on the host if its device knows no float64 (Apple's)."""
+    try:
+        return row.double()
+    except TypeError:
+        return row.cpu().double()
 
 
 def rank(

@@ -16,7 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qwen_tui.backends.local.ranking import Top, peek
+from qwen_tui.backends.local.ranking import Top, exact, peek
 from qwen_tui.types import Sampling
 
 RNG: Final = "philox4x32-10"
@@ -160,7 +160,7 @@ class Candidates:
         """−Σ p ln p over all that are still in the running, in nats."""
         logprobs = self.logprobs()
         if self.row is not None:
-            logprobs = self.row.double() - self.log_mass
+            logprobs = exact(self.row) - self.log_mass
         probs = logprobs.exp()
         return -float((probs * logprobs.masked_fill(probs == 0, 0.0)).sum())
 
@@ -320,11 +320,11 @@ class Chain:
         """
         if self.cuts[:1] != ("min_p",):
             values, ids = row.sort(descending=True, stable=True)
-            return values.double().cpu(), ids.cpu()
+            return values.cpu().double(), ids.cpu()
         floor = row.max() + math.log(min(self.sampling.min_p, 1.0)) - MIN_P_MARGIN
         near = (row >= floor).nonzero()[:, 0]
         values, order = row[near].sort(descending=True, stable=True)
-        return values.double().cpu(), near[order].cpu()
+        return values.cpu().double(), near[order].cpu()
 
     def edited(self, logits: Tensor, window: Window, allowed: Tensor | None = None) -> Tensor:
         """[V] → [V]: the stages before the first cut; the input itself when there are none."""
@@ -383,7 +383,7 @@ class Chain:
         if found.whole:
             target = u * float(total[-1])
         else:
-            target = u * float((row.double() - float(best)).exp().sum())
+            target = u * float((exact(row) - float(best)).exp().sum())
             if target >= float(total[-1]):
                 raise _Undecided
         at = int(torch.searchsorted(total, target, right=True))
