@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from qwen_tui.backends.local import blocks, weights
+from qwen_tui.backends.local import blocks, bnb, weights
 from qwen_tui.backends.local.resources import anonymous_bytes
 from qwen_tui.types import Backend, Sampling
 
@@ -95,7 +95,7 @@ class Transformers:
         weights.quiet()
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         if quant != "none":
-            weights.import_bitsandbytes()
+            bnb.load()
         import transformers
         import transformers.models.qwen2.modeling_qwen2  # imports are not loading
 

@@ -9,6 +9,7 @@ import torch
 
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
+from qwen_tui.backends.local.linear import Int8, integers
 from qwen_tui.types import Sampling
 
 pytestmark = [
@@ -45,6 +46,18 @@ def test_every_kind_generates(folder: Path, quant: str, dtype: str) -> None:
     events = run(backend, asked(range(200), max_tokens=16))
     assert len(ids(events)) == 16
     assert end(events).reason == "length"
+
+
+def test_few_rows_of_int8_are_multiplied_as_they_lie() -> None:
+    device = torch.device("cuda")
+    assert integers(device)
+    dice = torch.Generator().manual_seed(0)
+    layer = Int8.of(torch.randn(192, 128, generator=dice), torch.randn(192, generator=dice))
+    x = torch.randn(3, 128, generator=dice)
+    wanted = layer.in_integers(x)
+    assert layer.bias is not None
+    there = Int8(layer.weight.to(device), layer.scale.to(device), layer.bias.to(device))
+    torch.testing.assert_close(there(x.to(device)).cpu(), wanted, rtol=1e-5, atol=1e-5)
 
 
 def test_an_edited_prompt_runs_only_its_tail(folder: Path) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local import packed
 from qwen_tui.backends.local.int4 import Int4
-from qwen_tui.backends.local.linear import Dense, Kind
+from qwen_tui.backends.local.linear import Dense, Int8, Kind, integers
 from qwen_tui.backends.local.model import Cancelled
 from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
 from qwen_tui.types import Progress, Trouble
@@ -136,6 +136,25 @@ def test_cancelled_between_products_leaves_the_cache_whole(folder: Path) -> None
             network.forward(some_ids(7, 9), cache, stopped=lambda a=asked, p=patience: next(a) >= p)
         assert cache.length == 10
         assert torch.allclose(network.forward(torch.tensor([[5]]), cache), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_int8_in_integers_errs_by_its_weights_alone(dtype: torch.dtype) -> None:
+    """What a GPU runs, by the same operator on the CPU; an outlier must not swallow the rest."""
+    assert integers(torch.device("cpu"))
+    dice = torch.Generator().manual_seed(0)
+    bias = torch.randn(96, generator=dice).to(dtype)
+    layer = Int8.of(torch.randn(96, 256, generator=dice), bias)
+    x = torch.randn(3, 256, generator=dice)
+    x[1, 7], x[2] = 300.0, 0.0
+    x = x.to(dtype)
+    found = layer.in_integers(x)
+    right = x.double() @ (layer.weight * layer.scale[:, None].double()).T + bias
+    assert found.dtype == dtype
+    worst = {torch.bfloat16: 4e-3, torch.float32: 3e-4}[dtype]
+    assert ((found - right).norm(dim=1) / right.norm(dim=1)).max() < worst
+    assert torch.equal(found[2], bias)
+    assert torch.equal(found[:1], layer.in_integers(x[:1]))
 
 
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (4, 1), (1, 5)])

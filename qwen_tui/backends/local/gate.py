@@ -168,10 +168,10 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
 def _nf4() -> bool:
     """Whether bitsandbytes is here; made ready for the CPU."""
     try:
-        from qwen_tui.backends.local import nf4, weights
+        from qwen_tui.backends.local import bnb, nf4, weights
 
         weights.quiet()
-        weights.import_bitsandbytes()
+        bnb.load()
         nf4.install()
     except ImportError:
         return False

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from qwen_tui.backends.local import bnb
+
 Kind: TypeAlias = Literal["dense", "int8", "int4", "nf4"]
 
 INT8_DIRECT_ROWS: Final = 16
@@ -160,7 +162,11 @@ class Int8(Apart):
         return 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
-        """The weight-only kernel for few rows on a CPU, else one product over converted weights."""
+        """Integers for few rows where a GPU multiplies them, the weight-only kernel on a CPU, else
+        one product over converted weights.
+        """
+        if len(x) <= INT8_DIRECT_ROWS and x.device.type == "cuda" and integers(x.device):
+            return self.in_integers(x)
         scale = self.scale.to(x.dtype)
         direct = x.device.type == "cpu" and x.dtype == torch.bfloat16
         if direct and x.shape[0] <= INT8_DIRECT_ROWS:
@@ -168,6 +174,20 @@ class Int8(Apart):
         else:
             out = product(x, self.weight).mul_(scale)
         return out if self.bias is None else out + self.bias
+
+    def in_integers(self, x: Tensor) -> Tensor:
+        """x [M, K] → [M, N]: each row of x as two 8-bit terms, the second 254 times finer than the
+        first, so that the weights are read as they lie and all the error is theirs.
+        """
+        count, wide = len(x), x.float()
+        step = wide.abs().amax(dim=1, keepdim=True).clamp_min_(1e-30).div_(127)
+        fine = wide / step
+        coarse = fine.round()
+        terms = torch.cat((coarse, fine.sub_(coarse).mul_(254).round_())).to(torch.int8)
+        both = torch.ops.bitsandbytes.int8_linear_matmul(terms, self.weight).float()
+        out = torch.add(both[:count], both[count:], alpha=1 / 254).mul_(step).mul_(self.scale)
+        out = out if self.bias is None else out.add_(self.bias)
+        return out.to(x.dtype)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its parts by name."""
@@ -188,6 +208,21 @@ def multiplies(dtype: torch.dtype) -> bool:
         return True
     probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
     return bool(getattr(torch.cpu, probes.get(dtype, ""), lambda: False)())
+
+
+@cache
+def integers(device: torch.device) -> bool:
+    """Whether bitsandbytes multiplies int8 matrices on this device, and rightly: tried once."""
+    dice = torch.Generator().manual_seed(0)
+    rows = torch.randint(-127, 128, (2, 64), generator=dice)
+    weight = torch.randint(-127, 128, (128, 64), generator=dice)
+    try:
+        bnb.load()
+        here = [part.to(device=device, dtype=torch.int8) for part in (rows, weight)]
+        found = torch.ops.bitsandbytes.int8_linear_matmul(*here).cpu()
+    except (AttributeError, ImportError, NotImplementedError, RuntimeError, ValueError):
+        return False
+    return torch.equal(found.long(), rows @ weight.T)
 
 
 def with_bias(parts: dict[str, Tensor], bias: Tensor | None) -> dict[str, Tensor]:

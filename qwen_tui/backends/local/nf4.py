@@ -8,7 +8,6 @@ values stands sixteen times in the code book.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +16,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from qwen_tui.backends.local import bnb
 from qwen_tui.backends.local.linear import Apart, product, with_bias
 
 NF4_BLOCK: Final = 64
@@ -107,14 +107,10 @@ def layout() -> str:
 
 
 def _bitsandbytes() -> bool:
-    """Import it quietly (it warns of an optional kernel pack); True where its CPU kernel runs."""
-    log = logging.getLogger("bitsandbytes")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        from bitsandbytes.functional import has_avx512bf16
-    finally:
-        log.setLevel(level)
+    """Import it; True where its CPU kernel runs."""
+    bnb.load()
+    from bitsandbytes.functional import has_avx512bf16
+
     return bool(has_avx512bf16())
 
 
@@ -165,7 +161,7 @@ def install() -> None:
 
     Where an operator has a CPU kernel already (a later bitsandbytes), that one stays.
     """
-    import bitsandbytes  # noqa: F401 - it defines the operator
+    bnb.load()
     from bitsandbytes.functional import get_4bit_type
 
     name = "bitsandbytes::quantize_4bit"

@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
-import logging
 import os
-import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,7 +18,7 @@ from typing import Any, Final
 import torch
 
 from qwen_tui import hub, paths
-from qwen_tui.backends.local import nf4, resources
+from qwen_tui.backends.local import bnb, nf4, resources
 from qwen_tui.backends.local.plan import Plan, gib
 from qwen_tui.types import NO_INPUT, TEMPORARY, Progress, Stage, Trouble
 
@@ -94,25 +91,9 @@ def prepare(plan: Plan) -> None:
     quiet()
     if plan.quant == "none":
         return
-    import_bitsandbytes()
+    bnb.load()
     if plan.quant == "nf4" and plan.device == "cpu":
         nf4.install()
-
-
-def import_bitsandbytes() -> None:
-    """Import it without its offer to fetch a kernel from the hub; its log says only errors, for it
-    would tell of a cast at every product.
-    """
-    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
-    absent = "kernels" not in sys.modules
-    if absent:
-        sys.modules["kernels"] = None  # type: ignore[assignment]
-    try:
-        importlib.import_module("bitsandbytes")
-    finally:
-        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-        if absent:
-            del sys.modules["kernels"]
 
 
 def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
