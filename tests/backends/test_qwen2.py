@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fixtures.checkpoints import qwen2
-from qwen_tui.backends.local import packed
+from qwen_tui.backends.local import int4, packed
+from qwen_tui.backends.local.attention import folded
 from qwen_tui.backends.local.int4 import Int4
 from qwen_tui.backends.local.linear import Dense, Int8, Kind, integers
 from qwen_tui.backends.local.model import Cancelled
+from qwen_tui.backends.local.nf4 import Nf4
 from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
 from qwen_tui.types import Progress, Trouble
 
@@ -155,6 +158,61 @@ def test_int8_in_integers_errs_by_its_weights_alone(dtype: torch.dtype) -> None:
     assert ((found - right).norm(dim=1) / right.norm(dim=1)).max() < worst
     assert torch.equal(found[2], bias)
     assert torch.equal(found[:1], layer.in_integers(x[:1]))
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("count", [1, 6])
+def test_folded_groups_attend_as_groups_do(rows: int, count: int) -> None:
+    """What GPUs run, against torch's own grouped attention on the CPU."""
+    dice = torch.Generator().manual_seed(0)
+    query = torch.randn(rows, count, 12, 16, generator=dice).transpose(1, 2)
+    keys, values = (torch.randn(rows, 3, 40, 16, generator=dice) for _ in range(2))
+    mask = torch.zeros(count, 40)
+    mask[:, 34:] = torch.full((count, 6), float("-inf")).triu(1) if count > 1 else 0.0
+    wanted = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=True)
+    torch.testing.assert_close(folded(query, keys, values, mask), wanted)
+
+
+def test_int8_in_fp16_keeps_sums_that_unscaled_weights_would_overflow() -> None:
+    layer = Int8.of(torch.full((8, 64), 0.01), None)
+    found = layer(torch.full((30, 64), 20.0, dtype=torch.float16))
+    torch.testing.assert_close(found.float(), torch.full((30, 8), 12.8), rtol=5e-3, atol=0)
+
+
+def test_nf4_by_bitsandbytes_choice_is_the_same_layer() -> None:
+    """The operator that GPUs run, by its CPU kernel."""
+    dice = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn(64, 128, generator=dice), torch.randn(64, generator=dice)
+    layer = Nf4.of(weight, bias, torch.float32)
+    if layer.interleaved:
+        pytest.skip("this CPU has a layout of its own")
+    x = torch.randn(5, 128, generator=dice)
+    torch.testing.assert_close(layer.by_its_choice(x), layer(x), rtol=1e-4, atol=1e-4)
+
+
+def test_pairs_of_rows_in_a_byte_are_unpacked_too() -> None:
+    """The layout of int4 weights on an Arm, put together by hand."""
+    steps = torch.randint(0, 16, (32, 64), generator=torch.Generator().manual_seed(0))
+    pairs = steps.to(torch.uint8).view(2, 8, 2, 64)
+    packed = (pairs[:, :, 0] | pairs[:, :, 1] << 4).transpose(1, 2).reshape(32, 32)
+    assert torch.equal(int4._steps(packed, 16, False), steps.to(torch.uint8))
+
+
+def test_the_cache_has_no_more_room_than_was_planned_for(folder: Path) -> None:
+    """A GPU really holds what is allocated; a plan for 700 positions must not end at 512."""
+    network = open_network(folder)
+    cache = network.cache(700)
+    network.forward(some_ids(500), cache)
+    network.forward(some_ids(100), cache)
+    assert cache.capacity == 700
+    cache.select([0, 0, 0])
+    assert (cache.rows, cache.capacity) == (3, 700)
+    wide = network.cache()
+    wide.reserve(20_000)
+    network.forward(some_ids(100), wide)
+    wide.select([0, 0])
+    assert wide.capacity == 100 + 512
+    assert torch.equal(wide.keys[0][0, :, :100], wide.keys[0][1, :, :100])
 
 
 @pytest.mark.parametrize(("rows", "count"), [(1, 1), (4, 1), (1, 5)])

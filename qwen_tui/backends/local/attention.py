@@ -32,16 +32,39 @@ def attended(
     turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)
     keys.narrow(2, start, count).copy_(turned.narrow(1, heads, kv_heads))
     values.narrow(2, start, count).copy_(qkv.narrow(1, heads + kv_heads, kv_heads))
-    mixed = F.scaled_dot_product_attention(
+    query, keys, values = (
         turned.narrow(1, 0, heads),
         keys.narrow(2, 0, end),
         values.narrow(2, 0, end),
-        mask,
-        0.0,
-        mask is None and count > 1,
-        enable_gqa=heads != kv_heads,
     )
+    if keys.device.type != "cpu" and (start > 0 or count == 1):
+        mixed = folded(query, keys, values, mask)
+    else:
+        mixed = F.scaled_dot_product_attention(
+            query,
+            keys,
+            values,
+            mask,
+            0.0,
+            mask is None and count > 1,
+            enable_gqa=heads != kv_heads,
+        )
     return mixed.transpose(1, 2).reshape(qkv.shape[0] * count, heads * head)
+
+
+def folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of grouped queries [B, H, T, D] to keys and values [B, Hkv, N, D] with the queries
+    of a group as further positions of its head: on GPUs the kernels that take a mask do not take
+    groups, and what serves both copies every key for every query head.
+    """
+    batch, heads, count, head = query.shape
+    kv_heads = keys.shape[1]
+    group = heads // kv_heads
+    query = query.reshape(batch, kv_heads, group * count, head).contiguous()
+    if mask is not None:
+        mask = mask.repeat(group, 1)
+    mixed = F.scaled_dot_product_attention(query, keys, values, mask)
+    return mixed.view(batch, heads, count, head)
 
 
 def gated(gate_up: Tensor) -> Tensor:

@@ -123,10 +123,9 @@ class Local:
 
 
 def _drafter(draft: tuple[FastModel, int], model: Model, known: int) -> Drafter:
-    """The draft model at work; a guess costs the bytes it reads, in those the model reads."""
+    """The draft model at work."""
     guesses, context = draft
-    own = model.step_bytes if isinstance(model, FastModel) else 0
-    price = guesses.step_bytes / max(own, guesses.step_bytes)
+    price = min(1.0, guesses.price(model)) if isinstance(model, FastModel) else 1.0
     return Drafter(guesses, known=known, context=context, price=price)
 
 
@@ -214,7 +213,8 @@ def _own(
         report=report,
         stopped=cancel.is_set,
     )
-    return FastModel(found.network, packed=found.packed), (found.note,) if found.note else ()
+    model = FastModel(found.network, packed=found.packed, context=plan.context)
+    return model, (found.note,) if found.note else ()
 
 
 def _loaded(

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from qwen_tui.backends.local.fbgemm import Packed8, Packed16
+from qwen_tui.backends.local.int4 import Int4, block_rows
 from qwen_tui.backends.local.linear import Dense, Linear, multiplies
 from qwen_tui.backends.local.qwen2 import KV, Qwen2
 
 DENSE_AHEAD: Final = 7
 QUANTISED_AHEAD: Final = 3
 GPU_ROW_COST: Final = 0.02
-CHUNKS: Final = {"cpu": 256, "cuda": 1024, "mps": 256}
-"""Positions prefilled at once, by kind of device."""
+CHUNKS: Final = {"cpu": 256, "cuda": 512, "mps": 256}
+"""Positions prefilled at once, by kind of device: a mask over a long context grows with them."""
 UNPACKED_CHUNK: Final = 1024
 """The same on a CPU that multiplies quantised weights quickly once they are unpacked: each chunk
 unpacks every matrix once more."""
@@ -29,13 +30,19 @@ FBGEMM_CHUNK: Final = 64
 """FBGEMM is as quick an id with few rows as with many, and a stop is heard sooner."""
 
 
-class FastModel:
-    """`Model` over a `Qwen2` network; `packed` is the file its weights are mapped from, if any."""
+ROW_BY_ROW_CHUNK: Final = 16
+"""Where every position unpacks all weights anew, a stop must be heard between few of them."""
 
-    def __init__(self, network: Qwen2, *, packed: Path | None = None) -> None:
+
+class FastModel:
+    """`Model` over a `Qwen2` network; `packed` is the file its weights are mapped from, if any;
+    `context` is how many positions memory was planned for (0: the checkpoint's).
+    """
+
+    def __init__(self, network: Qwen2, *, packed: Path | None = None, context: int = 0) -> None:
         self.packed = packed
-        self._network = network
-        self._cache: KV = network.cache()
+        self._network, self._context = network, context
+        self._cache: KV = network.cache(context)
 
     @property
     def _linear(self) -> Linear:
@@ -49,24 +56,29 @@ class FastModel:
 
     @property
     def ahead(self) -> int:
-        """Ids that may be guessed in a step: the kernels of quantised kinds on a CPU take rows in
-        fours; a dense product reads its weights once for many more.
+        """Ids that may be guessed in a step: the kernels of quantised kinds take rows in fours; a
+        dense product reads its weights once for many more.
         """
-        return QUANTISED_AHEAD if self._on_cpu and not self._dense else DENSE_AHEAD
+        return DENSE_AHEAD if self._dense else QUANTISED_AHEAD
 
     @property
     def chunk(self) -> int:
         """Positions worth prefilling at once."""
         if isinstance(self._linear, Packed8 | Packed16):
             return FBGEMM_CHUNK
+        if isinstance(self._linear, Int4) and not block_rows():
+            return ROW_BY_ROW_CHUNK
         if self._on_cpu and not self._dense and multiplies(torch.bfloat16):
             return UNPACKED_CHUNK
         return CHUNKS.get(self._network.device.type, 256)
 
-    @property
-    def step_bytes(self) -> int:
-        """Bytes of weights that a decoding step reads."""
-        return self._network.nbytes_per_token
+    def price(self, of: FastModel) -> float:
+        """What one of its steps costs in steps of another model: the bytes it reads, and on a GPU,
+        where the starting of kernels counts too, no less than its layers.
+        """
+        ours, theirs = self._network, of._network
+        cost = ours.nbytes_per_token / theirs.nbytes_per_token
+        return cost if self._on_cpu else max(cost, ours.shape.layers / theirs.shape.layers)
 
     @property
     def _dense(self) -> bool:
@@ -142,7 +154,7 @@ class FastModel:
 
     def reset(self) -> None:
         """Forget everything and give the cache's memory back."""
-        self._cache = self._network.cache()
+        self._cache = self._network.cache(self._context)
 
     def memory(self) -> int:
         """Bytes of weights (mapped ones too) and cache."""

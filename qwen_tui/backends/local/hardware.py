@@ -18,11 +18,13 @@ def look() -> Machine:
     devices, free, native, names = [], {"cpu": host_free()}, {"cpu": _cpu_native()}, {"cpu": "CPU"}
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
+            room = _cuda_free(index)
+            if room is None:
+                continue
             name = f"cuda:{index}"
             devices.append(name)
-            free[name] = torch.cuda.mem_get_info(index)[0]
-            bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-            native[name] = ("bf16", "fp16", "fp32") if bf16 else ("fp16", "fp32")
+            free[name] = room
+            native[name] = _cuda_native(index)
             names[name] = torch.cuda.get_device_name(index)
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -42,8 +44,26 @@ def look() -> Machine:
     )
 
 
+def _cuda_free(index: int) -> int | None:
+    """Free bytes of a GPU; None if nothing can run there: it is full, another process has it alone,
+    or this torch has no kernels for it.
+    """
+    try:
+        free = torch.cuda.mem_get_info(index)[0]
+        torch.ones(2, device=f"cuda:{index}").sum().item()
+    except RuntimeError:
+        return None
+    return int(free)
+
+
+def _cuda_native(index: int) -> tuple[str, ...]:
+    """bf16 from Ampere on, and on whatever ROCm drives."""
+    newer = torch.version.hip is not None or torch.cuda.get_device_capability(index)[0] >= 8
+    return ("bf16", "fp16", "fp32") if newer else ("fp16", "fp32")
+
+
 def _cpu_native() -> tuple[str, ...]:
-    """bf16 where the CPU multiplies it (AVX512-BF16, AMX, or any Arm of ours), else fp32."""
+    """bf16 where the CPU multiplies it (AVX512-BF16, AMX, Armv8.6), else fp32."""
     return ("bf16", "fp32") if multiplies(torch.bfloat16) else ("fp32",)
 
 

@@ -80,7 +80,7 @@ class Int4(Apart):
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weights it stands for, [N, K] in `dtype`; N a multiple of the layout's block."""
-        steps = _steps(self.weight, block_rows()).view(self.rows, -1, GROUP)
+        steps = _steps(self.weight, *_layout()).view(self.rows, -1, GROUP)
         scale, zero = self.groups.to(dtype).transpose(0, 1).unbind(-1)
         return ((steps.to(dtype) - 8) * scale[..., None] + zero[..., None]).view(self.rows, -1)
 
@@ -95,26 +95,34 @@ def cuts(weight: Tensor) -> bool:
     return columns % GROUP == 0 and rows % ROWS == 0 and weight.device.type == "cpu"
 
 
-def _steps(packed: Tensor, block: int) -> Tensor:
+def _steps(packed: Tensor, block: int, halves: bool) -> Tensor:
     """Packed bytes [N, K/2] → 0 … 15 as [N, K] uint8.
 
-    `block` rows stand together; of each column the first half of them in the low nibbles, the other
-    half in the high ones (`weight_to_int4pack_kernel` in torch's int4mm_kernel.cpp).
+    `block` rows stand together. Of each column either the first half of them is in the low nibbles
+    and the other half in the high ones (x86), or each byte holds two neighbours (elsewhere;
+    `weight_to_int4pack_kernel` in torch's int4mm_kernel.cpp).
     """
     rows, half = packed.shape
     bytes_ = packed.view(rows // block, 2 * half, block // 2)
-    both = torch.cat((bytes_ & 0x0F, bytes_ >> 4), dim=-1)
+    low, high = bytes_ & 0x0F, bytes_ >> 4
+    both = torch.cat((low, high), dim=-1) if halves else torch.stack((low, high), -1).flatten(-2)
     return both.transpose(1, 2).reshape(rows, 2 * half)
 
 
 @cache
-def block_rows() -> int:
-    """How many rows this CPU's layout packs together (64 with AVX-512, 32 with AVX2); 0 where it is
-    another one, and cannot be unpacked here.
+def _layout() -> tuple[int, bool]:
+    """How many rows this CPU's layout packs together (64 with AVX-512, 32 with AVX2, 16 on an Arm),
+    and whether in halves; (0, …) where it is another one, and cannot be unpacked here.
     """
     steps = torch.randint(0, 16, (64, GROUP), generator=torch.Generator().manual_seed(0))
     packed = torch._convert_weight_to_int4pack_for_cpu(steps.to(torch.int32), 1)
-    for block in (64, 32):
-        if torch.equal(_steps(packed, block), steps.to(torch.uint8)):
-            return block
-    return 0
+    for block in (64, 32, 16):
+        for halves in (True, False):
+            if torch.equal(_steps(packed, block, halves), steps.to(torch.uint8)):
+                return block, halves
+    return 0, False
+
+
+def block_rows() -> int:
+    """Rows that stand together in a packed weight; 0 where it cannot be unpacked."""
+    return _layout()[0]

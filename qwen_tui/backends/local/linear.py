@@ -171,6 +171,9 @@ class Int8(Apart):
         direct = x.device.type == "cpu" and x.dtype == torch.bfloat16
         if direct and x.shape[0] <= INT8_DIRECT_ROWS:
             out = torch._weight_int8pack_mm(x, self.weight, scale)
+        elif x.dtype == torch.float16:
+            # Scaled afterwards, the sums of unscaled weights would leave fp16's range.
+            out = product(x, self.weight.to(x.dtype).mul_(scale[:, None]))
         else:
             out = product(x, self.weight).mul_(scale)
         return out if self.bias is None else out + self.bias
@@ -203,11 +206,23 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
 
 @cache
 def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has matrix products of its own in a dtype; Arm's has in all of them."""
-    if dtype == torch.float32 or platform.machine().lower() in ("arm64", "aarch64"):
+    """Whether this CPU has matrix products of its own in a dtype. An Arm has them in bf16 from
+    Armv8.6 on; in fp16 its vectors have them, if not its matrices.
+    """
+    if dtype == torch.float32:
         return True
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return dtype == torch.float16 or _arm_bf16()
     probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
     return bool(getattr(torch.cpu, probes.get(dtype, ""), lambda: False)())
+
+
+def _arm_bf16() -> bool:
+    """What torch's own bf16 products ask; no where it has no oneDNN."""
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    except (AttributeError, RuntimeError):
+        return False
 
 
 @cache

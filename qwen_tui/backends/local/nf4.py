@@ -69,7 +69,11 @@ class Nf4(Apart):
         return 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
-        """bitsandbytes' kernel for few rows, else one product over weights unpacked to scratch."""
+        """bitsandbytes' kernel for few rows, else one product over weights unpacked to scratch; on
+        a GPU bitsandbytes chooses.
+        """
+        if x.device.type != "cpu" and _chooses():
+            return self.by_its_choice(x)
         if self.interleaved and x.shape[0] <= NF4_DIRECT_ROWS:
             out = torch.ops.bitsandbytes.gemv_4bit(
                 x, self.weight, self._shape, self.scale, _nf4_code(x.device), NF4_BLOCK
@@ -81,6 +85,13 @@ class Nf4(Apart):
         else:
             out = product(x, self.unpacked(x.dtype))
         return out if self.bias is None else out.add_(self.bias)
+
+    def by_its_choice(self, x: Tensor) -> Tensor:
+        """x [M, K] → [M, N] by the operator that knows each GPU's best kernel for every M."""
+        out: Tensor = torch.ops.bitsandbytes.gemm_4bit(
+            x, self.weight.view(-1, 1), self._shape, self.scale, NF4_BLOCK, "nf4", self.bias
+        )
+        return out
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
         """The weights it stands for, [N, K] in `dtype`."""
@@ -114,6 +125,13 @@ def _bitsandbytes() -> bool:
     return bool(has_avx512bf16())
 
 
+@cache
+def _chooses() -> bool:
+    """Whether this bitsandbytes has one 4-bit product for any number of rows (0.50 has)."""
+    return hasattr(torch.ops.bitsandbytes, "gemm_4bit")
+
+
+@cache
 def _nf4_code(device: torch.device) -> Tensor:
     from bitsandbytes.functional import get_4bit_type
 

@@ -86,8 +86,12 @@ class KV:
     Rows share one `length`: the positions that are valid in every row.
     """
 
-    def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, shape: Shape, dtype: torch.dtype, device: torch.device, context: int = 0
+    ) -> None:
+        """`context`: positions it never holds room beyond unasked; 0: the checkpoint's."""
         self.shape, self.dtype, self.device = shape, dtype, device
+        self.context = context or shape.context
         self.rows = 1
         self.length = 0
         self.capacity = 0
@@ -103,7 +107,8 @@ class KV:
         """Room for `positions` in every row; what is held is kept."""
         if positions <= self.capacity:
             return
-        grown = max(positions, min(2 * self.capacity, self.shape.context), KV_GROWTH)
+        room = min(max(2 * self.capacity, KV_GROWTH), self.context)
+        grown = max(positions, room)
         self._reshape(self.rows, grown, list(range(self.rows)))
 
     def rewind(self, positions: int) -> None:
@@ -114,8 +119,11 @@ class KV:
 
     def select(self, rows: list[int]) -> None:
         """Row i becomes a copy of what row `rows[i]` held: fan out, drop or reorder branches."""
-        if rows != list(range(self.rows)):
-            self._reshape(len(rows), self.capacity, rows)
+        if rows == list(range(self.rows)):
+            return
+        # More rows with all of one row's room could be more than was planned for.
+        room = self.length + KV_GROWTH if len(rows) > self.rows else self.capacity
+        self._reshape(len(rows), min(self.capacity, room), rows)
 
     @torch.inference_mode()
     def clip(self, row: int, start: int, stop: int) -> Tensor:
@@ -208,9 +216,9 @@ class Qwen2:
         shared = isinstance(self.lm_head, Dense) and self.lm_head.weight is self.embed
         return self.nbytes_per_token + (0 if shared else self.embed.nbytes)
 
-    def cache(self) -> KV:
-        """An empty cache for this network."""
-        return KV(self.shape, self.dtype, self.device)
+    def cache(self, context: int = 0) -> KV:
+        """An empty cache for this network, for texts of up to `context` tokens."""
+        return KV(self.shape, self.dtype, self.device, context)
 
     def forward(
         self,

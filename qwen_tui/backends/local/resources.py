@@ -40,7 +40,7 @@ def ran_out(error: BaseException) -> bool:
     """Whether an error says that memory ran out: torch raises plain RuntimeErrors on a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    words = ("can't allocate memory", "not enough memory", "out of memory")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")
     return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
 
 
@@ -49,3 +49,5 @@ def give_back() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    if torch.backends.mps.is_available():
+        torch.mps.empty_cache()
