@@ -6,6 +6,7 @@ import math
 import random
 import re
 import threading
+import weakref
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import other, qwen2, special_ids
 from fixtures.opening import GREEDY, asked, end, ids, local, run, tokens
 from qwen_tui.backends.local.backend import Local
+from qwen_tui.backends.local.qwen2 import KV, Qwen2
 from qwen_tui.types import (
     Emitted,
     Finished,
@@ -555,3 +557,39 @@ def test_what_comes_first_comes_first(backend: Local) -> None:
     for branch in range(3):
         mine = [event for event in events if getattr(event, "branch", None) == branch]
         assert [isinstance(event, Finished) for event in mine] == [False] * 8 + [True]
+
+
+def test_the_retry_has_the_memory_of_what_failed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error in flight would keep the old cache alive beside the new one."""
+    kept: list[Any] = []
+    backend = local(folder, path="fast")
+    through = Qwen2.through
+
+    def failing(self: Qwen2, index: int, x: Any, cache: KV, *rest: Any) -> Any:
+        if cache.length == len(PROMPT) + 3 and index == 1 and not kept:
+            kept.append(weakref.ref(cache))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if len(kept) == 1 and cache is not kept[0]():
+            kept.append(kept[0]())
+        return through(self, index, x, cache, *rest)
+
+    wanted = ids(run(local(folder, path="fast"), asked(PROMPT)))
+    monkeypatch.setattr(Qwen2, "through", failing)
+    assert ids(run(backend, asked(PROMPT))) == wanted
+    assert kept[1] is None
+
+
+def test_memory_that_runs_out_in_the_last_product_leaves_the_cache_as_it_was(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = local(folder, path="fast")._model
+    model.forward([PROMPT], cancel=threading.Event())
+    monkeypatch.setattr(Qwen2, "logits", failing)
+    with pytest.raises(torch.OutOfMemoryError):
+        model.forward([[5]], cancel=threading.Event())
+    assert model.length == len(PROMPT)

@@ -152,3 +152,14 @@ def third(backend: Local, seeds: Sequence[int]) -> Counter[int]:
         request: Request = asked(PROMPT, max_tokens=3, sampling=sampling)
         found[ids(run(backend, request))[2]] += 1
     return found
+
+
+def test_a_source_with_tokens_of_no_id_is_looked_up_as_far_as_it_goes(
+    plain: Local, guessing: Local
+) -> None:
+    request = asked(PROMPT, max_tokens=40)
+    wanted = ids(run(plain, request))
+    source = (*PROMPT, *wanted[:10], -1, *wanted[11:])
+    again = run(guessing, asked(PROMPT, max_tokens=40, sources=(source,)))
+    assert ids(again) == wanted
+    assert end(again).stats.accepted > 5

@@ -6,11 +6,12 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.types import Sampling
+from qwen_tui.types import Sampling, Scored, Token
 
 PROMPT = list(range(40, 80))
 
@@ -92,3 +93,45 @@ def test_what_is_kept_is_bounded(backend: Local) -> None:
         run(backend, asked(dice.choices(range(300), k=1500), max_tokens=1))
     kept = sum(map(len, backend._engine.held.clips))
     assert 0 < kept <= MOST_KEPT
+
+
+def test_scoring_runs_every_position_whatever_is_kept(backend: Local) -> None:
+    long = [*PROMPT, *range(100, 160)]
+    wanted = scored(backend, long)
+    run(backend, asked(long, max_tokens=2))
+    run(backend, asked([*range(200, 240)], max_tokens=2))
+    assert scored(backend, long) == wanted
+
+
+def scored(backend: Local, prompt: list[int]) -> list[Token]:
+    events = run(backend, asked(prompt, score=True, max_tokens=0))
+    found = [token for event in events if isinstance(event, Scored) for token in event.tokens]
+    assert [token.id for token in found] == prompt
+    assert end(events).stats.reused == 0
+    return found
+
+
+@pytest.mark.parametrize("where", ["clip", "select"])
+def test_memory_that_ran_out_for_what_may_be_useful_later_costs_nothing(
+    folder: Path, backend: Local, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def refused(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    request = asked(PROMPT, branches=3, max_tokens=20, sampling=Sampling(seed=3))
+    after = asked([*range(200, 240)], max_tokens=5)
+    wanted, later = run(backend, request), ids(run(backend, after))
+    backend = local(folder, path="fast")
+    with monkeypatch.context() as patch:
+        if where == "clip":
+            patch.setattr(backend._model, "clip", refused)
+        else:
+            patch.setattr(backend._model, "select", refused)
+        again = run(backend, request)
+        assert [ids(again, branch) for branch in range(3)] == [
+            ids(wanted, branch) for branch in range(3)
+        ]
+        assert {end(again, branch).reason for branch in range(3)} == {"length"}
+        assert backend._model.rows == 1
+        assert backend._model.length == len(backend._engine.held.ids)
+        assert ids(run(backend, after)) == later

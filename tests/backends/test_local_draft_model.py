@@ -501,3 +501,23 @@ def test_the_models_context_leaves_room_for_the_draft(folder: Path, twin: Path) 
     asked_for = replace(chosen, context=100)
     assert companion.narrowed(tight, wide, asked_for) == tight
     assert companion.narrowed(replace(plan, free_bytes=2**50), wide, chosen).context == plan.context
+
+
+def test_a_draft_that_fails_is_dropped_too(
+    folder: Path,
+    twin: Path,
+    plain: Local,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def forward(*_: Any, **__: Any) -> torch.Tensor:
+        raise RuntimeError("no such kernel")
+
+    request = asked(PROMPT, max_tokens=30)
+    backend = drafting(folder, twin)
+    broken(backend, forward, monkeypatch)
+    events = run(backend, request)
+    assert ids(events) == ids(run(plain, request))
+    assert end(events).stats.drafted == 0
+    assert "guesses no more: no such kernel" in caplog.text
+    backend.close()

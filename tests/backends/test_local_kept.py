@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -525,3 +526,82 @@ def test_files_of_other_names_are_left_alone(folder: Path) -> None:
     strange.write_text("mine")
     kept.trimmed(paths.kv_dir(), 0)
     assert everything() == [strange]
+
+
+class Usage(NamedTuple):
+    """What a disk says of itself."""
+
+    total: int
+    used: int
+    free: int
+
+
+def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from qwen_tui.backends.local import archiving
+
+    backend = opened(folder)
+    assert backend._engine.archive is not None
+    room = 5 * SMALL.block * backend._engine.archive._form.nbytes
+
+    def usage(top: Path) -> Usage:
+        used = sum(each.stat().st_size for each in Path(top).rglob("*") if each.is_file())
+        return Usage(100 << 30, 0, (1 << 30) + room - used)
+
+    writes: list[Block] = []
+    write = Writer._write
+
+    def writing(self: Writer, block: Block) -> None:
+        writes.append(block)
+        write(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archiving.shutil, "disk_usage", usage)
+        patch.setattr(Writer, "_write", writing)
+        run(backend, asked(TEXT))
+        backend.finish(LONG_S, lambda: False)
+        assert 0 < len(writes) <= 5
+        assert len(files()) == len(writes)
+        run(backend, asked([*TEXT, 5]))
+        backend.close()
+        assert len(writes) <= 5
+    assert told(folder, TEXT)[0] == len(writes) * SMALL.block
+
+
+def test_a_folder_that_another_program_deletes_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = kept.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
+    writer, made, left = Writer(tmp_path / "kv", place, 1 << 40), paths.made, [1]
+
+    def making(folder: Path) -> Path:
+        found = made(folder)
+        if folder != tmp_path / "kv" and left:
+            left.pop()
+            folder.rmdir()
+        return found
+
+    monkeypatch.setattr(paths, "made", making)
+    writer.put(_block(range(100)))
+    assert writer.wait(LONG_S)
+    assert (writer.broken, left) == (False, [])
+    assert len(list(kept.everything(tmp_path / "kv"))) == 1
+    writer.close(LONG_S)
+
+
+def test_a_thread_that_cannot_start_costs_one_line_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    wanted = fresh(folder, TEXT)
+    backend = opened(folder)
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        assert ids(run(backend, asked(TEXT))) == wanted
+    backend.close()
+    assert caplog.text.count("no longer kept on disk: can't start new thread") == 1
+    assert files() == []

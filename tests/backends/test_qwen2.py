@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 from pathlib import Path
@@ -356,6 +357,23 @@ def test_a_damaged_packed_file_is_made_anew(wide: Path, tmp_path: Path, damage: 
     again = opened(wide, "int8", torch.bfloat16, cache)
     assert "made anew" in again.note
     assert torch.equal(again.network.forward(ids, again.network.cache()), whole)
+
+
+def test_no_bit_of_a_packed_files_header_can_stop_a_start(wide: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "packed"
+    first = opened(wide, "int8", torch.bfloat16, cache).packed
+    assert first is not None
+    data = first.read_bytes()
+    length = len(data[8 : 8 + packed.HEADER_ROOM].rstrip())
+    dice = random.Random(0)
+    for _ in range(150):
+        place = 8 + dice.randrange(length)
+        flipped = bytearray(data)
+        flipped[place] ^= 1 << dice.randrange(8)
+        damaged = tmp_path / "damaged"
+        damaged.write_bytes(flipped)
+        with contextlib.suppress(packed._Unusable):
+            packed._parts(damaged)
 
 
 def test_a_cache_that_cannot_be_written_is_only_a_note(wide: Path, tmp_path: Path) -> None:

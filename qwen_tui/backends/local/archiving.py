@@ -47,6 +47,10 @@ class _Late(Exception):
     """There is no time left to write this."""
 
 
+class _Full(Exception):
+    """What stands in the way of this was of use more recently."""
+
+
 class Writer:
     """Writes blocks below `top`, within `budget` bytes over all models there."""
 
@@ -77,8 +81,13 @@ class Writer:
             self._waiting.append(block)
             self._changed.notify_all()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="archive", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._serve, name="archive", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    self._give_up(str(error))
+                    return
+                self._thread = thread
 
     def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Wait until all is written; False when it is not by then, or somebody said stop."""
@@ -107,16 +116,19 @@ class Writer:
             try:
                 held = sum(each.bytes for each in kept.everything(paths.made(self._top)))
                 for block in batch:
-                    held = self._room_made(held, len(block.data)) + len(block.data)
+                    held = self._room_made(held, block) + len(block.data)
                     self._write(block)
                     with self._changed:
                         self._waiting.remove(block)
                         self._changed.notify_all()
             except _Late:
                 self._give_up()
+            except _Full:
+                self._pass_over(batch)
             except OSError as error:
-                log.warning("long texts are no longer kept on disk: %s", error.strerror)
-                self._give_up()
+                self._give_up(error.strerror or str(error))
+            except MemoryError:
+                self._give_up("memory ran out")
 
     def _batch(self) -> list[Block]:
         """What waits, as soon as something does; nothing when that was all."""
@@ -125,32 +137,43 @@ class Writer:
                 self._changed.wait()
             return list(self._waiting)
 
-    def _give_up(self) -> None:
+    def _pass_over(self, batch: list[Block]) -> None:
+        with self._changed:
+            self._waiting = [block for block in self._waiting if block not in batch]
+            self._changed.notify_all()
+
+    def _give_up(self, why: str = "") -> None:
+        if why:
+            log.warning("long texts are no longer kept on disk: %s", why)
         with self._changed:
             self.broken = True
             self._waiting.clear()
             self._changed.notify_all()
 
-    def _room_made(self, held: int, wanted: int) -> int:
-        """Delete what was of no use the longest, so that `wanted` bytes beside the `held` ones fit
-        into the budget and the disk keeps what it must; how many are held then. OSError where that
-        is not possible.
+    def _room_made(self, held: int, block: Block) -> int:
+        """Delete what was of no use the longest, so that `block` beside the `held` bytes fits into
+        the budget and the disk keeps what it must; how many are held then. OSError where the disk
+        has not so much, `_Full` where only what is as new could go.
         """
+        wanted = len(block.data)
         disk = shutil.disk_usage(self._top)
         spare = min(SPARE, int(disk.total * SPARE_SHARE))
         room = min(self._budget, held + disk.free - spare)
         if room < wanted:
             raise OSError(errno.ENOSPC, "the disk has too little room left")
-        return kept.trimmed(self._top, room - wanted) if held + wanted > room else held
+        if held + wanted <= room:
+            return held
+        held = kept.trimmed(self._top, room - wanted, before=block.used)
+        if held + wanted > room:
+            raise _Full
+        return held
 
     def _write(self, block: Block) -> None:
         file = self._place.file(block.parent, block.own)
-        paths.made(file.parent)
         mark = f".{os.getpid()}.{threading.get_native_id()}.partial"
         partial = file.with_suffix(mark)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
-            with os.fdopen(os.open(partial, flags, 0o600), "wb", buffering=0) as stream:
+            with os.fdopen(_created(partial), "wb", buffering=0) as stream:
                 self._pour(
                     stream.write, kept.front(self._place, block.parent, block.ids, block.data)
                 )
@@ -178,3 +201,18 @@ class Writer:
                 ids = kept.ids_in(self._place, older)
                 if ids == block.ids[: len(ids)]:
                     older.unlink()
+
+
+def _created(file: Path) -> int:
+    """A new file's descriptor. Another process may delete the folder, empty as it is, between its
+    making and the file's: then once more.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    for again in (True, False):
+        try:
+            paths.made(file.parent)
+            return os.open(file, flags, 0o600)
+        except (FileNotFoundError, NotADirectoryError):
+            if not again:
+                raise
+    raise AssertionError

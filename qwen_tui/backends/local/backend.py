@@ -115,11 +115,13 @@ class Local:
         """Free weights and cache; calling it twice is fine."""
         if not self._closed:
             self._closed = True
-            if self._engine.archive is not None:
-                self._engine.archive.close(self._model, self._engine.held.ids)
-            self._model.close()
-            if self._engine.drafter is not None:
-                self._engine.drafter.close()
+            try:
+                if self._engine.archive is not None:
+                    self._engine.archive.close(self._model, self._engine.held.ids)
+            finally:
+                self._model.close()
+                if self._engine.drafter is not None:
+                    self._engine.drafter.close()
 
 
 def _drafter(draft: tuple[FastModel, int], model: Model, known: int) -> Drafter:

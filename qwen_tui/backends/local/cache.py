@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from qwen_tui.backends.local import resources
 from qwen_tui.backends.local.model import Model
 from qwen_tui.vocab.spelled import shared_length
 
@@ -66,7 +67,14 @@ class Held:
             shared_length(clip.ids, ids) == len(ids) and clip.start <= start for clip in self.clips
         ):
             return
-        part = model.clip(row, start, len(ids))
+        try:
+            part = model.clip(row, start, len(ids))
+        except (RuntimeError, MemoryError) as error:
+            if not resources.ran_out(error):
+                raise
+            # What is kept to be quicker must not cost a generation.
+            self.clips = []
+            return
         if part is None:
             return
         self.clips.append(Clip(list(ids), start, part))

@@ -6,6 +6,7 @@ what the draft model's cache holds.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from typing import Final, TypeAlias
@@ -20,6 +21,8 @@ from qwen_tui.vocab.spelled import shared_length
 WORTH: Final = 32
 """Ids the draft model may have to read for each id that may still come. Reading costs it little an
 id, but a short completion of a long text cannot win that back."""
+
+log = logging.getLogger(__name__)
 
 Draw: TypeAlias = Callable[[Tensor, int], int | None]
 """The id drawn from a row of logits [known] for the guess of that number; None: no guess."""
@@ -68,11 +71,12 @@ class Drafter:
         try:
             return self._guess(self._model, ids, most, room, draw, cancel)
         except (RuntimeError, MemoryError) as error:
-            if not resources.ran_out(error):
-                raise
-            self.close()
-            resources.give_back()
-            return []
+            why = "memory ran out" if resources.ran_out(error) else str(error)
+            log.warning("the draft model guesses no more: %s", why)
+        # Not in the handler: the error's traceback would keep the cache alive.
+        self.close()
+        resources.give_back()
+        return []
 
     def forget(self) -> None:
         """Give the cache's memory back."""

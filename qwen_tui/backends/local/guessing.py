@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from itertools import takewhile
 
 from torch import Tensor
 
@@ -85,7 +86,7 @@ class Guesser:
         # A draft model knows better than a run of two.
         weak = appetite.trusting and self._drafter is None
         found = self._lookup.draft(min(bite, room), weak=weak)
-        return [each for each in found if each < self._known]
+        return list(takewhile(lambda each: 0 <= each < self._known, found))
 
     def _drafted(
         self, drafter: Drafter, window: Window, branch: int, room: int, cancel: threading.Event

@@ -167,14 +167,14 @@ def everything(top: Path) -> Iterator[Kept]:
                 yield Kept(folder / name, model, status.st_size, status.st_mtime_ns)
 
 
-def trimmed(top: Path, room: int) -> int:
+def trimmed(top: Path, room: int, before: int | None = None) -> int:
     """Delete what was of no use the longest until the rest fits into `room` bytes; returns how many
-    bytes that is.
+    bytes that is. Nothing that was of use at `before` (nanoseconds) or later is deleted.
     """
     found = sorted(everything(top), key=lambda each: each.used)
     total = sum(each.bytes for each in found)
     for each in found:
-        if total <= room:
+        if total <= room or (before is not None and each.used >= before):
             break
         delete([each])
         total -= each.bytes

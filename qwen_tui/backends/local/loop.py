@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -133,7 +132,7 @@ class Run:
         began = self._engine.clock()
         if request.score:
             held.ids = held.ids[: self._model.rewind(0)]
-        self._course.reused = held.keep(self._model, self._prompt)
+        self._course.reused = 0 if request.score else held.keep(self._model, self._prompt)
         if self._archive is not None:
             brought = self._archive.bring(self._model, held, self._prompt, self._cancel.is_set)
             self._course.reused = yield from brought
@@ -231,11 +230,15 @@ class Run:
         """
         newest = [[branch.ids[-1], *drafts] for branch in self._rows]
         self._course.step(len(self._rows[0].ids), len(newest), len(drafts))
+        short = False
         try:
             logits = self._model.forward(newest, every=bool(drafts), cancel=self._cancel)
         except (RuntimeError, MemoryError) as error:
             if not resources.ran_out(error) or self._retried:
                 raise
+            short = True
+        if short:
+            # Not in the handler: the error's traceback would keep the old cache alive.
             self._retried = True
             logits = yield from self._again_smaller()
         else:
@@ -392,10 +395,16 @@ class Run:
 
     def _settle(self) -> None:
         """One row again, holding what `Held.ids` says."""
-        with suppress(Cancelled):
+        try:
             if self._model.rows > 1:
                 self._remember_rows(range(1, min(self._model.rows, len(self._rows))))
                 self._model.select([0])
+        except Cancelled:
+            pass
+        except (RuntimeError, MemoryError) as error:
+            if not resources.ran_out(error):
+                raise
+            self._drop()
         held = self._engine.held
         if self._model.length != len(held.ids):
             held.ids = held.ids[: self._model.rewind(min(self._model.length, len(held.ids)))]

@@ -341,19 +341,22 @@ def _parts(file: Path) -> Mapping[str, Tensor]:
         (length,) = struct.unpack("<Q", bytes(raw[:8].tolist()))
         header = json.loads(bytes(raw[8 : 8 + length].numpy()).decode())
         sums = json.loads(header.pop("__metadata__")["sums"])
-    except (struct.error, ValueError, KeyError, UnicodeDecodeError):
+    except (struct.error, AttributeError, KeyError, TypeError, ValueError):
         raise _Unusable("its header is damaged") from None
     body = raw[8 + length :]
     kinds = {name: dtype for dtype, name in DTYPES.items()}
     parts = {}
     for name, entry in header.items():
-        start, end = entry["data_offsets"]
-        if end > body.numel():
-            raise _Unusable("it is cut short")
-        data = body[start:end]
-        if _checksum(data.numpy()) != sums.get(name):
-            raise _Unusable(f"the checksum of {name} differs")
-        parts[name] = data.view(kinds[entry["dtype"]]).view(entry["shape"])
+        try:
+            start, end = entry["data_offsets"]
+            if end > body.numel():
+                raise _Unusable("it is cut short")
+            data = body[start:end]
+            if _checksum(data.numpy()) != sums.get(name):
+                raise _Unusable(f"the checksum of {name} differs")
+            parts[name] = data.view(kinds[entry["dtype"]]).view(entry["shape"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+            raise _Unusable("its header is damaged") from None
     return parts
 
 

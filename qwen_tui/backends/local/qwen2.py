@@ -260,11 +260,10 @@ class Qwen2:
         for index in range(len(self.layers)):
             x = self.through(index, x, cache, place, stopped)
             yield (index + 1) / len(self.layers)
-        cache.length = end
-        if not last:
-            return torch.empty(batch, 0, self.shape.vocab)
         tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
-        return self.logits(tail).view(batch, last, -1)
+        logits = self.logits(tail) if last else tail.new_empty(0, self.shape.vocab)
+        cache.length = end
+        return logits.view(batch, last, self.shape.vocab)
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Ids [B, T] → hidden states [B·T, hidden]."""
