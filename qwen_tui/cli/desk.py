@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from qwen_tui.cli.narrate import Narrator
 from qwen_tui.session import library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
-from qwen_tui.types import Backend, Progress
+from qwen_tui.types import Backend, Progress, Trouble
 from qwen_tui.vocab import Vocab
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
     chosen = filled(settings.load(flags))
     text = opening.text()
     path = library.resolve(opening.session) if opening.session is not None else None
+    left = _left_behind() if chosen.save else None
+    if opening.file is None and opening.session is None and not text:
+        path = left
     doors = Doors(
         settings=chosen,
         runner=Runner(opener(chosen)),
@@ -105,6 +109,15 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
         text=text,
     )
     return run(doors)
+
+
+def _left_behind() -> Path | None:
+    """What was typed in a studio that was killed before it had a session, as sessions; the newest.
+    What cannot be saved now stays where it is.
+    """
+    with suppress(Trouble, OSError):
+        return next(iter(library.adopt_orphans(app=APP)), None)
+    return None
 
 
 def replay_in_studio(

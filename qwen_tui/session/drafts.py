@@ -12,7 +12,8 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -263,6 +264,29 @@ def orphans(known: Iterable[str], folder: Path | None = None) -> list[Orphan]:
                 out.append(Orphan(path, path.stem, *typed, path.lstat().st_mtime))
                 break
     return sorted(out, key=lambda orphan: -orphan.modified)
+
+
+@contextmanager
+def claimed(orphan: Orphan) -> Iterator[bool]:
+    """Take an orphan's text over: meanwhile no other program does, and afterwards its file is gone,
+    unless an error ended it. False where another was faster.
+    """
+    try:
+        fd = open_regular(orphan.path)
+    except (OSError, Trouble):
+        yield False
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = orphan.path.exists()
+    except OSError:
+        free = False
+    try:
+        yield free
+        if free:
+            orphan.path.unlink(missing_ok=True)
+    finally:
+        os.close(fd)
 
 
 def _is_held(path: Path) -> bool:

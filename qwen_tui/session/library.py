@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from qwen_tui.journal import VERSION, Read, read
 from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
+from qwen_tui.session import drafts
 from qwen_tui.session.identity import ulid
 from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
 from qwen_tui.session.session import Session
@@ -44,6 +45,8 @@ BACK: Final = 8 * 1024 * 1024
 CHUNK: Final = 1024 * 1024
 MAX_POLL: Final = 8 * 1024 * 1024
 PREVIEW: Final = 200
+ADOPT_S: Final = 5.0
+"""Seconds to save what was found typed and never saved."""
 
 _ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
 
@@ -329,6 +332,23 @@ def new_store(
     store = Store(path, entries=session.entries, lazily=not len(session.tree), on_state=on_state)
     session.sink = store.put
     return store
+
+
+def adopt_orphans(*, app: str = "") -> list[Path]:
+    """Make sessions of typing that a killed program left behind in sessions without a file; their
+    files, the newest first.
+    """
+    found = []
+    for orphan in drafts.orphans(id_of(path) for path in files()):
+        with drafts.claimed(orphan) as free:
+            if free:
+                session = Session.new(app=app)
+                store = new_store(session)
+                session.commit(orphan.text)
+                if not store.close(ADOPT_S):
+                    raise Trouble("what was typed before could not be saved", hint=str(store.path))
+                found.append(store.path)
+    return found
 
 
 def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time.time) -> Session:

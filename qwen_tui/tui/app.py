@@ -97,7 +97,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     async def action_quit(self) -> None:
         """Leave within a second: cancel, keep, close."""
         studio = self.studio
-        studio.keep_draft()
+        studio.keep_text()
         self.committed = not studio.dirty
         studio.writer.stop()
         with suppress(asyncio.TimeoutError):

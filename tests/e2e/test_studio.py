@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.checkpoints import qwen2
+from qwen_tui import paths
 from qwen_tui.session import library
 
 if sys.platform == "win32" or shutil.which("tmux") is None:
@@ -103,6 +104,32 @@ def test_write_continue_be_killed_come_back_stop_and_leave(tmux: Tmux, tmp_path:
     tmux.press("C-q")
     tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
     assert len(library.open_session(path, read_only=True).session.tree) > len(session.tree)
+
+
+def test_typing_survives_a_kill_before_anything_was_generated(tmux: Tmux, tmp_path: Path) -> None:
+    model, pid = qwen2(tmp_path / "tiny"), tmp_path / "pid"
+    program = f"{PROGRAM} -m {model}"
+    tmux.start(f"sh -c 'echo $$ > {pid}; exec {program}'")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.type("Never generated from")
+    tmux.until(lambda shown: "Never generated from" in shown, "the typing")
+    deadline = time.monotonic() + 20
+    while not any(b"generated from" in each.read_bytes() for each in drafts()):
+        assert time.monotonic() < deadline, "the draft was never written"
+        time.sleep(0.05)
+    os.kill(int(pid.read_text()), 9)
+    tmux.until(lambda shown: "LEFT-WITH-137" in shown, "killed")
+    tmux.again(program)
+    tmux.until(lambda shown: "Never generated from" in shown and "Untitled" in shown, "restored")
+    tmux.press("C-q")
+    tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
+    (path,) = library.files()
+    assert library.open_session(path, read_only=True).session.text == "Never generated from"
+    assert drafts() == []
+
+
+def drafts() -> list[Path]:
+    return list(paths.drafts_dir().glob("*.jsonl")) if paths.drafts_dir().is_dir() else []
 
 
 def test_leaving_while_the_engine_starts(tmux: Tmux, tmp_path: Path) -> None:

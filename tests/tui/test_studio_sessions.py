@@ -14,7 +14,7 @@ from fixtures.scripts import Say
 from qwen_tui import paths
 from qwen_tui.backends.replay import Replay, takes
 from qwen_tui.engine.runner import Runner
-from qwen_tui.session import library
+from qwen_tui.session import drafts, library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
@@ -93,6 +93,46 @@ async def test_typing_that_was_never_sent_comes_back(studio: Studio) -> None:
     async with studio(desk=desk, save=True) as bench:
         assert bench.document == BEGINNING + " and more"
         assert bench.studio.dirty
+
+
+@pytest.mark.parametrize("key", ["ctrl+q", "ctrl+n"])
+async def test_a_text_that_was_only_typed_is_a_session_when_it_is_left(
+    studio: Studio, key: str
+) -> None:
+    async with studio(save=True) as bench:
+        await bench.type("A lonely text")
+        await bench.pilot.press(key)
+        await bench.until(lambda: bool(library.files()), "a file")
+        bench.studio.desk.close(committed=bench.app.committed)
+    assert library.open_session(only_session(), read_only=True).session.text == "A lonely text"
+    assert drafts.orphans([]) == []
+
+
+async def test_nothing_typed_leaves_no_session(studio: Studio) -> None:
+    async with studio(save=True) as bench:
+        await bench.pilot.press("ctrl+n")
+        await bench.pilot.press("ctrl+q")
+    assert library.files() == []
+
+
+async def test_the_seed_that_is_shown_made_what_is_shown(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        seeds = []
+        for key in ("ctrl+j", "ctrl+r"):
+            await bench.pilot.press(key)
+            await bench.settled()
+            seeds.append(bench.studio.status.facts.seed)
+        assert seeds[0] != seeds[1]
+        await bench.pilot.press("alt+down")
+        assert bench.studio.status.facts.seed == seeds[0]
+        await bench.pilot.press("alt+up")
+        assert bench.studio.status.facts.seed == seeds[1]
+        await bench.pilot.press("ctrl+n")
+        await bench.pilot.pause()
+        assert bench.studio.status.facts.seed is None
+        assert bench.studio.status.facts.tok_s == 0
+        assert bench.studio.dials.last_seed is None
 
 
 async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: Studio) -> None:

@@ -91,7 +91,7 @@ class Filing(Writing):
         except Trouble as trouble:
             self.show_trouble(trouble)
             return
-        self.keep_draft()
+        self.keep_text()
         self.put_on_desk(desk)
 
     def put_on_desk(self, desk: Desk) -> None:

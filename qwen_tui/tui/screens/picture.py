@@ -13,6 +13,7 @@ from textual.content import Content
 
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
+from qwen_tui.session.runs import Run
 from qwen_tui.session.tree import Node, Place
 from qwen_tui.tui import fold, talk
 from qwen_tui.tui.doors import Doors
@@ -318,10 +319,20 @@ class Picture(Bench):
         name = "Message" if self.chatting else name
         return visible(name) + (" ✎" if self.dirty else "")
 
+    def shown_run(self) -> Run | None:
+        """The generation that is written, or else the one that wrote what is shown: the completion,
+        or the end of the document.
+        """
+        session, writer = self.desk.session, self.writer
+        if writer.running or writer.waiting:
+            return session.runs.get(writer.generation)
+        node = session.completion or session.head.node
+        return session.run_of(node) if node is not None else None
+
     def paint_status(self) -> None:
         """The line of facts."""
         session, writer = self.desk.session, self.writer
-        run = session.runs.get(writer.generation)
+        run = self.shown_run()
         opened = writer.opened
         environment = opened.environment if opened else None
         saved, saved_style = self._saved_words()
@@ -346,6 +357,8 @@ class Picture(Bench):
         )
         if run is not None and run.seed is not None:
             self.dials.last_seed = run.seed
+        elif not session.runs:
+            self.dials.last_seed = None
 
     def _state_words(self) -> str:
         if self.writer.running:

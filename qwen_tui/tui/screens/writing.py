@@ -151,6 +151,14 @@ class Writing(Inline):
             self.desk.session.undo()
             self.keep_draft()
 
+    def keep_text(self) -> None:
+        """Before a session is left: typing waits in its draft, and a session that has no file yet
+        gets one, for nobody would find the draft of a session that is in no list.
+        """
+        if self.dirty and not len(self.desk.session.tree):
+            self._commit_typing()
+        self.keep_draft()
+
     def keep_draft(self) -> None:
         """Hand what stands in the editor to the draft journal."""
         drafts, session = self.desk.drafts, self.desk.session
