@@ -15,6 +15,8 @@ Truncate: TypeAlias = Literal["left", "middle"]
 
 ROOM: Final = 256
 """Tokens left for a completion without an end (`-n -1`) when its prompt has to be truncated."""
+SHORTENS: Final = "--truncate left|middle shortens the prompt"
+"""What to do about a prompt that is too long, on a command line."""
 
 
 class Fitted(NamedTuple):
@@ -85,13 +87,13 @@ def _refusal(length: int, max_tokens: int, context: int, explicit: bool) -> Trou
         return Trouble(
             f"prompt {length:,} + {max_tokens:,} to generate = {length + max_tokens:,} tokens, "
             f"{length + max_tokens - context:,} more than the context of {context:,}",
-            hint=f"-n {room} fits; --truncate left|middle shortens the prompt",
+            hint=f"-n {room} fits; {SHORTENS}",
             code=BAD_DATA,
         )
     over = f"{-room:,} more than" if room < 0 else "as many as"
     return Trouble(
         f"the prompt has {length:,} tokens, {over} the context of {context:,} holds",
-        hint="--truncate left|middle shortens the prompt",
+        hint=SHORTENS,
         code=BAD_DATA,
     )
 

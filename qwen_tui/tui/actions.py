@@ -354,6 +354,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "Fix the seed that was used last, or go back to a fresh one each time.",
         group=CONTROLS,
     ),
+    Action(
+        "shorten",
+        "Shorten long prompts",
+        ("alt+l",),
+        "A text longer than the context: refuse it, send its end, or send both its ends.",
+        group=CONTROLS,
+    ),
     # -- files ------------------------------------------------------------------------------------
     Action(
         "new",

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 RNG: Final = "philox4x32-10"
 """The generator behind every draw, as session files name it."""
+SHORTENS: Final = "“Shorten long prompts” in the command palette sends a part of it"
+"""What to do about a prompt that is too long, in the studio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +174,17 @@ class Writer:
         make = self.session.regenerate if wish.again else self.session.request
         request = make(controls.sampling, **values)
         side = settings.truncate or None
-        prompt, most = window.fit(
-            request.prompt,
-            request.max_tokens,
-            self.opened.context,
-            side,
-            settings.explicit("max_tokens"),
-        )
+        try:
+            prompt, most = window.fit(
+                request.prompt,
+                request.max_tokens,
+                self.opened.context,
+                side,
+                settings.explicit("max_tokens"),
+            )
+        except Trouble as trouble:
+            hint = (trouble.hint or "").replace(window.SHORTENS, SHORTENS)
+            raise Trouble(str(trouble), hint=hint) from None
         if note := window.dropped_note(len(request.prompt), len(prompt), side):
             self._troubled(Trouble(note))
         return replace(request, prompt=tuple(prompt), max_tokens=most)

@@ -420,6 +420,20 @@ async def test_a_text_that_does_not_fit_is_refused_with_the_numbers(studio: Stud
         assert "context of 16" in bench.screen()
         assert bench.made[0].requests == []
         assert bench.document == "word " * 50
+        assert "Shorten long prompts" in bench.screen()
+
+
+async def test_a_text_that_does_not_fit_is_shortened_when_one_says_so(studio: Studio) -> None:
+    async with studio(text="word " * 50, context=16) as bench:
+        await bench.ready()
+        await bench.pilot.press("alt+l")
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        (request,) = bench.made[0].requests
+        assert len(request.prompt) < 16
+        assert b"".join(token.data for token in request.prompt).endswith(b"word ")
+        assert "dropped from the beginning" in bench.screen()
+        assert bench.document.startswith("word " * 50)
 
 
 # -- what is shown ---------------------------------------------------------------------------------

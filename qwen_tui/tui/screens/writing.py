@@ -5,6 +5,7 @@ Law: nothing a person typed is lost: before the head moves, typing that waits is
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from qwen_tui.tui import talk
@@ -13,7 +14,13 @@ from qwen_tui.tui.screens.inline import Inline
 from qwen_tui.tui.writer import Wish
 from qwen_tui.types import Mode, Trouble
 from qwen_tui.visible import strip_controls
+from qwen_tui.window import Truncate
 
+SHORTENED: Final[dict[Truncate | None, str]] = {
+    None: "A prompt longer than the context is refused.",
+    "left": "Of a prompt longer than the context the end is sent.",
+    "middle": "Of a prompt longer than the context the beginning and the end are sent.",
+}
 SEVERAL: Final = 4
 """How many completions `several` asks for when the control says one."""
 
@@ -357,6 +364,14 @@ class Writing(Inline):
         dials.toggle_seed()
         seed = dials.controls.sampling.seed
         self.say("A fresh seed each time." if seed is None else f"Seed {seed} stays.")
+
+    def action_shorten(self) -> None:
+        """Turn through what becomes of a prompt that is longer than the context."""
+        turns: dict[Truncate | None, Truncate | None]
+        turns = {None: "left", "left": "middle", "middle": None}
+        side = turns[self.settings.truncate]
+        self.settings = self.writer.settings = replace(self.settings, truncate=side)
+        self.say(SHORTENED[side])
 
     def edit_stops(self) -> None:
         """Ask for the stop strings."""
