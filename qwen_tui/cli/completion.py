@@ -167,6 +167,8 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
         raise Trouble(
             "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
         )
+    if not written.text:
+        narrator.warn(["the prompt is empty; the text begins from nothing"])
     prompt, max_tokens = window.fit(
         request.prompt,
         chosen.max_tokens,
