@@ -228,7 +228,6 @@ def generate(
             each(entry)
 
     plan = planned(wanted, written, narrator, sink)
-    narrator.say(f"seed {plan.request.sampling.seed}")
     told = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
@@ -240,6 +239,7 @@ def generate(
         narrator.say(described(backend))
         narrator.warn(getattr(backend, "warnings", ()))
         plan.keeping.begin()
+        narrator.say(f"seed {plan.request.sampling.seed}")
         lost = DONE
         try:
             ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)

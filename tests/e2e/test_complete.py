@@ -218,6 +218,14 @@ def test_an_empty_file_or_pipe_is_warned_of(run: Run, here: Path, model: str) ->
     assert warning not in run(*asked, stdin=b"\n").err
 
 
+@pytest.mark.parametrize("unable", [["-c", "5000"], ["--device", "cuda:99"]])
+def test_no_seed_is_told_before_a_refusal(run: Run, unable: list[str]) -> None:
+    refused = run("complete", "-m", "demo", "-p", "x", *unable)
+    assert refused.code != 0
+    assert refused.err.startswith("error: ")
+    assert "seed" not in refused.err
+
+
 def test_stop_strings_are_cut_and_named(run: Run, model: str) -> None:
     asked = ("complete", "-m", model, "-p", "Hi", "-n", "20", "-s", "3")
     whole = run(*asked, "-q").out.decode("utf-8", "replace")
