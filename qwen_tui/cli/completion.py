@@ -167,6 +167,8 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
         raise Trouble(
             "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
         )
+    if not written.text:
+        narrator.warn(["the prompt is empty; the text begins from nothing"])
     prompt, max_tokens = window.fit(
         request.prompt,
         chosen.max_tokens,
@@ -226,7 +228,6 @@ def generate(
             each(entry)
 
     plan = planned(wanted, written, narrator, sink)
-    narrator.say(f"seed {plan.request.sampling.seed}")
     told = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
@@ -238,6 +239,7 @@ def generate(
         narrator.say(described(backend))
         narrator.warn(getattr(backend, "warnings", ()))
         plan.keeping.begin()
+        narrator.say(f"seed {plan.request.sampling.seed}")
         lost = DONE
         try:
             ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +19,13 @@ from qwen_tui.cli.narrate import Narrator
 from qwen_tui.session import library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
-from qwen_tui.types import Backend, Progress, Trouble
+from qwen_tui.types import USAGE, Backend, Progress, Trouble
 from qwen_tui.vocab import Vocab
 
 if TYPE_CHECKING:
     from qwen_tui.engine.runner import Opener
     from qwen_tui.tui.doors import Desk
+    from qwen_tui.tui.themes import Shelf
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,22 @@ def filled(chosen: Settings) -> Settings:
     return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
 
 
+def themed(chosen: Settings, shelf: Shelf) -> Settings:
+    """The settings with a theme of that shelf. A flag that names another is refused (Trouble 2); a
+    file or a variable that does becomes a warning, and the default stands.
+    """
+    origin = chosen.origin["theme"]
+    if chosen.theme in shelf.skins or not origin.explicit:
+        return chosen
+    why = f"{origin.where}: there is no theme {chosen.theme!r}"
+    there = f"there are {', '.join(shelf.skins)}"
+    if origin.source == "flag":
+        hint = "; ".join(map(str, shelf.problems))
+        raise Trouble(f"{why} ({there})", hint=hint, code=USAGE)
+    warnings = (*chosen.warnings, f"{why}; ignored ({there})")
+    return replace(chosen, theme=shelf.pick(chosen.theme).name, warnings=warnings)
+
+
 def desk(chosen: Settings, path: Path | None) -> Desk:
     """A session file opened to go on with (read-only where it must be), or a new session."""
     from qwen_tui.tui.doors import Desk
@@ -89,10 +106,11 @@ def desk(chosen: Settings, path: Path | None) -> Desk:
 def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
     """Open the studio and stay until it is left; the exit code."""
     from qwen_tui.engine.runner import Runner
-    from qwen_tui.tui.app import run
+    from qwen_tui.tui.app import every_theme, run
     from qwen_tui.tui.doors import Doors
 
-    chosen = filled(settings.load(flags))
+    shelf = every_theme()
+    chosen = themed(filled(settings.load(flags)), shelf)
     text = opening.text()
     path = library.resolve(opening.session) if opening.session is not None else None
     left = _left_behind() if chosen.save else None
@@ -108,7 +126,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
         file=opening.file if opening.encoding is None else None,
         text=text,
     )
-    return run(doors)
+    return run(doors, shelf)
 
 
 def _left_behind() -> Path | None:
@@ -127,7 +145,7 @@ def replay_in_studio(
     from qwen_tui.backends.replay import UNKNOWN, Replay, takes
     from qwen_tui.cli.studio import check_screen, take_terminal
     from qwen_tui.engine.runner import Runner
-    from qwen_tui.tui.app import run
+    from qwen_tui.tui.app import every_theme, run
     from qwen_tui.tui.doors import Desk, Doors
 
     check_screen()
@@ -136,7 +154,8 @@ def replay_in_studio(
     recorded = takes(session.entries)
     environment = next(iter(session.environments.values()), UNKNOWN)
     model = str(environment.model.get("repo") or environment.model.get("path") or "unknown")
-    chosen = settings.load(flags | {"save": False, "model": model})
+    shelf = every_theme()
+    chosen = themed(settings.load(flags | {"save": False, "model": model}), shelf)
 
     def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
         return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)
@@ -150,7 +169,7 @@ def replay_in_studio(
         desk=Desk(session),
         play=True,
     )
-    return run(doors)
+    return run(doors, shelf)
 
 
 def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:

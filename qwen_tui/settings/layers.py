@@ -25,6 +25,14 @@ ENV_PREFIX: Final = "QWEN_TUI_"
 MAX_FILE: Final = 1 << 20
 _TABLES: Final = ("sampling", "keys", "presets")
 _SECOND_NAMES: Final[Mapping[str, str]] = {"temp": "temperature", "ctx_size": "context"}
+_OPTIONS: Final[Mapping[str, str]] = {
+    "context": "--ctx-size",
+    "branches": "--num",
+    "choices": "--logprobs",
+    "typical_p": "--typical",
+    "order": "--samplers",
+}
+"""The options of the command line that are not called as the setting they set."""
 
 
 @dataclass(slots=True)
@@ -53,7 +61,7 @@ def from_flags(flags: Mapping[str, Any]) -> Layer:
     layer = Layer("flag")
     for given, value in flags.items():
         name = _plain(given)
-        shown = "--" + name.replace("_", "-")
+        shown = _OPTIONS.get(name, "--" + name.replace("_", "-"))
         if value is None or (isinstance(value, list | tuple) and not value):
             continue
         try:

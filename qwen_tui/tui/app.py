@@ -50,8 +50,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     def __init__(self, doors: Doors, *, shelf: Shelf | None = None) -> None:
         super().__init__()
         self.doors = doors
-        folders = (paths.themes_dir(), paths.user_themes_dir())
-        self.shelf = themes.load(folders) if shelf is None else shelf
+        self.shelf = every_theme() if shelf is None else shelf
         colour = not themes.colour_refused()
         wanted = doors.settings.theme if colour else themes.ANSI_THEME
         self._colour = colour
@@ -167,13 +166,18 @@ _NO_CONTROLS: Final = NoControls()
 _NO_COLOURS: Final = NoColours()
 
 
-def run(doors: Doors) -> int:
+def every_theme() -> Shelf:
+    """The themes that ship, and the person's own over them."""
+    return themes.load((paths.themes_dir(), paths.user_themes_dir()))
+
+
+def run(doors: Doors, shelf: Shelf | None = None) -> int:
     """Run the interface until a person leaves it; the exit code.
 
     Whatever happens the session is flushed, the engine is asked to end, and the terminal is as it
     was. Where the engine's thread is stuck in a kernel the process ends here.
     """
-    app = QwenTui(doors)
+    app = QwenTui(doors, shelf=shelf)
     log = doors.log or paths.made(paths.logs_dir()) / "qwen-tui.log"
     guard = Guard(log, flush=lambda: app.studio.desk.flush())
     try:

@@ -204,6 +204,28 @@ def test_an_empty_prompt_begins_a_document(run: Run, model: str) -> None:
     assert done.out
 
 
+def test_an_empty_file_or_pipe_is_warned_of(run: Run, here: Path, model: str) -> None:
+    (here / "empty.txt").touch()
+    asked = ("complete", "-m", model, "-n", "3", "-s", "1")
+    warning = "warning: the prompt is empty; the text begins from nothing\n"
+    for where in ([], ["-"], ["empty.txt"], ["-p", ""]):
+        done = run(*asked, *where)
+        assert done.code == 0, done.err
+        assert done.out
+        assert done.err.count(warning) == 1
+        quiet = run(*asked, *where, "-q")
+        assert (quiet.out, quiet.err) == (done.out, "")
+    assert warning not in run(*asked, stdin=b"\n").err
+
+
+@pytest.mark.parametrize("unable", [["-c", "5000"], ["--device", "cuda:99"]])
+def test_no_seed_is_told_before_a_refusal(run: Run, unable: list[str]) -> None:
+    refused = run("complete", "-m", "demo", "-p", "x", *unable)
+    assert refused.code != 0
+    assert refused.err.startswith("error: ")
+    assert "seed" not in refused.err
+
+
 def test_stop_strings_are_cut_and_named(run: Run, model: str) -> None:
     asked = ("complete", "-m", model, "-p", "Hi", "-n", "20", "-s", "3")
     whole = run(*asked, "-q").out.decode("utf-8", "replace")

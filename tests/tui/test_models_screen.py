@@ -76,6 +76,20 @@ async def test_what_is_on_this_disk_comes_first_and_is_chosen_at_once(tmp_path: 
         assert app.answer == found.name
 
 
+async def test_a_check_mark_stands_only_before_what_is_on_this_disk(tmp_path: Path) -> None:
+    qwen2(tmp_path / "tiny")
+    found = hub.find(str(tmp_path / "tiny"))
+    for free in (64 * GIB, 8 * GIB, 0):
+        app = Choosing(Models(free=free, found=(found,)))
+        async with app.run_test(size=(110, 30)):
+            here, *others = app.lines()
+            fetched = [line for line in others if "to fetch" in line]
+            assert here.startswith("✓" if free else " ")
+            assert fetched
+            for line in fetched:
+                assert line.startswith("✗" if "needs" in line else "↓")
+
+
 async def test_fetching_shows_bytes_and_answers_when_it_is_here() -> None:
     step = threading.Event()
 

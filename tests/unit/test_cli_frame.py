@@ -8,10 +8,12 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
-from qwen_tui import cli, paths, presets
+from qwen_tui import cli, paths, presets, settings
 from qwen_tui.cli.narrate import Narrator, complain
 from qwen_tui.cli.signals import stopping
 from qwen_tui.cli.studio import is_session
@@ -63,6 +65,36 @@ def test_what_cannot_be_parsed_is_a_usage_error(
     assert (code, out) == (USAGE, "")
     assert err.startswith("error: ")
     assert "--help" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-N", "0"], "error: --num: 0 is not from 1 to 64"),
+        (["--samplers", "foo"], "error: --samplers: there is no sampler 'foo'"),
+        (["--json", "--logprobs", "99999"], "error: --logprobs: 99999 is not from 0 to 100"),
+        (["-c", "-1"], "error: --ctx-size: -1 is not from 0"),
+        (["--typical", "7"], "error: --typical: typical-p goes from 0 to 1"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_by_its_option(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    code, out, err = run(capsys, "complete", "-p", "x", *arguments)
+    assert (code, out) == (USAGE, "")
+    assert err.startswith(said)
+
+
+@pytest.mark.parametrize("command", ["complete", "studio", "replay", "bench", "doctor"])
+def test_every_setting_is_refused_by_an_option_its_command_has(command: str) -> None:
+    program: Any = typer.main.get_command(cli.app)
+    params = program.commands[command].params
+    known = [each for each in params if each.name in (*settings.FIELD, *presets.NAMES)]
+    assert known
+    for option in known:
+        with pytest.raises(Trouble) as caught:
+            settings.load({option.name: object()})
+        assert caught.value.message.partition(":")[0] in option.opts
 
 
 @pytest.mark.parametrize("rest", [[], ["story.txt"], ["story.txt", "-n", "5"]])

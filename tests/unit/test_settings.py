@@ -238,6 +238,15 @@ def test_a_bad_variable_is_a_warning_that_names_it(machine: Machine) -> None:
     ]
 
 
+def test_outside_the_command_line_a_setting_goes_by_its_own_name(machine: Machine) -> None:
+    file = machine.user("branches = 0\n[sampling]\norder = 'foo'\n")
+    machine.env["QWEN_TUI_CHOICES"] = "9999"
+    written, stage, variable = machine.load().warnings
+    assert written.startswith(f"{file}, line 1: branches: 0 is not")
+    assert stage.startswith(f"{file}, line 3: sampling.order: there is no sampler 'foo'")
+    assert variable.startswith("QWEN_TUI_CHOICES: 9999 is not")
+
+
 def test_a_misspelled_variable_is_named_and_a_strangers_is_not(machine: Machine) -> None:
     machine.env |= {"QWEN_TUI_TEMPRATURE": "1", "QWEN_TUI_FOR_SOMEONE_ELSE": "1"}
     assert machine.load().warnings == (
@@ -265,7 +274,7 @@ def test_variables_are_read_as_text(machine: Machine) -> None:
     [
         ("top_p", 2.0, "--top-p: top-p goes from 0 to 1, not 2"),
         ("dtype", "f8", "--dtype"),
-        ("branches", 0, "--branches"),
+        ("branches", 0, "--num: 0 is not from 1 to 64"),
         ("preset", "craetive", "did you mean creative"),
         ("order", "top_k;nope", "no sampler"),
         ("logit_bias", ["x"], "ID=VALUE"),

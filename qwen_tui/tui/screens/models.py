@@ -272,6 +272,8 @@ def _complaint(text: str) -> str:
     return ""
 
 
+FETCHABLE: Final = "↓"
+"""Stands before a model that is not on this disk, where its memory is there or not known."""
 _STYLES: Final = {
     "runs": ("✓", "$success"),
     "small": ("✓", "$warning"),
@@ -282,6 +284,8 @@ _STYLES: Final = {
 
 def _line(offer: Offer) -> Content:
     mark, style = _STYLES[offer.mood]
+    if offer.key.startswith(FETCH) and offer.mood != "never":
+        mark = FETCHABLE
     name = visible(offer.name)
     return (
         Content.styled(f"{mark} ", style)
