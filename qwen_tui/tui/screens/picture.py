@@ -314,7 +314,7 @@ class Picture(Bench):
 
     def document_title(self) -> str:
         """What is written, and whether some of it is not committed."""
-        name = self.file.name if self.file else self.desk.session.title or "Untitled"
+        name = self.desk.session.title or (self.file.name if self.file else "Untitled")
         name = "Message" if self.chatting else name
         return visible(name) + (" ✎" if self.dirty else "")
 
