@@ -375,7 +375,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "save_as",
         "Save text",
         ("ctrl+s",),
-        "Write the document's text to a file. The session itself is always saved.",
+        "Write the text to the file it came from or was last written to; if there is none, ask for "
+        "a name. The session itself is always saved.",
         group=FILES,
         rank=21,
     ),

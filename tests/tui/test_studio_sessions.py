@@ -169,7 +169,7 @@ async def test_a_new_session_is_empty_and_the_old_one_can_be_opened_again(
 
 
 async def test_the_text_is_written_to_a_file(studio: Studio, tmp_path: Path) -> None:
-    async with studio(text=BEGINNING + "\r\n") as bench:
+    async with studio(text=BEGINNING + "\r\n", toasts=True) as bench:
         await bench.ready()
         await bench.pilot.press("ctrl+s")
         await bench.pilot.pause()
@@ -177,7 +177,11 @@ async def test_the_text_is_written_to_a_file(studio: Studio, tmp_path: Path) -> 
         await bench.pilot.press("enter")
         await bench.until(lambda: (tmp_path / "story.txt").exists())
         assert (tmp_path / "story.txt").read_bytes() == (BEGINNING + "\r\n").encode()
-        assert "story.txt" in bench.screen()
+        written = f"Wrote {len(BEGINNING) + 2} characters to story.txt."
+        await bench.until(lambda: written in bench.screen(), "which file it was")
+        await bench.type("So ")
+        await bench.pilot.press("ctrl+s")
+        await bench.until(lambda: b"So " in (tmp_path / "story.txt").read_bytes(), "the same file")
 
 
 async def test_a_file_that_changed_is_not_written_over_unasked(

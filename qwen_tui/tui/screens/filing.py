@@ -23,6 +23,7 @@ from qwen_tui.tui.screens.writing import Writing
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.types import Trouble
+from qwen_tui.visible import visible
 from qwen_tui.vocab import to_nfc
 
 
@@ -188,7 +189,7 @@ class Filing(Writing):
             self.show_trouble(trouble)
             return
         self.file = path
-        self.say(f"Wrote {len(self.editor.text):,} characters.")
+        self.say(f"Wrote {len(self.editor.text):,} characters to {visible(path.name)}.")
         self.sync()
 
     def action_edit_outside(self) -> None:
