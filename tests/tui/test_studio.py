@@ -175,6 +175,31 @@ async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Stud
         assert bench.document == BEGINNING
 
 
+async def test_what_was_written_for_another_text_is_dim_and_says_so(studio: Studio) -> None:
+    def first_word() -> Any:
+        row = bench.studio.output.render_line(0)
+        return next(s.style.clear_meta_and_links() for s in row if s.text.strip())
+
+    async with studio((Say("a king who", logprob=-3.0),), text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert "─ Completion ─" in bench.screen()
+        coloured = first_word()
+        output = bench.studio.output
+        dim = output.rich_style + output.heat.palette.context
+        assert coloured != dim
+        await bench.pilot.press("x")
+        await bench.until(lambda: "─ Completion of the text before the edit ─" in bench.screen())
+        assert first_word() == dim
+        await bench.pilot.press("backspace")
+        await bench.until(lambda: "─ Completion ─" in bench.screen(), "the edit is taken back")
+        assert first_word() == coloured
+        await bench.pilot.press("x", "ctrl+j")
+        await bench.settled()
+        assert "─ Completion ─" in bench.screen()
+
+
 async def test_a_word_can_be_accepted_at_a_time(studio: Studio) -> None:
     async with studio(text=BEGINNING) as bench:
         await bench.ready()
