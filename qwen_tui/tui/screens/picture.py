@@ -241,7 +241,7 @@ class Picture(Bench):
         session = self.desk.session
         completions = session.completions()
         shown = session.completion
-        place = completions.index(shown) if shown in completions else 0
+        place = completions.index(shown) if shown in completions else None
         tabs = [
             Tab(self._state(session.tree[id]), len(session.tree[id].tokens)) for id in completions
         ]
@@ -254,9 +254,10 @@ class Picture(Bench):
         shown, completions = session.completion, session.completions()
         stale = self.dirty and (self.has_tail or shown is not None)
         title = "Chat" if self.chatting else "Completion"
-        if len(completions) > 1:
-            place = completions.index(shown) if shown in completions else 0
-            title += f" {place + 1} of {len(completions)}"
+        if len(completions) > 1 and shown in completions:
+            title += f" {completions.index(shown) + 1} of {len(completions)}"
+        elif len(completions) > 1 and shown is None:
+            title = f"{len(completions)} completions, none shown"
         if stale:
             title += " of the text before the edit"
         elif shown and self._state(session.tree[shown]) == "interrupted":
