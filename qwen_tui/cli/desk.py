@@ -44,6 +44,11 @@ class Opening:
         data = prompts.contents(self.file)
         return prompts.decoded(data, str(self.file), self.encoding)
 
+    @property
+    def title(self) -> str:
+        """What a session begun from it is called: the file's name. A pipe's name says nothing."""
+        return self.file.name if self.file is not None and self.file.is_file() else ""
+
 
 def loaded(name: str) -> Session:
     """The stored session of that name, to be read only; Trouble when there is none."""
@@ -90,12 +95,14 @@ def themed(chosen: Settings, shelf: Shelf) -> Settings:
     return replace(chosen, theme=shelf.pick(chosen.theme).name, warnings=warnings)
 
 
-def desk(chosen: Settings, path: Path | None) -> Desk:
-    """A session file opened to go on with (read-only where it must be), or a new session."""
+def desk(chosen: Settings, path: Path | None, title: str = "") -> Desk:
+    """A session file opened to go on with (read-only where it must be), or a new session of that
+    title.
+    """
     from qwen_tui.tui.doors import Desk
 
     if path is None:
-        session = Session.new(app=APP)
+        session = Session.new(title=title, app=APP)
         return Desk(session, library.new_store(session) if chosen.save else None)
     opened = library.open_session(path, read_only=not chosen.save)
     if chosen.save:
@@ -122,7 +129,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
         opener=opener,
         vocab=vocabulary,
         open_desk=lambda path: desk(chosen, path),
-        desk=desk(chosen, path),
+        desk=desk(chosen, path, opening.title),
         file=opening.file if opening.encoding is None else None,
         text=text,
     )
@@ -188,7 +195,7 @@ def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:
         )
         session, store = held.session, held.store
     else:
-        session = Session.new(app=APP, vocab=vocab)
+        session = Session.new(title=opening.title, app=APP, vocab=vocab)
         store = library.new_store(session) if chosen.save else None
     with Narrator() as narrator:
         narrator.warn(chosen.warnings)

@@ -20,8 +20,8 @@ class Action:
     """One thing a person can ask for.
 
     `id` is also the name of the method, `action_<id>`. `name` is what the footer says, `help` one
-    sentence. `rank` orders the footer, best first; 0 keeps it out. `priority` keys are asked before
-    the focused widget sees them.
+    sentence. `rank` orders the footer, best first; 0 keeps it out. `priority` keys are asked
+    before the focused widget sees them. An action without keys is asked for in the palette.
     """
 
     id: str
@@ -382,9 +382,17 @@ ACTIONS: Final[tuple[Action, ...]] = (
         "save_as",
         "Save text",
         ("ctrl+s",),
-        "Write the document's text to a file. The session itself is always saved.",
+        "Write the text to the file it came from or was last written to; if there is none, ask for "
+        "a name. The session itself is always saved.",
         group=FILES,
         rank=21,
+    ),
+    Action(
+        "save_text_as",
+        "Save text as",
+        (),
+        "Ask for a file name and write the text there; saving the text writes there from then on.",
+        group=FILES,
     ),
     Action(
         "fork_session",
@@ -516,7 +524,7 @@ def bindings(*where: Where) -> list[Binding]:
             id=action.id,
         )
         for action in ACTIONS
-        if action.where in where
+        if action.where in where and action.keys
     ]
 
 
@@ -590,6 +598,6 @@ def key_table() -> str:
     for group, members in groups().items():
         lines.append(f"| **{group}** | | |")
         for action in members:
-            keys = " · ".join(key_names(action.keys))
+            keys = " · ".join(key_names(action.keys)) or "palette"
             lines.append(f"| {action.help} | {keys} | `{action.id}` |")
     return "\n".join(lines) + "\n"

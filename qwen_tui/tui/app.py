@@ -61,6 +61,9 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             self.register_theme(skin.theme)
         self.theme = self.skin.name
         self.set_keymap(self.keys)
+        for action in ACTIONS:  # a keymap only moves keys that there are
+            if not action.keys and action.id in self.keys:
+                self.bind(self.keys[action.id], f"screen.{action.id}", show=False)
         self.studio = Studio(doors, self.heat)
         """The one screen that is always there."""
         self.committed = False
@@ -140,7 +143,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             elif action.where == "studio" and studio.check_action(action.id, ()):
                 own = self.keys.get(action.id, ",".join(action.keys))
                 about = f"{action.help}  {' · '.join(key_names(own.split(',')))}"
-                yield SystemCommand(action.name, about, self._runs(action.id))
+                yield SystemCommand(action.name, about.rstrip(), self._runs(action.id))
         for name, skin in self.shelf.skins.items():
             yield SystemCommand(f"Theme: {skin.title}", "Take this theme", self._takes(name))
 

@@ -139,3 +139,25 @@ def test_leaving_while_the_engine_starts(tmux: Tmux, tmp_path: Path) -> None:
     tmux.press("C-q")
     tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
     assert library.files() == []
+
+
+def test_a_session_begun_from_a_file_bears_its_name(tmux: Tmux, tmp_path: Path) -> None:
+    model, file = qwen2(tmp_path / "tiny"), tmp_path / "docs-with.txt"
+    file.write_text("Text of a file")
+    program = f"{PROGRAM} -m {model}"
+    tmux.start(f"{program} {file}")
+    tmux.until(lambda shown: "saved" in shown, "the text taken in")
+    tmux.press("C-l")
+    tmux.until(lambda shown: "Sessions" in shown and shown.count("docs-with.txt") > 1, "the list")
+    tmux.press("Escape", "C-q")
+    tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
+    tmux.again(f"{PROGRAM} sessions list")
+    tmux.until(lambda shown: "docs-with.txt" in shown and "LEFT-WITH-0" in shown, "the list again")
+    tmux.again(f"{program} --open docs-with.txt")
+    tmux.until(lambda shown: "─ docs-with.txt" in shown, "the frame of the reopened session")
+    tmux.press("S-F4")
+    tmux.until(lambda shown: "Title" in shown, "the question")
+    tmux.press("C-u")
+    tmux.type("My own")
+    tmux.press("Enter")
+    tmux.until(lambda shown: "─ My own" in shown, "a person's own title")

@@ -95,7 +95,8 @@ class Bench:
 def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
     """A context manager that runs the studio: `async with studio(script) as bench`.
 
-    Without a script a story is told, one token for each permission of `bench.gate`.
+    Without a script a story is told, one token for each permission of `bench.gate`. `toasts` lets
+    passing words be seen.
     """
 
     @asynccontextmanager
@@ -111,6 +112,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         loading: tuple[Any, ...] = (),
         vocab_of: Callable[[Settings], Vocab | None] | None = None,
         gated: bool = False,
+        toasts: bool = False,
         **backend: Any,
     ) -> AsyncIterator[Bench]:
         gate = Gate()
@@ -140,7 +142,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         )
         app = QwenTui(doors)
         try:
-            async with app.run_test(size=size) as pilot:
+            async with app.run_test(size=size, notifications=toasts) as pilot:
                 yield Bench(app, pilot, gate, made)
         finally:
             gate.open()

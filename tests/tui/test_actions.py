@@ -26,7 +26,7 @@ TEXT_AREA = {"ctrl+a", "ctrl+e", "ctrl+w", "ctrl+u", "ctrl+k", "ctrl+d", "ctrl+x
 def test_ids_are_unique_and_every_action_says_what_it_does() -> None:
     assert len(BY_ID) == len(ACTIONS)
     for action in ACTIONS:
-        assert action.keys, action.id
+        assert action.keys or action.where == "studio", action.id
         assert action.help.endswith("."), action.id
         assert action.group, action.id
 

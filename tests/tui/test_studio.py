@@ -14,6 +14,7 @@ from textual.widgets import OptionList
 from fixtures.scripts import Gate, Say
 from qwen_tui.settings import Settings
 from qwen_tui.tui.screens.models import Models
+from qwen_tui.tui.widgets.tabs import SiblingTabs
 from qwen_tui.types import NO_INPUT, Progress, Sampling, Trouble
 from qwen_tui.vocab import Vocab
 
@@ -175,6 +176,31 @@ async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Stud
         assert bench.document == BEGINNING
 
 
+async def test_what_was_written_for_another_text_is_dim_and_says_so(studio: Studio) -> None:
+    def first_word() -> Any:
+        row = bench.studio.output.render_line(0)
+        return next(s.style.clear_meta_and_links() for s in row if s.text.strip())
+
+    async with studio((Say("a king who", logprob=-3.0),), text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert "─ Completion ─" in bench.screen()
+        coloured = first_word()
+        output = bench.studio.output
+        dim = output.rich_style + output.heat.palette.context
+        assert coloured != dim
+        await bench.pilot.press("x")
+        await bench.until(lambda: "─ Completion of the text before the edit ─" in bench.screen())
+        assert first_word() == dim
+        await bench.pilot.press("backspace")
+        await bench.until(lambda: "─ Completion ─" in bench.screen(), "the edit is taken back")
+        assert first_word() == coloured
+        await bench.pilot.press("x", "ctrl+j")
+        await bench.settled()
+        assert "─ Completion ─" in bench.screen()
+
+
 async def test_a_word_can_be_accepted_at_a_time(studio: Studio) -> None:
     async with studio(text=BEGINNING) as bench:
         await bench.ready()
@@ -244,6 +270,22 @@ async def test_several_completions_at_once_are_tabs(studio: Studio) -> None:
         assert bench.output.startswith(" road number 2")
         await bench.pilot.press("tab")
         assert bench.document == BEGINNING + " road number 2"
+
+
+async def test_several_completions_of_which_none_is_shown_say_so(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+g")
+        await bench.settled()
+        assert "Completion 1 of 4" in bench.screen()
+        node, at = bench.session.tree.resolve(*bench.session.head)
+        bench.studio.go_there(node, at)
+        await bench.until(lambda: "4 completions, none shown" in bench.screen())
+        assert bench.output == ""
+        tabs = bench.studio.query_one(SiblingTabs)
+        assert len({s.style for s in tabs.render_line(0) if s.text.strip()}) == 1
+        await bench.pilot.press("alt+down")
+        await bench.until(lambda: "Completion 1 of 4" in bench.screen())
 
 
 async def test_the_inspector_takes_another_token_and_goes_on_at_once(studio: Studio) -> None:

@@ -209,7 +209,7 @@ async def test_a_new_session_is_empty_and_the_old_one_can_be_opened_again(
 
 
 async def test_the_text_is_written_to_a_file(studio: Studio, tmp_path: Path) -> None:
-    async with studio(text=BEGINNING + "\r\n") as bench:
+    async with studio(text=BEGINNING + "\r\n", toasts=True) as bench:
         await bench.ready()
         await bench.pilot.press("ctrl+s")
         await bench.pilot.pause()
@@ -217,7 +217,11 @@ async def test_the_text_is_written_to_a_file(studio: Studio, tmp_path: Path) -> 
         await bench.pilot.press("enter")
         await bench.until(lambda: (tmp_path / "story.txt").exists())
         assert (tmp_path / "story.txt").read_bytes() == (BEGINNING + "\r\n").encode()
-        assert "story.txt" in bench.screen()
+        written = f"Wrote {len(BEGINNING) + 2} characters to story.txt."
+        await bench.until(lambda: written in bench.screen(), "which file it was")
+        await bench.type("So ")
+        await bench.pilot.press("ctrl+s")
+        await bench.until(lambda: b"So " in (tmp_path / "story.txt").read_bytes(), "the same file")
 
 
 async def test_a_file_that_changed_is_not_written_over_unasked(
@@ -236,6 +240,59 @@ async def test_a_file_that_changed_is_not_written_over_unasked(
         await bench.until(lambda: "changed on the disk" in bench.screen())
         await bench.pilot.press("escape")
         assert file.read_text() == "somebody else's"
+
+
+async def save_under(bench: Any, path: Path) -> None:
+    await bench.until(lambda: "Save the text as" in bench.screen(), "the question")
+    bench.app.screen.query_one(Input).value = str(path)
+    await bench.pilot.press("enter")
+    await bench.until(lambda: f"─ {path.name} " in bench.screen(), "the file's name in the frame")
+
+
+async def test_the_text_can_be_saved_under_another_name(studio: Studio, tmp_path: Path) -> None:
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+s")
+        await save_under(bench, first)
+        await bench.type(" there")
+        await bench.pilot.press("ctrl+p")
+        await bench.pilot.pause()
+        bench.app.screen.query_one(Input).value = "Save text as"
+        await bench.until(lambda: "Ask for a file name" in bench.screen(), "the palette")
+        await bench.pilot.press("down", "enter")
+        await save_under(bench, second)
+        assert first.read_text() == BEGINNING
+        assert second.read_text() == BEGINNING + " there"
+        await bench.type(" now")
+        await bench.pilot.press("ctrl+s")
+        await bench.until(lambda: " now" in second.read_text(), "the new file from then on")
+        assert first.read_text() == BEGINNING
+        bench.studio.desk.flush()
+        assert library.listing(only_session()).title == "second.txt"
+
+
+async def test_a_name_that_is_taken_is_asked_about_and_a_title_of_ones_own_stays(
+    studio: Studio, tmp_path: Path
+) -> None:
+    (tmp_path / "taken.txt").write_text("somebody else's")
+    session = Session.new(title="My own")
+    settings = Settings(keys={"save_text_as": "f12"})
+    async with studio(session=session, text=BEGINNING, settings=settings) as bench:
+        await bench.ready()
+        await bench.pilot.press("f12")
+        await bench.until(lambda: "Save the text as" in bench.screen(), "a key of one's own")
+        bench.app.screen.query_one(Input).value = str(tmp_path / "taken.txt")
+        await bench.pilot.press("enter")
+        await bench.until(lambda: "is there already" in bench.screen(), "asking first")
+        await bench.pilot.press("escape")
+        assert (tmp_path / "taken.txt").read_text() == "somebody else's"
+        await bench.pilot.press("f12")
+        await bench.until(lambda: "Save the text as" in bench.screen(), "the question")
+        bench.app.screen.query_one(Input).value = str(tmp_path / "free.txt")
+        await bench.pilot.press("enter")
+        await bench.until((tmp_path / "free.txt").exists)
+        assert "─ My own " in bench.screen()
 
 
 async def test_the_persons_editor_has_the_text(

@@ -260,10 +260,13 @@ class Qwen2:
         for index in range(len(self.layers)):
             x = self.through(index, x, cache, place, stopped)
             yield (index + 1) / len(self.layers)
-        tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
-        logits = self.logits(tail) if last else tail.new_empty(0, self.shape.vocab)
+        if last:
+            tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
+            logits = self.logits(tail).view(batch, last, -1)
+        else:
+            logits = torch.empty(batch, 0, self.shape.vocab)
         cache.length = end
-        return logits.view(batch, last, self.shape.vocab)
+        return logits
 
     def embedded(self, ids: Tensor) -> Tensor:
         """Ids [B, T] → hidden states [B·T, hidden]."""

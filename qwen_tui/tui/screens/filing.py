@@ -23,6 +23,7 @@ from qwen_tui.tui.screens.writing import Writing
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.types import Trouble
+from qwen_tui.visible import visible
 from qwen_tui.vocab import to_nfc
 
 
@@ -152,20 +153,27 @@ class Filing(Writing):
     def action_save_as(self) -> None:
         """Write the text to its file; without one, or when it changed there, ask first."""
         if self.file is None:
-            self.app.push_screen(
-                AskLine("Save the text as", placeholder="story.txt", check=_place_complaint),
-                self._save_where,
-            )
+            self.action_save_text_as()
         elif files.Seen.of(self.file) != self.seen:
             self._ask_over(self.file, "changed on the disk since it was read")
         else:
             self._save(self.file)
 
+    def action_save_text_as(self) -> None:
+        """Ask for a name, and write the text there; it is the text's file from then on."""
+        value = str(self.file) if self.file else ""
+        ask = AskLine(
+            "Save the text as", value=value, placeholder="story.txt", check=_place_complaint
+        )
+        self.app.push_screen(ask, self._save_where)
+
     def _save_where(self, answer: str | None) -> None:
         if not answer:
             return
         path = Path(answer).expanduser()
-        if path.exists():
+        if path == self.file:
+            self.action_save_as()
+        elif path.exists():
             self._ask_over(path, "is there already")
         else:
             self._save(path)
@@ -175,8 +183,7 @@ class Filing(Writing):
             if chosen == "over":
                 self._save(path)
             elif chosen == "other":
-                self.file = None
-                self.action_save_as()
+                self.action_save_text_as()
 
         answers = {"leave": "Leave it", "other": "Another name", "over": "Write over it"}
         self.app.push_screen(Confirm("Save", f"{path} {why}.", answers), answer)
@@ -187,9 +194,17 @@ class Filing(Writing):
         except Trouble as trouble:
             self.show_trouble(trouble)
             return
-        self.file = path
-        self.say(f"Wrote {len(self.editor.text):,} characters.")
+        self._belongs_to(path)
+        self.say(f"Wrote {len(self.editor.text):,} characters to {visible(path.name)}.")
         self.sync()
+
+    def _belongs_to(self, path: Path) -> None:
+        """Make a file the text's own. The session bears its name, unless a person gave it one."""
+        session = self.desk.session
+        own = session.title not in ("", self.file.name if self.file else "")
+        if not own and session.title != path.name:
+            session.rename(path.name)
+        self.file = path
 
     def action_edit_outside(self) -> None:
         """Lend the terminal to the person's editor."""

@@ -65,7 +65,7 @@ class Help(ModalScreen[None]):
             for action in members:
                 chosen = self._keymap.get(action.id)
                 keys = chosen.split(",") if chosen else action.keys
-                lines += self._entry(" · ".join(key_names(keys)), action, width)
+                lines += self._entry(" · ".join(key_names(keys)) or "palette", action, width)
             lines.append(Content(""))
         return Content("\n").join(lines)
 

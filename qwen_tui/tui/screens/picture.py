@@ -242,17 +242,29 @@ class Picture(Bench):
         session = self.desk.session
         completions = session.completions()
         shown = session.completion
-        place = completions.index(shown) if shown in completions else 0
+        place = completions.index(shown) if shown in completions else None
         tabs = [
             Tab(self._state(session.tree[id]), len(session.tree[id].tokens)) for id in completions
         ]
         self.query_one(SiblingTabs).show(tabs, place)
-        pane = self.query_one("#output-pane")
-        kind = "Chat" if self.chatting else "Completion"
-        title = kind if len(tabs) < 2 else f"{kind} {place + 1} of {len(tabs)}"
-        if shown and self._state(session.tree[shown]) == "interrupted":
+        self.title_completion()
+
+    def title_completion(self) -> None:
+        """Which completion is shown, of how many, and whether it goes on from the text as it is."""
+        session = self.desk.session
+        shown, completions = session.completion, session.completions()
+        stale = self.dirty and (self.has_tail or shown is not None)
+        title = "Chat" if self.chatting else "Completion"
+        if len(completions) > 1 and shown in completions:
+            title += f" {completions.index(shown) + 1} of {len(completions)}"
+        elif len(completions) > 1 and shown is None:
+            title = f"{len(completions)} completions, none shown"
+        if stale:
+            title += " of the text before the edit"
+        elif shown and self._state(session.tree[shown]) == "interrupted":
             title += f" · interrupted, {self.key_of('generate')} goes on"
-        pane.border_title = Content(title)
+        self.output.stale = stale
+        self.query_one("#output-pane").border_title = Content(title)
         self.completion_title = title
 
     def _state(self, node: Node) -> str:
@@ -315,7 +327,7 @@ class Picture(Bench):
 
     def document_title(self) -> str:
         """What is written, and whether some of it is not committed."""
-        name = self.file.name if self.file else self.desk.session.title or "Untitled"
+        name = self.desk.session.title or (self.file.name if self.file else "Untitled")
         name = "Message" if self.chatting else name
         return visible(name) + (" ✎" if self.dirty else "")
 

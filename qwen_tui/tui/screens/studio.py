@@ -114,6 +114,7 @@ class Studio(Filing):
 
     @on(Editor.Edited)
     def _edited(self) -> None:
+        self.title_completion()
         self.show_tail()
         self.measure()
         self.keep_draft()

@@ -94,6 +94,8 @@ class OutputPane(ScrollView, can_focus=True):
     accepted: reactive[int | None] = reactive(None, init=False)
     """How many tokens from the first are in the document; the rest is shown tentative. None: no
     difference is shown."""
+    stale: reactive[bool] = reactive(False, init=False)
+    """The tokens go on from another text than the one that stands now: they are shown dim."""
     follow: reactive[bool] = reactive(True, init=False)
     """Whether the view stays at the end while tokens come."""
     special: reactive[Container[int]] = reactive(frozenset(), init=False)
@@ -309,6 +311,10 @@ class OutputPane(ScrollView, can_focus=True):
         """Paint what is tentative now."""
         self._repaint()
 
+    def watch_stale(self) -> None:
+        """Paint dim, or in colour again."""
+        self._repaint()
+
     def watch_special(self) -> None:
         """Paint what is special now."""
         self._repaint()
@@ -360,7 +366,7 @@ class OutputPane(ScrollView, can_focus=True):
 
     def _style(self, run: Run) -> Style:
         palette = self.heat.palette
-        if run.first < 0:
+        if run.first < 0 or self.stale:
             return palette.context + palette.escape if run.escaped else palette.context
         style = Style.null()
         if self.accepted is not None:

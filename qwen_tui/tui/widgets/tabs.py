@@ -43,11 +43,11 @@ class SiblingTabs(Widget):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._tabs: list[Tab] = []
-        self._shown = 0
+        self._shown: int | None = None
         self._places: list[tuple[int, int]] = []
 
-    def show(self, tabs: list[Tab], shown: int) -> None:
-        """Show these; a single one needs no tabs."""
+    def show(self, tabs: list[Tab], shown: int | None) -> None:
+        """Show these; a single one needs no tabs. `shown` None: none of them is on the screen."""
         if (tabs, shown) != (self._tabs, self._shown):
             self._tabs, self._shown = tabs, shown
             self.set_class(len(tabs) > 1, "-shown")
@@ -58,10 +58,11 @@ class SiblingTabs(Widget):
         width = self.size.width
         base = self.rich_style
         labels = [f" {number}{_MARKS[tab.state]} " for number, tab in enumerate(self._tabs, 1)]
-        first = last = min(self._shown, max(0, len(labels) - 1))
+        shown = self._shown or 0
+        first = last = min(shown, max(0, len(labels) - 1))
         room = width - 4 - (len(labels[first]) if labels else 0)
         while room > 0 and (first > 0 or last < len(labels) - 1):
-            step = -1 if last >= len(labels) - 1 or (first > 0 and self._shown - first < 2) else 1
+            step = -1 if last >= len(labels) - 1 or (first > 0 and shown - first < 2) else 1
             other = first - 1 if step < 0 else last + 1
             room -= len(labels[other]) + 1
             if room < 0:
