@@ -6,6 +6,7 @@ import contextlib
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -163,14 +164,25 @@ def test_int8_in_integers_errs_by_its_weights_alone(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("count", [1, 6])
-def test_folded_groups_attend_as_groups_do(rows: int, count: int) -> None:
-    """What GPUs run, against torch's own grouped attention on the CPU."""
+def test_folded_groups_attend_as_groups_do(
+    rows: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What GPUs run, against torch's own grouped attention on the CPU; also where the kernel lays
+    its result out by positions, as flash attention does.
+    """
     dice = torch.Generator().manual_seed(0)
     query = torch.randn(rows, count, 12, 16, generator=dice).transpose(1, 2)
     keys, values = (torch.randn(rows, 3, 40, 16, generator=dice) for _ in range(2))
     mask = torch.zeros(count, 40)
     mask[:, 34:] = torch.full((count, 6), float("-inf")).triu(1) if count > 1 else 0.0
     wanted = F.scaled_dot_product_attention(query, keys, values, mask, enable_gqa=True)
+    torch.testing.assert_close(folded(query, keys, values, mask), wanted)
+    attend = F.scaled_dot_product_attention
+
+    def flash(*args: Any) -> Tensor:
+        return attend(*args).transpose(1, 2).contiguous().transpose(1, 2)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
     torch.testing.assert_close(folded(query, keys, values, mask), wanted)
 
 

@@ -64,7 +64,7 @@ def folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> 
     if mask is not None:
         mask = mask.repeat(group, 1)
     mixed = F.scaled_dot_product_attention(query, keys, values, mask)
-    return mixed.view(batch, heads, count, head)
+    return mixed.reshape(batch, heads, count, head)
 
 
 def gated(gate_up: Tensor) -> Tensor:
