@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from qwen_tui.backends.local import bnb
+from qwen_tui.backends.local import bnb, resources
 
 Kind: TypeAlias = Literal["dense", "int8", "int4", "nf4"]
 
@@ -166,7 +166,11 @@ class Int8(Apart):
         one product over converted weights.
         """
         if len(x) <= INT8_DIRECT_ROWS and x.device.type == "cuda" and integers(x.device):
-            return self.in_integers(x)
+            try:
+                return self.in_integers(x)
+            except RuntimeError as error:  # cuBLAS has no algorithm for some shapes on some GPUs
+                if resources.ran_out(error):
+                    raise
         scale = self.scale.to(x.dtype)
         direct = x.device.type == "cpu" and x.dtype == torch.bfloat16
         if direct and x.shape[0] <= INT8_DIRECT_ROWS:
