@@ -34,6 +34,8 @@ def fit(
     context: int,
     truncate: Truncate | None = None,
     explicit: bool = False,
+    *,
+    shortens: str = SHORTENS,
 ) -> Fitted:
     """Fit `prompt` and `max_tokens` into `context` tokens (0: unknown, nothing is done).
 
@@ -42,7 +44,7 @@ def fit(
     prompt that leaves no room. With `truncate` the prompt gives way instead: "left" drops the
     oldest tokens, "middle" keeps head and tail in equal parts; a cut never leaves half a
     character's bytes in front of what follows it. Of a known context, max_tokens is
-    returned as a number, never -1.
+    returned as a number, never -1. `shortens` says what a person can do about a long prompt.
     """
     if context <= 0:
         return Fitted(tuple(prompt), max_tokens)
@@ -53,7 +55,7 @@ def fit(
     if room >= least and wanted <= room:
         return Fitted(tuple(prompt), wanted)
     if truncate is None:
-        raise _refusal(length, max_tokens, context, explicit)
+        raise _refusal(length, max_tokens, context, explicit, shortens)
     if explicit and max_tokens >= context:
         raise Trouble(
             f"{max_tokens:,} tokens to generate leave no room for a prompt in a context of "
@@ -69,7 +71,7 @@ def fit(
         _left(prompt, context - wanted) if truncate == "left" else _middle(prompt, context - wanted)
     )
     if not kept:
-        raise _refusal(length, max_tokens, context, explicit)
+        raise _refusal(length, max_tokens, context, explicit, shortens)
     return Fitted(kept, context - len(kept) if max_tokens < 0 else wanted)
 
 
@@ -81,19 +83,19 @@ def dropped_note(before: int, after: int, truncate: Truncate | None) -> str:
     return f"prompt truncated: {before - after:,} of {before:,} tokens dropped {where}"
 
 
-def _refusal(length: int, max_tokens: int, context: int, explicit: bool) -> Trouble:
+def _refusal(length: int, max_tokens: int, context: int, explicit: bool, shortens: str) -> Trouble:
     room = context - length
     if max_tokens > 0 and explicit and room > 0:
         return Trouble(
             f"prompt {length:,} + {max_tokens:,} to generate = {length + max_tokens:,} tokens, "
             f"{length + max_tokens - context:,} more than the context of {context:,}",
-            hint=f"-n {room} fits; {SHORTENS}",
+            hint=f"-n {room} fits; {shortens}",
             code=BAD_DATA,
         )
     over = f"{-room:,} more than" if room < 0 else "as many as"
     return Trouble(
         f"the prompt has {length:,} tokens, {over} the context of {context:,} holds",
-        hint=SHORTENS,
+        hint=shortens,
         code=BAD_DATA,
     )
 

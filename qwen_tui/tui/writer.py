@@ -174,17 +174,14 @@ class Writer:
         make = self.session.regenerate if wish.again else self.session.request
         request = make(controls.sampling, **values)
         side = settings.truncate or None
-        try:
-            prompt, most = window.fit(
-                request.prompt,
-                request.max_tokens,
-                self.opened.context,
-                side,
-                settings.explicit("max_tokens"),
-            )
-        except Trouble as trouble:
-            hint = (trouble.hint or "").replace(window.SHORTENS, SHORTENS)
-            raise Trouble(str(trouble), hint=hint) from None
+        prompt, most = window.fit(
+            request.prompt,
+            request.max_tokens,
+            self.opened.context,
+            side,
+            settings.explicit("max_tokens"),
+            shortens=SHORTENS,
+        )
         if note := window.dropped_note(len(request.prompt), len(prompt), side):
             self._troubled(Trouble(note))
         return replace(request, prompt=tuple(prompt), max_tokens=most)

@@ -287,21 +287,16 @@ class Archive:
     def finish(self, model: Model, seconds: float, stopped: Callable[[], bool]) -> None:
         """Wait until the last prompt is on disk, at most for so long; then nothing more is kept."""
         end = time.monotonic() + seconds
-        left = len(self._last) + 1
+        handed = 0
         while not stopped() and time.monotonic() < end:
             if not self._writer.wait(end - time.monotonic(), stopped):
                 break
-            before, left = left, self._left(self._last)
-            # Where there is no room for all of it, another round would write the same again.
-            if left >= before or not self.keep(model, self._last):
+            # What was handed over once and is missing again has no room.
+            new = self.keep(model, self._last) if handed < len(self._last) else 0
+            if not new:
                 break
+            handed += new
         self._done = True
-
-    def _left(self, ids: Sequence[int]) -> int:
-        """How many positions of `ids` are neither on disk nor on their way."""
-        road = self._road(ids)
-        reached = road[-1].stop if road else 0
-        return sum(stop - max(start, reached) for _, _, start, stop in self._missing(ids, reached))
 
     def close(self, model: Model, ids: Sequence[int]) -> None:
         """Keep the text as it is at the end, as far as that goes in a moment; no file is left half

@@ -207,12 +207,13 @@ def _created(file: Path) -> int:
     """A new file's descriptor. Another process may delete the folder, empty as it is, between its
     making and the file's: then once more.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    for again in (True, False):
-        try:
-            paths.made(file.parent)
-            return os.open(file, flags, 0o600)
-        except (FileNotFoundError, NotADirectoryError):
-            if not again:
-                raise
-    raise AssertionError
+
+    def create() -> int:
+        paths.made(file.parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        return os.open(file, flags, 0o600)
+
+    try:
+        return create()
+    except (FileNotFoundError, NotADirectoryError):
+        return create()

@@ -19,14 +19,14 @@ def attended(
     start: int,
     mask: Tensor | None,
 ) -> Tensor:
-    """Rotate queries and keys [B, T, H + 2·Hkv, D], store keys and values from position `start` on,
-    attend over all that is stored → [B·T, H·D]. `sin` has its first half negated. Without a mask T
-    positions see what stands before them: T is 1, or `start` 0.
+    """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
+    `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
+    Without a mask T positions see what stands before them: T is 1, or `start` 0.
     """
     count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
-    heads = qkv.shape[2] - 2 * kv_heads
+    qkv = qkv.view(keys.shape[0], count, -1, head).transpose(1, 2)
+    heads = qkv.shape[1] - 2 * kv_heads
     end = start + count
-    qkv = qkv.transpose(1, 2)
     both = qkv.narrow(1, 0, heads + kv_heads)
     # The half-split convention of rotary embedding: (a, b) → (a·cos − b·sin, b·cos + a·sin).
     turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)

@@ -28,8 +28,6 @@ UNPACKED_CHUNK: Final = 1024
 unpacks every matrix once more."""
 FBGEMM_CHUNK: Final = 64
 """FBGEMM is as quick an id with few rows as with many, and a stop is heard sooner."""
-
-
 ROW_BY_ROW_CHUNK: Final = 16
 """Where every position unpacks all weights anew, a stop must be heard between few of them."""
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qwen_tui.backends.local.attention import attended, gated
-from qwen_tui.backends.local.linear import Apart, Dense, Int8, Linear
+from qwen_tui.backends.local.linear import Apart, Dense, Int8, Linear, one_sum, two_terms
 from qwen_tui.backends.local.torchscript import scripted
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ BLOCK_ROWS: Final = 16_384
 STEPS: Final = 63
 """Integer steps on either side of zero: 7 bits. With 8, pairs of products overflow the 16-bit sums
 of CPUs without VNNI."""
-FINER: Final = 2 * STEPS
-"""How many times finer the second term of an activation is: rounding leaves half a step."""
 ZERO: Final = STEPS + 1
 """The unsigned byte that stands for zero."""
 
@@ -136,26 +134,28 @@ class Packed8:
 
 
 @scripted
-def _two_terms(
-    x: Tensor, packed: Prepacked, most: int = STEPS, finer: float = FINER, zero: int = ZERO
+def _in_steps(
+    x: Tensor, packed: Prepacked, most: int = STEPS, zero: int = ZERO
 ) -> tuple[Tensor, Tensor]:
     """x [M, K] → its product in steps [M, N], and what a step is worth in each row [M, 1]."""
-    step = torch.linalg.vector_norm(x, float("inf"), [1], True).clamp_min_(1e-30).div_(most)
-    fine = x / step
-    coarse = fine.round()
-    terms = torch.cat((coarse, fine.sub_(coarse).mul_(finer)))
+    terms, step = two_terms(x, most)
     both = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         terms, 1.0, zero, packed
     )
-    count = x.shape[0]
-    return torch.add(both[:count], both[count:], alpha=1 / finer), step
+    return one_sum(both, most), step
+
+
+@scripted
+def _scaled(steps: Tensor, step: Tensor, onto: Tensor | None) -> Tensor:
+    """Steps [M, N] of the size `step` [M, 1], plus `onto` [N] or [M, N]."""
+    return steps.mul_(step) if onto is None else torch.addcmul(onto, steps, step)
 
 
 @scripted
 def _product(x: Tensor, packed: Prepacked, onto: Tensor | None) -> Tensor:
     """The product of x [M, K], plus `onto` [N] or [M, N]."""
-    steps, step = _two_terms(x, packed)
-    return steps.mul_(step) if onto is None else torch.addcmul(onto, steps, step)
+    steps, step = _in_steps(x, packed)
+    return _scaled(steps, step, onto)
 
 
 @scripted
@@ -163,10 +163,10 @@ def _normed(
     x: Tensor, weight: Tensor, eps: float, packed: Prepacked, onto: Tensor | None
 ) -> Tensor:
     """The same after RMSNorm with `weight` [K]: what that divides a row by is left to its step."""
-    steps, step = _two_terms(x * weight, packed)
+    steps, step = _in_steps(x * weight, packed)
     size = torch.linalg.vector_norm(x, 2, [1], True)
     step.mul_((size.square() / x.shape[1]).add_(eps).rsqrt_())
-    return steps.mul_(step) if onto is None else torch.addcmul(onto, steps, step)
+    return _scaled(steps, step, onto)
 
 
 @scripted
@@ -184,7 +184,6 @@ def _layer(
     out: Prepacked,
     gate_up: Prepacked,
     down: Prepacked,
-    head: int,
     x: Tensor,
     norm1: Tensor,
     norm2: Tensor,
@@ -197,14 +196,12 @@ def _layer(
     mask: Tensor | None,
 ) -> Tensor:
     """A decoder layer, hidden states [B·T, hidden] → the same; see `attended` for its arguments."""
-    mixed = _normed(x, norm1, eps, qkv, bias).view(keys.shape[0], cos.shape[0], -1, head)
-    x = _product(attended(mixed, cos, sin, keys, values, start, mask), out, x)
+    fused = _normed(x, norm1, eps, qkv, bias)
+    x = _product(attended(fused, cos, sin, keys, values, start, mask), out, x)
     return _product(gated(_normed(x, norm2, eps, gate_up, None)), down, x)
 
 
-def whole(
-    qkv: Linear, out: Linear, gate_up: Linear, down: Linear, *, head: int
-) -> Callable[..., Tensor] | None:
+def whole(qkv: Linear, out: Linear, gate_up: Linear, down: Linear) -> Callable[..., Tensor] | None:
     """A Qwen2 layer of these products as one function of what `_layer` takes from `x` on; None
     where they are not all in 8 bits and shaped like Qwen2's.
     """
@@ -213,7 +210,7 @@ def whole(
         return None
     first, *rest = found
     weights = (first.packed, first.bias, *(part.packed for part in rest))
-    return partial(cast(Callable[..., Tensor], _layer), *weights, head)
+    return partial(cast(Callable[..., Tensor], _layer), *weights)
 
 
 def laid_out(layer: Linear) -> Linear:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from qwen_tui.backends.local import fbgemm, kernels
-from qwen_tui.backends.local.linear import multiplies
+from qwen_tui.backends.local.linear import has, multiplies
 from qwen_tui.backends.local.plan import GIB, Machine
 
 
@@ -40,7 +40,7 @@ def look() -> Machine:
         threads=_threads(torch.get_num_threads()),
         names=names,
         speeds=kernels.speeds if fbgemm.available() else None,
-        nf4_kernel=_has("_is_avx512_bf16_supported"),
+        nf4_kernel=has("_is_avx512_bf16_supported"),
     )
 
 
@@ -65,11 +65,6 @@ def _cuda_native(index: int) -> tuple[str, ...]:
 def _cpu_native() -> tuple[str, ...]:
     """bf16 where the CPU multiplies it (AVX512-BF16, AMX, Armv8.6), else fp32."""
     return ("bf16", "fp32") if multiplies(torch.bfloat16) else ("fp32",)
-
-
-def _has(probe: str) -> bool:
-    """What torch says of this CPU; no where it does not know the question."""
-    return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def _threads(default: int) -> int:

@@ -183,16 +183,12 @@ class Int8(Apart):
         return out if self.bias is None else out + self.bias
 
     def in_integers(self, x: Tensor) -> Tensor:
-        """x [M, K] → [M, N]: each row of x as two 8-bit terms, the second 254 times finer than the
-        first, so that the weights are read as they lie and all the error is theirs.
+        """x [M, K] → [M, N]: each row of x as two 8-bit terms, so that the weights are read as they
+        lie and all the error is theirs.
         """
-        count, wide = len(x), x.float()
-        step = wide.abs().amax(dim=1, keepdim=True).clamp_min_(1e-30).div_(127)
-        fine = wide / step
-        coarse = fine.round()
-        terms = torch.cat((coarse, fine.sub_(coarse).mul_(254).round_())).to(torch.int8)
-        both = torch.ops.bitsandbytes.int8_linear_matmul(terms, self.weight).float()
-        out = torch.add(both[:count], both[count:], alpha=1 / 254).mul_(step).mul_(self.scale)
+        terms, step = two_terms(x.float(), 127)
+        both = torch.ops.bitsandbytes.int8_linear_matmul(terms.round_().to(torch.int8), self.weight)
+        out = one_sum(both.float(), 127).mul_(step).mul_(self.scale)
         out = out if self.bias is None else out.add_(self.bias)
         return out.to(x.dtype)
 
@@ -208,6 +204,24 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight.to(x.dtype))
 
 
+def two_terms(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """x [M, K] float32 as two integer terms of at most `most`: x ≈ step·(h + l/(2·most)).
+
+    Returns [2·M, K], all h (rounded) before all l (not rounded yet), and each row's step [M, 1].
+    Rounding leaves half a step, so the second term is twice `most` times finer.
+    """
+    step = torch.linalg.vector_norm(x, float("inf"), [1], True).clamp_min_(1e-30).div_(most)
+    fine = x / step
+    coarse = fine.round()
+    return torch.cat((coarse, fine.sub_(coarse).mul_(2.0 * most))), step
+
+
+def one_sum(both: Tensor, most: int) -> Tensor:
+    """The products of `two_terms` [2·M, N] → their sum, in steps, [M, N]."""
+    count = both.shape[0] // 2
+    return torch.add(both[:count], both[count:], alpha=1 / (2.0 * most))
+
+
 @cache
 def multiplies(dtype: torch.dtype) -> bool:
     """Whether this CPU has matrix products of its own in a dtype. An Arm has them in bf16 from
@@ -218,7 +232,12 @@ def multiplies(dtype: torch.dtype) -> bool:
     if platform.machine().lower() in ("arm64", "aarch64"):
         return dtype == torch.float16 or _arm_bf16()
     probes = {torch.bfloat16: "_is_avx512_bf16_supported", torch.float16: "_is_amx_fp16_supported"}
-    return bool(getattr(torch.cpu, probes.get(dtype, ""), lambda: False)())
+    return has(probes.get(dtype, ""))
+
+
+def has(probe: str) -> bool:
+    """What torch says of this CPU; no where it does not know the question."""
+    return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def _arm_bf16() -> bool:

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from torch import Tensor
 
@@ -34,9 +34,6 @@ from qwen_tui.types import (
     Scored,
     Token,
 )
-
-if TYPE_CHECKING:
-    pass
 
 SCORE_CHUNK: Final = 64
 """Positions scored at once: each needs a whole row of logits."""
@@ -132,7 +129,8 @@ class Run:
         began = self._engine.clock()
         if request.score:
             held.ids = held.ids[: self._model.rewind(0)]
-        self._course.reused = 0 if request.score else held.keep(self._model, self._prompt)
+        else:
+            self._course.reused = held.keep(self._model, self._prompt)
         if self._archive is not None:
             brought = self._archive.bring(self._model, held, self._prompt, self._cancel.is_set)
             self._course.reused = yield from brought

@@ -337,17 +337,14 @@ def _parts(file: Path) -> Mapping[str, Tensor]:
     """Tensors of a packed file as views of one private map; raises `_Unusable` if it is damaged."""
     size = file.stat().st_size
     raw = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
+    kinds = {name: dtype for dtype, name in DTYPES.items()}
+    parts = {}
     try:
         (length,) = struct.unpack("<Q", bytes(raw[:8].tolist()))
         header = json.loads(bytes(raw[8 : 8 + length].numpy()).decode())
         sums = json.loads(header.pop("__metadata__")["sums"])
-    except (struct.error, AttributeError, KeyError, TypeError, ValueError):
-        raise _Unusable("its header is damaged") from None
-    body = raw[8 + length :]
-    kinds = {name: dtype for dtype, name in DTYPES.items()}
-    parts = {}
-    for name, entry in header.items():
-        try:
+        body = raw[8 + length :]
+        for name, entry in header.items():
             start, end = entry["data_offsets"]
             if end > body.numel():
                 raise _Unusable("it is cut short")
@@ -355,8 +352,8 @@ def _parts(file: Path) -> Mapping[str, Tensor]:
             if _checksum(data.numpy()) != sums.get(name):
                 raise _Unusable(f"the checksum of {name} differs")
             parts[name] = data.view(kinds[entry["dtype"]]).view(entry["shape"])
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError):
-            raise _Unusable("its header is damaged") from None
+    except (struct.error, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        raise _Unusable("its header is damaged") from None
     return parts
 
 

@@ -164,11 +164,10 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What every layer of one pass shares: rows, RoPE tables [T, head] (see `attended`), additive
-    mask or None.
+    """What every layer of one pass shares: RoPE tables [T, head] (see `attended`), additive mask or
+    None.
     """
 
-    batch: int
     cos: Tensor
     sin: Tensor
     mask: Tensor | None
@@ -196,8 +195,7 @@ class Qwen2:
         self._attended = scripted(attended) if on_cpu else attended
         self._gated = scripted(gated) if on_cpu else gated
         self._whole = [
-            fbgemm.whole(layer.qkv, layer.out, layer.gate_up, layer.down, head=shape.head)
-            for layer in layers
+            fbgemm.whole(layer.qkv, layer.out, layer.gate_up, layer.down) for layer in layers
         ]
 
     @property
@@ -255,7 +253,7 @@ class Qwen2:
         """
         batch, count = ids.shape
         end = cache.length + count
-        place = self.place(batch, count, cache)
+        place = self.place(count, cache)
         x = self.embedded(ids)
         for index in range(len(self.layers)):
             x = self.through(index, x, cache, place, stopped)
@@ -272,13 +270,13 @@ class Qwen2:
         """Ids [B, T] → hidden states [B·T, hidden]."""
         return F.embedding(ids, self.embed).to(self.dtype).view(ids.numel(), -1)
 
-    def place(self, batch: int, count: int, cache: KV) -> Place:
-        """Where the next `count` positions of `batch` rows stand; the cache has room for them."""
+    def place(self, count: int, cache: KV) -> Place:
+        """Where the next `count` positions of every row stand; the cache has room for them."""
         start, end = cache.length, cache.length + count
         cache.reserve(end)
         self._reach(end)
         mask = self._mask(start, end) if count > 1 and start else None
-        return Place(batch, self._cos[start:end], self._sin[start:end], mask)
+        return Place(self._cos[start:end], self._sin[start:end], mask)
 
     def through(
         self,
@@ -296,9 +294,7 @@ class Qwen2:
         whole = self._whole[index]
         if whole is not None and len(x) <= WHOLE_ROWS:
             return whole(x, layer.norm1, layer.norm2, eps, *where)
-        qkv = layer.qkv.normed(x, layer.norm1, eps)
-        qkv = qkv.view(place.batch, len(place.cos), -1, self.shape.head)
-        mixed = self._attended(qkv, *where)
+        mixed = self._attended(layer.qkv.normed(x, layer.norm1, eps), *where)
         x = layer.out.onto(x, mixed)
         _ask(stopped)
         inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
