@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local import int4, packed
-from qwen_tui.backends.local.attention import folded
+from qwen_tui.backends.local.attention import attended, folded
 from qwen_tui.backends.local.int4 import Int4
 from qwen_tui.backends.local.linear import Dense, Int8, Kind, integers
 from qwen_tui.backends.local.model import Cancelled
@@ -184,6 +184,25 @@ def test_folded_groups_attend_as_groups_do(
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", flash)
     torch.testing.assert_close(folded(query, keys, values, mask), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 6])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_step_attends_as_a_prompt_does(rows: int, count: int, dtype: torch.dtype) -> None:
+    dice = torch.Generator().manual_seed(0)
+    qkv = torch.randn(rows * count, (12 + 2 * 3) * 16, generator=dice).to(dtype)
+    cos, sin = (torch.randn(count, 16, generator=dice).to(dtype) for _ in range(2))
+    held = [torch.randn(rows, 3, 50, 16, generator=dice).to(dtype) for _ in range(2)]
+    mask = torch.full((count, 34 + count), float("-inf"), dtype=dtype).triu(35)
+
+    def attend(few: int) -> list[Tensor]:
+        keys, values = (side.clone() for side in held)
+        some = mask if count > 1 else None
+        return [attended(qkv, cos, sin, keys, values, 34, some, few), keys, values]
+
+    for step, prompt in zip(attend(8), attend(0), strict=True):
+        torch.testing.assert_close(step, prompt)
 
 
 def test_int8_in_fp16_keeps_sums_that_unscaled_weights_would_overflow() -> None:

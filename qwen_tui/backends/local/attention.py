@@ -5,9 +5,15 @@ Law: written so that TorchScript can run it on a CPU and Python anywhere; the nu
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+FOLDED_POSITIONS: Final = 8
+"""Up to this many new positions folding pays on a CPU too: torch's kernel there goes over the keys
+once for every query head, and in bf16 a single position takes its slowest path."""
 
 
 def attended(
@@ -18,6 +24,7 @@ def attended(
     values: Tensor,
     start: int,
     mask: Tensor | None,
+    few: int = FOLDED_POSITIONS,
 ) -> Tensor:
     """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
     `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
@@ -37,7 +44,8 @@ def attended(
         keys.narrow(2, 0, end),
         values.narrow(2, 0, end),
     )
-    if keys.device.type != "cpu" and (start > 0 or count == 1):
+    alone = start == 0 and count > 1
+    if not alone and (count <= few or keys.device.type != "cpu"):
         mixed = folded(query, keys, values, mask)
     else:
         mixed = F.scaled_dot_product_attention(
@@ -46,7 +54,7 @@ def attended(
             values,
             mask,
             0.0,
-            mask is None and count > 1,
+            alone,
             enable_gqa=heads != kv_heads,
         )
     return mixed.transpose(1, 2).reshape(qkv.shape[0] * count, heads * head)
@@ -54,8 +62,9 @@ def attended(
 
 def folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
     """Attention of grouped queries [B, H, T, D] to keys and values [B, Hkv, N, D] with the queries
-    of a group as further positions of its head: on GPUs the kernels that take a mask do not take
-    groups, and what serves both copies every key for every query head.
+    of a group as further positions of its head, so that a key is read once for all of them. On GPUs
+    the kernels that take a mask do not take groups, and what serves both copies every key for every
+    query head.
     """
     batch, heads, count, head = query.shape
     kv_heads = keys.shape[1]

@@ -210,7 +210,8 @@ def two_terms(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
     Returns [2·M, K], all h (rounded) before all l (not rounded yet), and each row's step [M, 1].
     Rounding leaves half a step, so the second term is twice `most` times finer.
     """
-    step = torch.linalg.vector_norm(x, float("inf"), [1], True).clamp_min_(1e-30).div_(most)
+    # Not vector_norm: its largest magnitude takes an element at a time.
+    step = x.abs().amax([1], True).clamp_min_(1e-30).div_(most)
     fine = x / step
     coarse = fine.round()
     return torch.cat((coarse, fine.sub_(coarse).mul_(2.0 * most))), step
