@@ -167,8 +167,8 @@ def test_int8_in_integers_errs_by_its_weights_alone(dtype: torch.dtype) -> None:
 def test_folded_groups_attend_as_groups_do(
     rows: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What GPUs run, against torch's own grouped attention on the CPU; also where the kernel lays
-    its result out by positions, as flash attention does.
+    """What GPUs run, and CPUs for few positions, against torch's own grouped attention; also where
+    the kernel lays its result out by positions, as flash attention does.
     """
     dice = torch.Generator().manual_seed(0)
     query = torch.randn(rows, count, 12, 16, generator=dice).transpose(1, 2)
@@ -201,7 +201,7 @@ def test_a_step_attends_as_a_prompt_does(rows: int, count: int, dtype: torch.dty
         some = mask if count > 1 else None
         return [attended(qkv, cos, sin, keys, values, 34, some, few), keys, values]
 
-    for step, prompt in zip(attend(8), attend(0), strict=True):
+    for step, prompt in zip(attend(count), attend(0), strict=True):
         torch.testing.assert_close(step, prompt)
 
 

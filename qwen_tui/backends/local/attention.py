@@ -28,7 +28,8 @@ def attended(
 ) -> Tensor:
     """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
     `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
-    Without a mask T positions see what stands before them: T is 1, or `start` 0.
+    Without a mask T positions see what stands before them: T is 1, or `start` 0. Up to `few`
+    positions are folded on a CPU (an argument, for TorchScript reads no constants of a module).
     """
     count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
     qkv = qkv.view(keys.shape[0], count, -1, head).transpose(1, 2)
