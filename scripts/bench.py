@@ -1,8 +1,9 @@
 """Measure qwen-tui against its peers on one checkpoint, paired in one process; prints Markdown.
 
-The measuring code is `qwen_tui.backends.local.bench`; here are the peers, the quality gate and
-streaming. Peers are loaded first, in their own way, then qwen-tui; all stay loaded, and every round
-runs each kind of block once on each contender, in turning order. A ratio is formed within a round.
+The measuring code is `qwen_tui.backends.local.benchmark.run`; here are the peers, the quality gate
+and streaming. Peers are loaded first, in their own way, then qwen-tui; all stay loaded, and every
+round runs each kind of block once on each contender, in turning order. A ratio is formed within a
+round.
 """
 
 from __future__ import annotations
@@ -118,7 +119,8 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     import torch
 
     from qwen_tui import hub, settings
-    from qwen_tui.backends.local import bench, blocks, figures, machine
+    from qwen_tui.backends.local.benchmark import bandwidth, figures, workloads
+    from qwen_tui.backends.local.benchmark import run as bench
     from qwen_tui.vocab import Vocab
 
     flags = {name: getattr(chosen, name) for name in ("quant", "dtype", "device", "threads")}
@@ -131,7 +133,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     device = chosen.device
     if device == "auto":
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
-    load = machine.load()
+    load = bandwidth.load()
     contenders: list[Any] = []
     if not chosen.no_peers:
         made = bench_peers.peers(
@@ -143,7 +145,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         for peer in made:
             say(f"{peer.name}: loaded in {peer.load_s:.1f} s, ready in {peer.ready_s:.1f} s")
             contenders.append(peer)
-    mark = machine.Watermark()
+    mark = bandwidth.Watermark()
     held = mark.look()
     loads = []
     report = lambda progress: None  # noqa: E731
@@ -156,7 +158,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
             del backend
             gc.collect()
     own = mark.look() - held
-    subject = blocks.Subject(backend, protocol, vocab.rows_known)
+    subject = workloads.Subject(backend, protocol, vocab.rows_known)
     last = loads[-1]
     ours = bench_peers.Ours(subject, last.seconds, last.seconds + last.first_token_s, own)
     pairs = Pairs()
@@ -164,14 +166,14 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
     rounds.warm_up()
     for peer in contenders:
         for kind in chosen.kinds:
-            peer.decode(kind, subject.ids(blocks.LEAD, 1), blocks.WARM_UP, 1)
+            peer.decode(kind, subject.ids(workloads.LEAD, 1), workloads.WARM_UP, 1)
     everyone = [*contenders, ours]
     for number in range(chosen.rounds):
         say(f"round {number + 1} of {chosen.rounds}")
         rounds.round(number)
         if contenders:
             paired(everyone, subject, pairs, number, chosen)
-    per_token = blocks.kv_per_token(backend, card)
+    per_token = workloads.kv_per_token(backend, card)
     result = rounds.figures(per_token) | bench.load_figures(loads) | rounds.memory(per_token)
     packages = ("torch", "transformers", "bitsandbytes", "llama-cpp-python")
     about = {
@@ -180,8 +182,8 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         "dtype": backend.environment.dtype,
         "device": backend.environment.device,
         "why": list(backend.why),
-        "machine": machine.look(load, packages).record(),
-        "caption": machine.look(load, packages).line(),
+        "machine": bandwidth.look(load, packages).record(),
+        "caption": bandwidth.look(load, packages).line(),
         "protocol": asdict(protocol) | {"prefill": chosen.prefill},
         "contenders": [
             {
@@ -192,7 +194,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         ],
         "figures": {name: figure.record() for name, figure in result.items()},
         "rows": list(
-            figures.Result({}, machine.look(load), protocol, (), result).rows()
+            figures.Result({}, bandwidth.look(load), protocol, (), result).rows()
         ),
         "pairs": pairs.values,
     }  # fmt: skip
@@ -206,7 +208,7 @@ def paired(
 ) -> None:
     """One round of every block on every contender, in turning order."""
 
-    from qwen_tui.backends.local import blocks
+    from qwen_tui.backends.local.benchmark import workloads
 
     for block in turned((*chosen.kinds, "prefill"), number):
         for each in turned(everyone, number):
@@ -214,7 +216,7 @@ def paired(
                 ids = subject.ids(chosen.prefill, 700 + number)
                 pairs.keep(block, each.name, chosen.prefill / each.first(ids))
             else:
-                ids = subject.ids(blocks.LEAD, 500 + number)
+                ids = subject.ids(workloads.LEAD, 500 + number)
                 rate = each.decode(block, ids, chosen.tokens + 1, 500 + number)
                 pairs.keep(block, each.name, rate)
 
@@ -223,18 +225,18 @@ def gate(chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """The quality gate's rows: over a text, or over ids drawn from the whole vocabulary."""
     import random
 
-    from qwen_tui.backends.local import gate
+    from qwen_tui.backends.local.benchmark import quality
     from qwen_tui.vocab import Vocab
 
     vocab = Vocab.load(chosen.model)
-    count = chosen.gate or gate.POSITIONS
+    count = chosen.gate or quality.POSITIONS
     if chosen.gate_text is not None:
         text = chosen.gate_text.read_text("utf-8")
         ids = [token.id for token in vocab.encode(text)[:count]]
     else:
         dice = random.Random(0)
         ids = [dice.randrange(vocab.rows_known) for _ in range(count)]
-    found = gate.distances(chosen.model, ids, vocab.rows_known, lambda progress: None)
+    found = quality.distances(chosen.model, ids, vocab.rows_known, lambda progress: None)
     return [{"row": each.row(), **each.record()} for each in found]
 
 
@@ -265,7 +267,7 @@ def markdown(found: dict[str, Any]) -> Iterator[str]:
         yield from streaming_rows(found)
     if "gate" in found:
         yield ""
-        from qwen_tui.backends.local.gate import HEADER
+        from qwen_tui.backends.local.benchmark.quality import HEADER
 
         yield f"| {' | '.join(HEADER)} |"
         yield "|---|" + "---:|" * (len(HEADER) - 1)

@@ -18,13 +18,15 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from qwen_tui.backends.local import blocks, bnb, weights
-from qwen_tui.backends.local.resources import anonymous_bytes
+from qwen_tui.backends.local.benchmark import workloads
+from qwen_tui.backends.local.memory import anonymous_bytes
+from qwen_tui.backends.local.nn import bitsandbytes
+from qwen_tui.backends.local.weights import transformers_loader
 from qwen_tui.types import Backend, Sampling
 
 RAW: Final = Sampling(seed=1)
 """A fresh user's own sampling: temperature 1 and min-p 0.05, with no bound on the candidates."""
-KINDS: Final = {"greedy": blocks.GREEDY, "sampled": blocks.SAMPLED, "raw": RAW}
+KINDS: Final = {"greedy": workloads.GREEDY, "sampled": workloads.SAMPLED, "raw": RAW}
 
 
 class Contender(Protocol):
@@ -59,7 +61,7 @@ def rate(times: Sequence[float]) -> float:
 class Ours:
     """qwen-tui through its backend's door."""
 
-    subject: blocks.Subject
+    subject: workloads.Subject
     load_s: float
     ready_s: float
     own_bytes: int = 0
@@ -72,7 +74,7 @@ class Ours:
 
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
-        return self.subject.run(ids, sampling=blocks.GREEDY, max_tokens=1)[0].ttft_s
+        return self.subject.run(ids, sampling=workloads.GREEDY, max_tokens=1)[0].ttft_s
 
     @property
     def backend(self) -> Backend:
@@ -92,10 +94,10 @@ class Transformers:
     def __init__(
         self, folder: Path, *, dtype: str, quant: str, device: str, static: bool = False
     ) -> None:
-        weights.quiet()
+        transformers_loader.quiet()
         logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
         if quant != "none":
-            bnb.load()
+            bitsandbytes.load()
         import transformers
         import transformers.models.qwen2.modeling_qwen2  # imports are not loading
 
@@ -108,16 +110,18 @@ class Transformers:
         before, began = anonymous_bytes(), time.perf_counter()
         self._network = transformers.AutoModelForCausalLM.from_pretrained(
             str(folder),
-            dtype=weights.DTYPES[dtype],
+            dtype=transformers_loader.DTYPES[dtype],
             device_map={"": device},
-            quantization_config=_bitsandbytes(transformers, quant, weights.DTYPES[dtype]),
+            quantization_config=_bitsandbytes(
+                transformers, quant, transformers_loader.DTYPES[dtype]
+            ),
             attn_implementation="sdpa",
             local_files_only=True,
         ).eval()
         self._network.generation_config.eos_token_id = None
         self._device = device
         self.load_s = time.perf_counter() - began
-        self._generate([1, 2, 3, 4], 1, blocks.GREEDY)
+        self._generate([1, 2, 3, 4], 1, workloads.GREEDY)
         self.ready_s = time.perf_counter() - began
         self.own_bytes = anonymous_bytes() - before
 
@@ -129,7 +133,7 @@ class Transformers:
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
         began = time.perf_counter()
-        return self._generate(ids, 1, blocks.GREEDY)[0] - began
+        return self._generate(ids, 1, workloads.GREEDY)[0] - began
 
     @torch.inference_mode()
     def _generate(self, ids: Sequence[int], tokens: int, sampling: Sampling) -> list[float]:
@@ -199,7 +203,7 @@ class LlamaCpp:
             verbose=False,
         )
         self.load_s = time.perf_counter() - began
-        self._times([1, 2, 3, 4], 1, blocks.GREEDY)
+        self._times([1, 2, 3, 4], 1, workloads.GREEDY)
         self.ready_s = time.perf_counter() - began
         self.own_bytes = anonymous_bytes() - before
 
@@ -211,7 +215,7 @@ class LlamaCpp:
     def first(self, ids: Sequence[int]) -> float:
         """As `Contender.first`."""
         began = time.perf_counter()
-        return self._times(ids, 1, blocks.GREEDY)[0] - began
+        return self._times(ids, 1, workloads.GREEDY)[0] - began
 
     def _times(self, ids: Sequence[int], tokens: int, sampling: Sampling) -> list[float]:
         self._llama.reset()

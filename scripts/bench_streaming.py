@@ -20,7 +20,7 @@ from typing import Any, Final
 from qwen_tui import backends, settings
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session.session import Session
-from qwen_tui.tui.pump import pump
+from qwen_tui.tui.studio.pump import pump
 from qwen_tui.types import Event, Finished, Request, Token
 from qwen_tui.vocab import Vocab
 
@@ -41,7 +41,7 @@ class Either:
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
         """As the backend, guessing nothing ahead."""
-        from qwen_tui.backends.local.blocks import plainly
+        from qwen_tui.backends.local.benchmark.workloads import plainly
 
         with plainly(self._backend):
             events = self._backend.stream(request, cancel)
@@ -71,7 +71,7 @@ async def generated(runner: Runner, request: Request, vocab: Vocab) -> float:
 
 def measured(chosen: argparse.Namespace) -> dict[str, list[float]]:
     """Tokens per second of both ways, a pair for each round."""
-    from qwen_tui.backends.local.blocks import LEAD, SAMPLED
+    from qwen_tui.backends.local.benchmark.workloads import LEAD, SAMPLED
 
     names = ("quant", "dtype", "device", "threads")
     flags = {"model": str(chosen.model), **{name: getattr(chosen, name) for name in names}}

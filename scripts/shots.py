@@ -14,11 +14,11 @@ import tempfile
 from pathlib import Path
 
 from qwen_tui import settings
-from qwen_tui.cli import desk
+from qwen_tui.cli import wiring
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.doors import Desk, Doors
+from qwen_tui.tui.context import Desk, Doors
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """\
@@ -36,10 +36,10 @@ def doors_of(model: str, text: str, seed: int, tokens: int, theme: str) -> Doors
     chosen = settings.load(flags)
     return Doors(
         settings=chosen,
-        runner=Runner(desk.opener(chosen)),
-        opener=desk.opener,
-        vocab=desk.vocabulary,
-        open_desk=lambda path: desk.desk(chosen, path),
+        runner=Runner(wiring.opener(chosen)),
+        opener=wiring.opener,
+        vocab=wiring.vocabulary,
+        open_desk=lambda path: wiring.desk(chosen, path),
         desk=Desk(Session.new()),
         text=text,
     )

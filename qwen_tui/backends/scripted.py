@@ -32,7 +32,7 @@ from qwen_tui.types import (
     Trouble,
     joined,
 )
-from qwen_tui.vocab.spelled import shared_length
+from qwen_tui.vocab.alignment import shared_length
 
 END_OF_TEXT: Final = Token(151643, b"<|endoftext|>")
 PIECE: Final = re.compile(r" ?[^\s]+|\s")

@@ -16,7 +16,7 @@ import typer
 
 from qwen_tui import __version__
 from qwen_tui.cli import bench, complete, config, doctor, models, replay, sessions, studio
-from qwen_tui.cli.group import STUDIO, StudioGroup
+from qwen_tui.cli.command_group import STUDIO, StudioGroup
 from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 _Refused = typer.BadParameter.__mro__[2]
@@ -69,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _die(signal.SIGINT)
     except Exception as error:  # the border: one line, and the rest into the log
-        from qwen_tui.cli.narrate import complain
+        from qwen_tui.cli.stderr import complain
 
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)
@@ -94,8 +94,8 @@ def _run(arguments: list[str]) -> int:
 
 
 def _die(signum: int) -> None:
-    from qwen_tui.cli.output import silence_stdout
     from qwen_tui.cli.signals import die
+    from qwen_tui.cli.stdout import silence_stdout
 
     silence_stdout()
     die(signum)

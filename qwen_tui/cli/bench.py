@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.group import Command
+from qwen_tui.cli.command_group import Command
 
 if TYPE_CHECKING:
-    from qwen_tui.backends.local.figures import Protocol, Result
+    from qwen_tui.backends.local.benchmark.figures import Protocol, Result
 
 PANEL = "Measurement"
 
@@ -77,9 +77,9 @@ def bench(
     Let the machine do nothing else meanwhile. What is generated is thrown away.
     """
     from qwen_tui import settings
-    from qwen_tui.cli.narrate import Narrator
     from qwen_tui.cli.signals import dying_at_once
-    from qwen_tui.cli.table import safe_json
+    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.tables import safe_json
     from qwen_tui.types import USAGE, Trouble
 
     flags = {
@@ -93,7 +93,7 @@ def bench(
         )
     with Narrator(quiet=quiet) as narrator, dying_at_once():
         narrator.warn(chosen.warnings)
-        from qwen_tui.backends.local.bench import measure
+        from qwen_tui.backends.local.benchmark.run import measure
 
         protocol = _protocol(quick, {"tokens": tokens, "rounds": rounds, "prompt": prompt})
         result = measure(chosen, protocol, report=narrator.report, say=narrator.say, gated=gate)
@@ -107,7 +107,7 @@ def _protocol(quick: bool, wanted: dict[str, int | None]) -> Protocol:
     """What is measured: the usual, or a rough look, with what was asked for changed in it."""
     from dataclasses import replace
 
-    from qwen_tui.backends.local.figures import QUICK, Protocol
+    from qwen_tui.backends.local.benchmark.figures import QUICK, Protocol
 
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
     return replace(QUICK if quick else Protocol(), **given)
@@ -115,7 +115,7 @@ def _protocol(quick: bool, wanted: dict[str, int | None]) -> Protocol:
 
 def show_result(result: Result) -> None:
     """The table on standard output, under the names of model and machine."""
-    from qwen_tui.cli.table import show
+    from qwen_tui.cli.tables import show
 
     about = result.model
     how = [about[name] for name in ("device", "dtype", "quant", "kernels")]
@@ -130,7 +130,7 @@ def show_result(result: Result) -> None:
     print()
     show(result.rows(), header=("", "median", "lowest – highest", ""), right=(1, 2))
     if result.gate:
-        from qwen_tui.backends.local.gate import HEADER
+        from qwen_tui.backends.local.benchmark.quality import HEADER
 
         print()
         show([each.row() for each in result.gate], header=HEADER, right=(1, 2, 3, 4, 5))

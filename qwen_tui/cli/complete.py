@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.group import SavingCommand
+from qwen_tui.cli.command_group import SavingCommand
 
 EPILOG = """\b
 Exit codes:
@@ -132,7 +132,7 @@ def complete(
     ] = False,
 ) -> None:  # fmt: skip
     """Continue a text once: `qwen-tui complete prompt.txt`, or `… | qwen-tui complete`."""
-    from qwen_tui.cli.completion import Wanted, run
+    from qwen_tui.cli.generation import Wanted, run
 
     raise typer.Exit(
         run(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwen_tui.cli.group import Command, Group
+from qwen_tui.cli.command_group import Command, Group
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
@@ -34,8 +34,8 @@ def config(ctx: typer.Context, as_json: AsJson = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from qwen_tui import paths, settings
-    from qwen_tui.cli.narrate import Narrator
-    from qwen_tui.cli.table import safe_json, show
+    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.tables import safe_json, show
 
     found = settings.load({})
     Narrator().warn(found.warnings)

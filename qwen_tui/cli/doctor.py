@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.group import Command
+from qwen_tui.cli.command_group import Command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,8 +62,8 @@ def doctor(
     --verify-weights finds a file that changed.
     """
     from qwen_tui import settings
-    from qwen_tui.cli.narrate import Narrator
-    from qwen_tui.cli.table import safe_json, show
+    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.tables import safe_json, show
 
     parameters = {
         "model": model, "quant": quant, "device": device,
@@ -143,13 +143,13 @@ def _located(model: str) -> Snapshot | None:
 def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
     from contextlib import suppress
 
-    from qwen_tui.backends.local import companion, plan
+    from qwen_tui.backends.local.planning import draft_model, plan
     from qwen_tui.types import Trouble
 
     decided = plan.plan(card, found)
     if found.draft and not decided.spread:
         with suppress(Trouble):  # what is wrong with the draft is said in its own rows
-            decided = companion.narrowed(decided, card, found)
+            decided = draft_model.narrowed(decided, card, found)
     return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
 
 
@@ -157,17 +157,17 @@ def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[st
     """The draft model beside it, if one is set; Trouble for what is in its way."""
     if not found.draft:
         return []
-    from qwen_tui.backends.local import companion, hardware, plan
+    from qwen_tui.backends.local.planning import draft_model, hardware, plan
     from qwen_tui.vocab import Vocab
 
     rows = [("draft", f"{found.draft}  ({found.origin['draft']})")]
     machine = hardware.look()
-    decided = companion.narrowed(plan.plan(card, found, machine), card, found)
-    if decided.spread or companion.shape_of(snapshot.path) is None:
-        companion.located(found)
+    decided = draft_model.narrowed(plan.plan(card, found, machine), card, found)
+    if decided.spread or draft_model.shape_of(snapshot.path) is None:
+        draft_model.located(found)
         return [*rows, ("", "not used: the model runs through transformers")]
     vocab = Vocab.load(snapshot.path)
-    beside = companion.chosen(found, snapshot, vocab, decided, machine)
+    beside = draft_model.chosen(found, snapshot, vocab, decided, machine)
     return [*rows, *(("", line) for line in (*plan.lines(beside.plan), beside.why))]
 
 

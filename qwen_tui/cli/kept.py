@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from qwen_tui import hub, paths
-from qwen_tui.backends.local import kept
-from qwen_tui.backends.local.kept import Kept
+from qwen_tui.backends.local.kv import block_file
+from qwen_tui.backends.local.kv.block_file import Kept
 from qwen_tui.cli import packed
 from qwen_tui.cli.packed import Packed
 from qwen_tui.types import IO_ERROR, Trouble
@@ -19,12 +19,12 @@ from qwen_tui.types import IO_ERROR, Trouble
 
 def found() -> tuple[Kept, ...]:
     """Every block of every model."""
-    return tuple(kept.everything(paths.kv_dir()))
+    return tuple(block_file.everything(paths.kv_dir()))
 
 
 def of(folder: Path, among: Iterable[Kept]) -> tuple[Kept, ...]:
     """Those of the model in `folder` (two folders of the same name share them here)."""
-    return tuple(each for each in among if each.model == folder.name[: kept.MODEL_ROOM])
+    return tuple(each for each in among if each.model == folder.name[: block_file.MODEL_ROOM])
 
 
 def of_model(name: str, among: Iterable[Kept]) -> tuple[Kept, ...]:
@@ -62,7 +62,7 @@ def said(files: Iterable[Kept]) -> str:
 
 def delete(files: tuple[Kept, ...]) -> int:
     """Delete them; the bytes that were freed. Trouble where some will not go."""
-    freed = kept.delete(files)
+    freed = block_file.delete(files)
     left = [each.path for each in files if each.path.exists()]
     if left:
         raise Trouble(f"{left[0]} cannot be removed, nor {len(left) - 1} more", code=IO_ERROR)

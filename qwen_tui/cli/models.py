@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwen_tui.cli.group import Command, Group
+from qwen_tui.cli.command_group import Command, Group
 
 if TYPE_CHECKING:
     from qwen_tui.cli.packed import Packed
@@ -38,7 +38,7 @@ def list_models(as_json: AsJson = False) -> None:
     """List the models on this disk, their packed weights, and the Qwen2.5s one can pull."""
     from qwen_tui import hub
     from qwen_tui.cli import kept, packed
-    from qwen_tui.cli.table import safe_json, show
+    from qwen_tui.cli.tables import safe_json, show
 
     here = hub.installed()
     files, texts = packed.found(), kept.found()
@@ -182,7 +182,7 @@ def _known_json(known: Known) -> dict[str, Any]:
 def info(model: Model, as_json: AsJson = False) -> None:
     """Describe a model: parameters, shape, context, memory, licence, citation."""
     from qwen_tui import hub
-    from qwen_tui.cli.table import safe_json, show
+    from qwen_tui.cli.tables import safe_json, show
 
     snapshot = hub.locate(model)
     known = hub.KNOWN.get(model)
@@ -199,7 +199,7 @@ def info(model: Model, as_json: AsJson = False) -> None:
         return
     show(rows)
     if citation:
-        from qwen_tui.visible import visible
+        from qwen_tui.safe_text import visible
 
         print("\n" + visible(citation))
 
@@ -289,7 +289,7 @@ def pull(
     Prints the folder.
     """
     from qwen_tui import hub
-    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.cli.stderr import Narrator
 
     with Narrator(quiet=quiet) as narrator:
         narrator.say(f"{model}: asking the hub")
@@ -329,7 +329,7 @@ def remove(
     from qwen_tui import hub
     from qwen_tui.cli import kept as keeping
     from qwen_tui.cli import packed as packing
-    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.cli.stderr import Narrator
     from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
     if kept:
@@ -364,7 +364,7 @@ def remove(
 def _remove_kept(model: str | None, *, yes: bool) -> None:
     from qwen_tui import hub
     from qwen_tui.cli import kept
-    from qwen_tui.cli.narrate import Narrator
+    from qwen_tui.cli.stderr import Narrator
     from qwen_tui.types import NO_INPUT, Trouble
 
     texts = kept.of_model(model, kept.found()) if model else kept.found()
@@ -378,7 +378,7 @@ def _remove_kept(model: str | None, *, yes: bool) -> None:
 
 def _confirm(question: str) -> None:
     """Ask on the terminal; a no ends the command."""
-    from qwen_tui.cli.narrate import plain
+    from qwen_tui.cli.stderr import plain
     from qwen_tui.types import USAGE, Trouble
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -392,6 +392,6 @@ def _confirm(question: str) -> None:
 
 def _agreed(question: str) -> bool:
     """Ask about what goes along; yes by default."""
-    from qwen_tui.cli.narrate import plain
+    from qwen_tui.cli.stderr import plain
 
     return typer.confirm(plain(question), default=True, err=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui import hub, paths
-from qwen_tui.backends.local.kept import runs
+from qwen_tui.backends.local.kv.block_file import runs
 from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
 
 NAME_ROOM: Final = 40

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.group import Command
+from qwen_tui.cli.command_group import Command
 from qwen_tui.types import USAGE, Trouble
 
 PLAY = "Playing"
@@ -77,9 +77,9 @@ def replay(
 
         raise typer.Exit(verified(session, flags, quiet=quiet))
     if tui:
-        from qwen_tui.cli.desk import replay_in_studio
+        from qwen_tui.cli.wiring import replay_in_studio
 
         raise typer.Exit(replay_in_studio(session, flags, speed=speed, max_gap=max_gap))
-    from qwen_tui.cli.playing import play
+    from qwen_tui.cli.playback import play
 
     raise typer.Exit(play(session, speed=speed, max_gap=max_gap, raw=raw, quiet=quiet))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from qwen_tui.cli.group import Command, Group
+from qwen_tui.cli.command_group import Command, Group
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ def register(app: typer.Typer) -> None:
 
 def list_sessions(as_json: AsJson = False) -> None:
     """List the sessions, last used first."""
-    from qwen_tui.cli.table import safe_json
-    from qwen_tui.cli.table import show as show_table
+    from qwen_tui.cli.tables import safe_json
+    from qwen_tui.cli.tables import show as show_table
     from qwen_tui.session import library
 
     found = library.list_sessions()
@@ -86,8 +86,8 @@ def show(
     raw: Annotated[bool, typer.Option("--raw", help="exact bytes on a terminal too")] = False,
 ) -> None:
     """Print a session's text: the document and the completion that is shown with it."""
-    from qwen_tui.cli.desk import loaded
-    from qwen_tui.cli.output import Teller, opened
+    from qwen_tui.cli.stdout import Teller, opened
+    from qwen_tui.cli.wiring import loaded
     from qwen_tui.session.export import text
 
     session = loaded(name)
@@ -107,7 +107,7 @@ def rename(name: Name, title: Annotated[str, typer.Argument(metavar="TITLE")]) -
 
 def remove(name: Name) -> None:
     """Move a session to the trash."""
-    from qwen_tui.cli.narrate import plain
+    from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
 
     place = library.trash(library.resolve(name))
@@ -145,7 +145,7 @@ def purge(
 
 def verify(name: Name) -> None:
     """Read every line of a session file and list what is damaged; exit 65 if anything is."""
-    from qwen_tui.cli.narrate import plain
+    from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
 
     path = library.resolve(name)
@@ -162,7 +162,7 @@ def search(
     limit: Annotated[int, typer.Option("--limit", metavar="N", help="most places shown")] = 100,
 ) -> None:
     """Find TEXT in all sessions, every branch and title; exit 1 where it stands nowhere."""
-    from qwen_tui.cli.table import show as show_table
+    from qwen_tui.cli.tables import show as show_table
     from qwen_tui.session import library
     from qwen_tui.session.search import search as search_sessions
 
@@ -192,8 +192,8 @@ def export(
     """Write a session's text: plain, Markdown, a page with the probabilities, or JSON with all."""
     from pathlib import Path
 
-    from qwen_tui.cli.desk import loaded
-    from qwen_tui.cli.output import Teller, opened
+    from qwen_tui.cli.stdout import Teller, opened
+    from qwen_tui.cli.wiring import loaded
 
     form = form or (Path(output).suffix.lstrip(".") if output else "") or "txt"
     if form not in FORMS:

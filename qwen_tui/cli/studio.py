@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.group import STUDIO, Command
+from qwen_tui.cli.command_group import STUDIO, Command
 from qwen_tui.types import NO_INPUT, UNAVAILABLE, USAGE, Trouble
 
 VIEW = "Studio"
@@ -84,7 +84,7 @@ def studio(
     logit_bias: options.LogitBias = None,
 ) -> None:  # fmt: skip
     """Open the studio on FILE, on a piped text, on a session, or empty."""
-    from qwen_tui.cli.desk import Opening, open_studio, work_in_lines
+    from qwen_tui.cli.wiring import Opening, open_studio, work_in_lines
 
     if file is not None and session is not None:
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)

@@ -12,10 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qwen_tui.cli.narrate import Narrator
 from qwen_tui.cli.signals import die, dying_at_once, stopping
+from qwen_tui.cli.stderr import Narrator
 from qwen_tui.journal import ids_sha256
-from qwen_tui.session.runs import Run
+from qwen_tui.session.generations import Run
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
     DONE,
@@ -63,8 +63,8 @@ class Difference:
 def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
     """Verify every completion of the session of that name; the exit code."""
     from qwen_tui import settings
-    from qwen_tui.cli.completion import described, ignore, load
-    from qwen_tui.cli.desk import loaded
+    from qwen_tui.cli.generation import described, ignore, load
+    from qwen_tui.cli.wiring import loaded
 
     session = loaded(name)
     # Every position is scored: none is known, and none guessed.
@@ -204,7 +204,7 @@ def tolerance(environment: Environment) -> float:
 
 def judged(worst: Difference | None, count: int, environment: Environment) -> int:
     """The verdict on standard output; 0 within the tolerance, 1 beyond."""
-    from qwen_tui.cli.narrate import plain
+    from qwen_tui.cli.stderr import plain
 
     if worst is None:
         raise Trouble("no stored token has a logprob to compare", code=NO_INPUT)

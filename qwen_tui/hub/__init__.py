@@ -7,9 +7,10 @@ imported in it alone.
 from __future__ import annotations
 
 from qwen_tui.hub.card import Card, Needs, card, needs
+from qwen_tui.hub.catalog import KNOWN, Known
 from qwen_tui.hub.download import pull
 from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
-from qwen_tui.hub.known import KNOWN, Known
+from qwen_tui.hub.safetensors_header import Tensor, header, problems, shards, size_text
 from qwen_tui.hub.snapshots import (
     DEMO,
     Snapshot,
@@ -22,7 +23,6 @@ from qwen_tui.hub.snapshots import (
     offline,
     remove,
 )
-from qwen_tui.hub.weights import Tensor, header, problems, shards, size_text
 
 __all__ = [
     "DEMO",

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from qwen_tui.hub import weights
-from qwen_tui.hub.known import BASE_KIND, INSTRUCT_KIND, KNOWN, Known
+from qwen_tui.hub import safetensors_header
+from qwen_tui.hub.catalog import BASE_KIND, INSTRUCT_KIND, KNOWN, Known
 from qwen_tui.types import NO_INPUT, Trouble
 
 MAX_README: Final = 1 << 20
@@ -91,17 +91,17 @@ def card(folder: Path, name: str = "") -> Card:
     """Describe a checkpoint's folder; Trouble 66 when its config or weights cannot be read."""
     name = name or folder.name
     try:
-        config = weights.read_json(folder / "config.json")
-    except weights.Broken as error:
+        config = safetensors_header.read_json(folder / "config.json")
+    except safetensors_header.Broken as error:
         raise Trouble(f"{name}: config.json {error}", code=NO_INPUT) from None
-    tensors: list[weights.Tensor] = []
+    tensors: list[safetensors_header.Tensor] = []
     try:
-        for shard in weights.shards(folder):
+        for shard in safetensors_header.shards(folder):
             try:
-                tensors += weights.header(folder / shard)
-            except weights.Broken as error:
+                tensors += safetensors_header.header(folder / shard)
+            except safetensors_header.Broken as error:
                 raise Trouble(f"{name}: {shard} {error}", code=NO_INPUT) from None
-    except weights.Broken as error:
+    except safetensors_header.Broken as error:
         raise Trouble(f"{name}: {error}", code=NO_INPUT) from None
     inner = config.get("text_config")
     shape = _shape({**config, **inner} if isinstance(inner, dict) else config)
@@ -173,11 +173,11 @@ def _rope(config: Mapping[str, Any]) -> tuple[str, int]:
     return "", 0
 
 
-def _has_output(tensors: list[weights.Tensor]) -> bool:
+def _has_output(tensors: list[safetensors_header.Tensor]) -> bool:
     return any(each.name.startswith(("lm_head.", "embed_out.", "output.")) for each in tensors)
 
 
-def _table_parameters(tensors: list[weights.Tensor]) -> int:
+def _table_parameters(tensors: list[safetensors_header.Tensor]) -> int:
     """Parameters of the token tables (embedding and output), which 4-bit and int8 loading leave
     alone.
     """
@@ -191,7 +191,7 @@ def _table_parameters(tensors: list[weights.Tensor]) -> int:
     return sum(each.elements for each in tensors if each.name.endswith(tables))
 
 
-def _dtype(tensors: list[weights.Tensor]) -> str:
+def _dtype(tensors: list[safetensors_header.Tensor]) -> str:
     sizes: Counter[str] = Counter()
     for each in tensors:
         sizes[each.dtype] += each.bytes
@@ -276,8 +276,8 @@ def chat_template(folder: Path) -> str:
     if not text:
         where = "tokenizer_config.json"
         try:
-            stated = weights.read_json(folder / where).get("chat_template")
-        except weights.Broken:
+            stated = safetensors_header.read_json(folder / where).get("chat_template")
+        except safetensors_header.Broken:
             return ""
         if isinstance(stated, list):
             entries = [each for each in stated if isinstance(each, dict)]
@@ -309,8 +309,8 @@ def is_instruct(folder: Path, name: str) -> bool:
     if not chat_template(folder):
         return False
     try:
-        tokenizer = weights.read_json(folder / "tokenizer_config.json")
-    except weights.Broken:
+        tokenizer = safetensors_header.read_json(folder / "tokenizer_config.json")
+    except safetensors_header.Broken:
         return False
     end = tokenizer.get("eos_token")
     end = end.get("content") if isinstance(end, dict) else end
@@ -330,8 +330,8 @@ def _turn_end_ids(tokenizer: Mapping[str, Any]) -> set[int]:
 
 def _generation_ends(folder: Path) -> set[int]:
     try:
-        ends = weights.read_json(folder / "generation_config.json").get("eos_token_id")
-    except weights.Broken:
+        ends = safetensors_header.read_json(folder / "generation_config.json").get("eos_token_id")
+    except safetensors_header.Broken:
         return set()
     ends = ends if isinstance(ends, list) else [ends]
     return {each for each in ends if isinstance(each, int)}
@@ -341,7 +341,7 @@ def has_infill(folder: Path) -> bool:
     """Whether the tokenizer knows the fill-in-the-middle tokens."""
     try:
         file = folder / "tokenizer.json"
-        if file.stat().st_size > weights.MAX_JSON:
+        if file.stat().st_size > safetensors_header.MAX_JSON:
             return False
         raw = file.read_bytes()
     except OSError:

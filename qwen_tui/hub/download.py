@@ -23,11 +23,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from qwen_tui.hub import snapshots, weights
+from qwen_tui.hub import safetensors_header, snapshots
+from qwen_tui.hub.catalog import KNOWN
 from qwen_tui.hub.hashes import CHUNK, Report, Stopped
-from qwen_tui.hub.known import KNOWN
+from qwen_tui.hub.safetensors_header import size_text
 from qwen_tui.hub.snapshots import Snapshot, is_hub_id, is_wanted, offline, storage
-from qwen_tui.hub.weights import size_text
 from qwen_tui.types import (
     IO_ERROR,
     NO_INPUT,
@@ -162,7 +162,7 @@ class _Hub:
         every = [each.name for each in listed]
         files = [each for each in listed if is_wanted(each.name, every)]
         if not any(each.name.endswith(".safetensors") for each in files):
-            unsafe = [each for each in every if each.endswith(weights.UNSAFE)]
+            unsafe = [each for each in every if each.endswith(safetensors_header.UNSAFE)]
             only = f" (only {unsafe[0]})" if unsafe else ""
             raise Trouble(f"{self.name} holds no safetensors weights{only}", code=NO_INPUT)
         odd = [each.name for each in files if not _ETAG.fullmatch(each.etag) or each.size < 0]

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from qwen_tui import paths
-from qwen_tui.hub import weights
+from qwen_tui.hub import safetensors_header
 from qwen_tui.types import NO_INPUT, Progress, Trouble
 
 CHUNK: Final = 8 << 20
@@ -60,10 +60,10 @@ def names(folder: Path) -> tuple[str, ...]:
     """
     small = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
     try:
-        shards = weights.shards(folder)
-    except weights.Broken as error:
+        shards = safetensors_header.shards(folder)
+    except safetensors_header.Broken as error:
         raise Trouble(f"{folder.name}: {error}", code=NO_INPUT) from None
-    index = (weights.INDEX,) if len(shards) > 1 else ()
+    index = (safetensors_header.INDEX,) if len(shards) > 1 else ()
     return (*(name for name in (*small, *index) if (folder / name).is_file()), *shards)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from qwen_tui import paths
-from qwen_tui.hub import weights
-from qwen_tui.hub.known import KNOWN
-from qwen_tui.hub.weights import size_text
+from qwen_tui.hub import safetensors_header
+from qwen_tui.hub.catalog import KNOWN
+from qwen_tui.hub.safetensors_header import size_text
 from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 DEMO: Final = "demo"
@@ -127,7 +127,9 @@ def locate(
 
 
 def _snapshot(folder: Path, name: str, *, commit: str = "", place: str = "folder") -> Snapshot:
-    return Snapshot(folder, name, commit, place, folder_bytes(folder), weights.problems(folder))
+    return Snapshot(
+        folder, name, commit, place, folder_bytes(folder), safetensors_header.problems(folder)
+    )
 
 
 def _is_checkpoint(folder: Path) -> bool:
@@ -215,25 +217,29 @@ def sizes_file(commit: str, env: Mapping[str, str] | None = None) -> Path:
 
 def _noted(commit: str, env: Mapping[str, str] | None) -> int:
     try:
-        sizes = weights.read_json(sizes_file(commit, env))
+        sizes = safetensors_header.read_json(sizes_file(commit, env))
         return sum(int(size) for size in sizes.values())
-    except (weights.Broken, TypeError, ValueError):
+    except (safetensors_header.Broken, TypeError, ValueError):
         return 0
 
 
 def _listed(top: Path, commit: str) -> int:
     try:
-        files = weights.read_json(top / "trees" / f"{commit}.json")["files"]
+        files = safetensors_header.read_json(top / "trees" / f"{commit}.json")["files"]
         sizes = {name: int(entry["size"]) for name, entry in files.items()}
-    except (weights.Broken, KeyError, TypeError, ValueError, AttributeError):
+    except (safetensors_header.Broken, KeyError, TypeError, ValueError, AttributeError):
         return 0
     return sum(size for name, size in sizes.items() if is_wanted(name, list(sizes)))
 
 
 def _indexed(folder: Path) -> int:
     try:
-        return int(weights.read_json(folder / weights.INDEX)["metadata"]["total_size"])
-    except (weights.Broken, KeyError, TypeError, ValueError):
+        return int(
+            safetensors_header.read_json(folder / safetensors_header.INDEX)["metadata"][
+                "total_size"
+            ]
+        )
+    except (safetensors_header.Broken, KeyError, TypeError, ValueError):
         return 0
 
 
@@ -352,8 +358,8 @@ def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
 
 def _generates(folder: Path) -> bool:
     try:
-        config = weights.read_json(folder / "config.json")
-    except weights.Broken:
+        config = safetensors_header.read_json(folder / "config.json")
+    except safetensors_header.Broken:
         return True
     architectures = config.get("architectures")
     named = [str(each) for each in architectures] if isinstance(architectures, list) else []

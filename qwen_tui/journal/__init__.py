@@ -12,8 +12,8 @@ of a person without a tokenizer has `ids` null: its tokens are then `pieces(text
 
 from __future__ import annotations
 
-from qwen_tui.journal.reading import MAX_DEPTH, MAX_LINE, Read, Reader, Stamp, read
-from qwen_tui.journal.writing import (
+from qwen_tui.journal.decode import MAX_DEPTH, MAX_LINE, Read, Reader, Stamp, read
+from qwen_tui.journal.encode import (
     FORMAT,
     MAX_ID,
     VERSION,

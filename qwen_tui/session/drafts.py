@@ -23,7 +23,7 @@ from qwen_tui.paths import drafts_dir, made
 from qwen_tui.session.loader import lines, open_regular
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Trouble, Unknown
-from qwen_tui.vocab.spelled import shared_length
+from qwen_tui.vocab.alignment import shared_length
 
 PAUSE_S: Final = 0.5
 """Least time between two writes."""

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui.journal import line
-from qwen_tui.session.runs import Run
+from qwen_tui.safe_text import visible
+from qwen_tui.session.generations import Run
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Layout, Piece
 from qwen_tui.types import CANNOT_CREATE, USAGE, Token, Trouble, joined, text_of
-from qwen_tui.visible import visible
 
 HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
 """The least probability of each heat class but the last."""

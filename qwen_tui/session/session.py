@@ -19,12 +19,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui.journal import ids_sha256
-from qwen_tui.session.elsewhere import elsewhere
+from qwen_tui.session.byte_words import next_word, recommit
+from qwen_tui.session.discarded import elsewhere
+from qwen_tui.session.generations import Run, parameters, sampling_of
 from qwen_tui.session.identity import SEEDS, fresh_id, fresh_seed, ulid
-from qwen_tui.session.runs import Run, parameters, sampling_of
 from qwen_tui.session.state import State, Turn
 from qwen_tui.session.tree import Layout, Place
-from qwen_tui.session.words import next_word, recommit
 from qwen_tui.types import (
     Added,
     Choice,

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qwen_tui.session.runs import Branch, Run
+from qwen_tui.session.generations import Branch, Run
 from qwen_tui.session.tree import Layout, Node, Piece, Place, Tree
 from qwen_tui.types import (
     Added,

@@ -12,9 +12,9 @@ from difflib import get_close_matches
 from typing import Any, Final, Literal, TypeAlias
 
 from qwen_tui import presets
+from qwen_tui.context_window import Truncate
 from qwen_tui.presets import Preset
 from qwen_tui.types import DEFAULT_MODEL, MAX_STOP, Sampling
-from qwen_tui.window import Truncate
 
 DTYPES: Final[Mapping[str, str]] = {
     "auto": "auto",

@@ -16,17 +16,17 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
 from qwen_tui import paths
-from qwen_tui.tui import themes
 from qwen_tui.tui.actions import ACTIONS, bindings, key_names, keymap
-from qwen_tui.tui.doors import Doors
-from qwen_tui.tui.heat import Heat
-from qwen_tui.tui.order import OrderedKeys
-from qwen_tui.tui.safe import NoColours, NoControls
+from qwen_tui.tui.context import Doors
 from qwen_tui.tui.screens.help import Help
-from qwen_tui.tui.screens.studio import Studio
-from qwen_tui.tui.terminal import Guard, GuardedApp, leave
-from qwen_tui.tui.terminal import run as run_guarded
-from qwen_tui.tui.themes import Shelf, Skin
+from qwen_tui.tui.studio.screen import Studio
+from qwen_tui.tui.terminal.guard import Guard, GuardedApp, leave
+from qwen_tui.tui.terminal.guard import run as run_guarded
+from qwen_tui.tui.terminal.key_order import OrderedKeys
+from qwen_tui.tui.terminal.line_filters import NoColours, NoControls
+from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.theme.themes import Shelf, Skin
 
 CLOSE_S: Final = 0.5
 """How long leaving waits for the engine's thread."""

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from qwen_tui.types import BAD_DATA, NO_INPUT, Token, Trouble, joined
-from qwen_tui.vocab import pieces
-from qwen_tui.vocab.spelled import SURROGATE, Spelled, shared_length, to_bytes
+from qwen_tui.vocab import tokenizer as pieces
+from qwen_tui.vocab.alignment import SURROGATE, Spelled, shared_length, to_bytes
 
 __all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
 

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 from fixtures import checkpoints
 from fixtures.opening import local
 from qwen_tui import settings
-from qwen_tui.backends.local import bench, blocks, fbgemm, gate, machine
-from qwen_tui.backends.local.figures import Figure, Protocol, places, spelled
+from qwen_tui.backends.local.benchmark import bandwidth, quality, run, workloads
+from qwen_tui.backends.local.benchmark.figures import Figure, Protocol, places, spelled
+from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.types import Progress, Trouble
 
 BRIEF = Protocol(rounds=2, tokens=4, prompt=64, passage=12, siblings=3)
@@ -29,15 +30,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "BUFFER_BYTES", 1 << 20)
-    monkeypatch.setattr(machine, "LEAST_BUFFER", 1 << 20)
+    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(bandwidth, "LEAST_BUFFER", 1 << 20)
 
 
-def measured(folder: Path, said: list[str] | None = None, **flags: object) -> bench.Result:
+def measured(folder: Path, said: list[str] | None = None, **flags: object) -> run.Result:
     chosen = settings.load({"model": str(folder), "threads": 1, **flags}, env={}, cwd=folder)
     say = (said if said is not None else []).append
     reports: list[Progress] = []
-    return bench.measure(chosen, BRIEF, report=reports.append, say=say)
+    return run.measure(chosen, BRIEF, report=reports.append, say=say)
 
 
 def test_every_round_gives_every_figure(folder: Path) -> None:
@@ -66,7 +67,7 @@ def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
     sizes = {"fast": 0, "reference": 0}
     for path in sizes:
         backend = local(folder, path=path, dtype="fp32")
-        sizes[path] = blocks.bytes_per_step(backend)
+        sizes[path] = workloads.bytes_per_step(backend)
         backend.close()
     matrices = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 64) + 333 * 64
     assert sizes["fast"] == 4 * matrices
@@ -74,11 +75,11 @@ def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
 
 
 def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -> None:
-    subject = blocks.Subject(local(folder, path="fast", dtype="fp32"), BRIEF, known=300)
+    subject = workloads.Subject(local(folder, path="fast", dtype="fp32"), BRIEF, known=300)
     for seed in (1, 2):
         assert subject.cold(seed).reused <= 2
         edit = subject.edit(seed)
-        assert edit.reused == subject.prompt_tokens - blocks.EDITED
+        assert edit.reused == subject.prompt_tokens - workloads.EDITED
     assert subject.ids(8, 5) == subject.ids(8, 5)
     assert max(subject.ids(2000, 5)) < 300
     subject.backend.close()
@@ -86,7 +87,9 @@ def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -
 
 def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
     small = checkpoints.qwen2(tmp_path / "small", context=128)
-    subject = blocks.Subject(local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300)
+    subject = workloads.Subject(
+        local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300
+    )
     assert 0 < subject.prompt_tokens < 128
     assert subject.cold(1).prompt == subject.prompt_tokens
     subject.backend.close()
@@ -94,13 +97,13 @@ def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
 
 def test_only_the_passage_written_anew_is_guessed_ahead(folder: Path) -> None:
     backend = local(folder, path="fast", dtype="fp32")
-    subject = blocks.Subject(backend, BRIEF, known=300)
+    subject = workloads.Subject(backend, BRIEF, known=300)
     assert backend._engine.ahead > 0
-    assert subject.decode(blocks.GREEDY, 1).drafted == 0
+    assert subject.decode(workloads.GREEDY, 1).drafted == 0
     once, again = subject.rewrite(1)
     assert once.drafted == 0
     assert once.emitted == again.emitted == BRIEF.passage
-    with blocks.plainly(backend):
+    with workloads.plainly(backend):
         assert backend._engine.ahead == 0
     assert backend._engine.ahead > 0
     backend.close()
@@ -120,14 +123,14 @@ def test_a_generation_that_breaks_off_is_no_measurement(folder: Path) -> None:
     backend = local(folder, path="fast", dtype="fp32")
     cancel = threading.Event()
     cancel.set()
-    subject = blocks.Subject(backend, BRIEF, known=300)
+    subject = workloads.Subject(backend, BRIEF, known=300)
     with pytest.raises(Trouble, match="cancelled"):
-        blocks.ended(backend.stream(blocks.asked(subject.ids(8, 0)), cancel))
+        workloads.ended(backend.stream(workloads.asked(subject.ids(8, 0)), cancel))
     backend.close()
 
 
 def test_a_busy_machine_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "load", lambda: 9.0)
+    monkeypatch.setattr(bandwidth, "load", lambda: 9.0)
     said: list[str] = []
     result = measured(folder, said, dtype="fp32")
     assert any("busy (load 9.0)" in line for line in said)
@@ -145,7 +148,7 @@ def test_the_read_kernel_says_bytes_per_second() -> None:
     import torch
 
     ticks = iter(range(100))
-    found = machine.Bandwidth(torch.device("cpu"), clock=lambda: float(next(ticks)))
+    found = bandwidth.Bandwidth(torch.device("cpu"), clock=lambda: float(next(ticks)))
     assert found.measure() == 1 << 20
 
 
@@ -166,7 +169,7 @@ def test_a_packed_file_is_found_by_the_name_that_loading_gives_it(folder: Path) 
 def test_the_gate_tells_the_kinds_apart(tmp_path: Path) -> None:
     folder = checkpoints.qwen2(tmp_path / "wide", hidden=128, intermediate=192)
     stages: list[Progress] = []
-    found = {each.name: each for each in gate.distances(folder, range(60), 320, stages.append)}
+    found = {each.name: each for each in quality.distances(folder, range(60), 320, stages.append)}
     assert {"bfloat16", "int8 · bfloat16", "nf4 · bfloat16"} <= set(found)
     assert [each.done for each in stages] == [0, 1, 2]
     errors = [found[name].error for name in ("bfloat16", "int8 · bfloat16", "nf4 · bfloat16")]
@@ -182,14 +185,14 @@ def test_the_gate_tells_the_kinds_apart(tmp_path: Path) -> None:
 def test_the_gates_float32_is_the_models(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Layer by layer, each thrown away after use, gives what the whole model gives."""
     seen: list[Tensor] = []
-    measure = gate._distance
+    measure = quality._distance
 
-    def spy(name: str, exact: Tensor, *rest: Any) -> gate.Distance:
+    def spy(name: str, exact: Tensor, *rest: Any) -> quality.Distance:
         seen.append(exact)
         return measure(name, exact, *rest)
 
-    monkeypatch.setattr(gate, "_distance", spy)
-    gate.distances(folder, range(40), 320, lambda progress: None)
+    monkeypatch.setattr(quality, "_distance", spy)
+    quality.distances(folder, range(40), 320, lambda progress: None)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     with torch.inference_mode():
         right = model(torch.arange(40)[None]).logits[0, :, :320]
@@ -198,4 +201,4 @@ def test_the_gates_float32_is_the_models(folder: Path, monkeypatch: pytest.Monke
 
 def test_another_architecture_cannot_be_gated(tmp_path: Path) -> None:
     with pytest.raises(Trouble, match="no forward of our own"):
-        gate.distances(checkpoints.other(tmp_path / "gpt2", "gpt2"), [1, 2], 320, lambda p: None)
+        quality.distances(checkpoints.other(tmp_path / "gpt2", "gpt2"), [1, 2], 320, lambda p: None)

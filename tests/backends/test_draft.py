@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from qwen_tui.backends.local.draft import PAUSE, Appetite, Lookup
+from qwen_tui.backends.local.decoding.prompt_lookup import PAUSE, Appetite, Lookup
 
 
 def test_what_followed_before_is_guessed_again() -> None:

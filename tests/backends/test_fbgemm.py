@@ -16,12 +16,14 @@ from torch import Tensor
 
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
-from qwen_tui.backends.local import fbgemm, kernels, packed
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.kernels import Speeds
-from qwen_tui.backends.local.linear import Int8
-from qwen_tui.backends.local.qwen2 import Shape
-from qwen_tui.backends.local.torchscript import scripted
+from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.linear import Int8
+from qwen_tui.backends.local.nn.qwen2 import Shape
+from qwen_tui.backends.local.nn.torchscript import scripted
+from qwen_tui.backends.local.planning import kernel_speed
+from qwen_tui.backends.local.planning.kernel_speed import Speeds
+from qwen_tui.backends.local.weights import packed_file
 from qwen_tui.types import Progress, Request, Sampling, Scored, Trouble
 
 needed = pytest.mark.skipif(not fbgemm.available(), reason="this torch has no FBGEMM here")
@@ -203,7 +205,7 @@ def test_a_layer_run_as_one_function_gives_the_same_bits(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text("utf-8"))
     shape = Shape.of(config)
     assert shape is not None
-    network = packed.load(
+    network = packed_file.load(
         folder,
         shape,
         kind="int8",
@@ -216,7 +218,7 @@ def test_a_layer_run_as_one_function_gives_the_same_bits(folder: Path) -> None:
     found = []
     for limit in (0, 16):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("qwen_tui.backends.local.qwen2.WHOLE_ROWS", limit)
+            patch.setattr("qwen_tui.backends.local.nn.qwen2.WHOLE_ROWS", limit)
             cache = network.cache()
             cache.select([0, 0])
             for count in (5, 1, 3):
@@ -284,7 +286,7 @@ def test_a_packing_must_be_much_faster_to_be_chosen() -> None:
 
 def test_every_kernel_is_timed() -> None:
     threads = torch.get_num_threads()
-    found = kernels.measured((128, 64))
+    found = kernel_speed.measured((128, 64))
     assert min(found.bf16, found.fp32, found.int8) > 0
     assert (found.fbgemm8 > 0) == (found.fbgemm16 > 0) == fbgemm.available()
     assert torch.get_num_threads() == threads
@@ -299,13 +301,13 @@ def timings(monkeypatch: pytest.MonkeyPatch) -> list[Speeds]:
         found.append(SLOW16)
         return SLOW16
 
-    monkeypatch.setattr(kernels, "measured", measure)
+    monkeypatch.setattr(kernel_speed, "measured", measure)
     return found
 
 
 def test_it_is_measured_once(tmp_path: Path, timings: list[Speeds]) -> None:
     file = tmp_path / "new" / "kernels.json"
-    assert [kernels.speeds(file) for _ in range(3)] == [SLOW16] * 3
+    assert [kernel_speed.speeds(file) for _ in range(3)] == [SLOW16] * 3
     assert len(timings) == 1
     assert [each.name for each in file.parent.iterdir()] == ["kernels.json"]
 
@@ -318,13 +320,13 @@ def test_what_was_measured_elsewhere_or_is_damaged_is_measured_anew(
     tmp_path: Path, timings: list[Speeds], text: str
 ) -> None:
     file = tmp_path / "kernels.json"
-    kernels.speeds(file)
+    kernel_speed.speeds(file)
     (key,) = json.loads(file.read_text())
     known: dict[str, Any] = {"another CPU": {"bf16": 1.0}}
     file.write_text(json.dumps(known) if text == "another" else text.replace("KEY", key))
-    assert kernels.speeds(file) == SLOW16
+    assert kernel_speed.speeds(file) == SLOW16
     assert len(timings) == 2
-    kernels.speeds(file)
+    kernel_speed.speeds(file)
     assert len(timings) == 2
     if text == "another":
         assert "another CPU" in json.loads(file.read_text())
@@ -334,4 +336,4 @@ def test_a_place_that_cannot_be_written_is_no_failure(
     tmp_path: Path, timings: list[Speeds]
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert kernels.speeds(tmp_path / "file" / "kernels.json") == SLOW16
+    assert kernel_speed.speeds(tmp_path / "file" / "kernels.json") == SLOW16

@@ -9,7 +9,7 @@ import torch
 
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
-from qwen_tui.backends.local.linear import Int8, integers
+from qwen_tui.backends.local.nn.linear import Int8, integers
 from qwen_tui.types import Sampling
 
 pytestmark = [

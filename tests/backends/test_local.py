@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import other, qwen2, special_ids
 from fixtures.opening import GREEDY, asked, end, ids, local, run, tokens
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.qwen2 import KV, Qwen2
+from qwen_tui.backends.local.nn.qwen2 import KV, Qwen2
 from qwen_tui.types import (
     Emitted,
     Finished,
@@ -28,7 +28,7 @@ from qwen_tui.types import (
     Scored,
     joined,
 )
-from qwen_tui.vocab.spelled import shared_length as common
+from qwen_tui.vocab.alignment import shared_length as common
 
 PROMPT = [
     40,

@@ -13,7 +13,7 @@ import pytest
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run, tokens
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.draft import Lookup
+from qwen_tui.backends.local.decoding.prompt_lookup import Lookup
 from qwen_tui.types import Emitted, Request, Sampling
 
 PROMPT = [5, 6, 7, 8, 9, 10, 5, 6, 7, 8, 9, 11, 5, 6]

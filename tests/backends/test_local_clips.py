@@ -86,7 +86,7 @@ def local_fresh(folder: Path, prompt: list[int]) -> list[int]:
 
 
 def test_what_is_kept_is_bounded(backend: Local) -> None:
-    from qwen_tui.backends.local.cache import MOST_KEPT
+    from qwen_tui.backends.local.kv.prefix_cache import MOST_KEPT
 
     dice = random.Random(2)
     for _ in range(12):

@@ -17,10 +17,10 @@ from fixtures.checkpoints import other, qwen2
 from fixtures.opening import asked, end, ids, local, run, tokens
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui import hub
-from qwen_tui.backends.local import companion, hardware
-from qwen_tui.backends.local import plan as planning
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.fast import FastModel
+from qwen_tui.backends.local.nn.qwen2_model import FastModel
+from qwen_tui.backends.local.planning import draft_model, hardware
+from qwen_tui.backends.local.planning import plan as planning
 from qwen_tui.cli import main
 from qwen_tui.settings import load
 from qwen_tui.types import (
@@ -427,9 +427,9 @@ def test_a_draft_that_does_not_fit_beside_the_model_is_refused_with_numbers(
     )
     plan = planning.plan(card, chosen, narrow)
     with pytest.raises(Trouble, match=r"GiB of memory .* beside .* free on cpu") as caught:
-        companion.chosen(chosen, snapshot, Vocab.load(folder), plan, narrow)
+        draft_model.chosen(chosen, snapshot, Vocab.load(folder), plan, narrow)
     assert caught.value.code == TEMPORARY
-    assert companion.chosen(chosen, snapshot, Vocab.load(folder), plan, machine).name == str(twin)
+    assert draft_model.chosen(chosen, snapshot, Vocab.load(folder), plan, machine).name == str(twin)
 
 
 # -- from the command line -------------------------------------------------------------------------
@@ -494,13 +494,15 @@ def test_the_models_context_leaves_room_for_the_draft(folder: Path, twin: Path) 
     wide = replace(card, context=10**6)
     plan = planning.plan(wide, chosen, machine)
     tight = replace(plan, free_bytes=int(plan.need_bytes / planning.KEPT_FREE))
-    narrowed = companion.narrowed(tight, wide, chosen)
+    narrowed = draft_model.narrowed(tight, wide, chosen)
     assert planning.LEAST_CONTEXT <= narrowed.context < tight.context
     assert narrowed.need_bytes < tight.need_bytes
     assert "fits in beside it" in narrowed.why[-1]
     asked_for = replace(chosen, context=100)
-    assert companion.narrowed(tight, wide, asked_for) == tight
-    assert companion.narrowed(replace(plan, free_bytes=2**50), wide, chosen).context == plan.context
+    assert draft_model.narrowed(tight, wide, asked_for) == tight
+    assert (
+        draft_model.narrowed(replace(plan, free_bytes=2**50), wide, chosen).context == plan.context
+    )
 
 
 def test_a_draft_that_fails_is_dropped_too(

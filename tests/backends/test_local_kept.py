@@ -19,10 +19,10 @@ import pytest
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
 from qwen_tui import paths
-from qwen_tui.backends.local import kept
-from qwen_tui.backends.local.archive import Measures
-from qwen_tui.backends.local.archiving import Block, Writer
 from qwen_tui.backends.local.backend import Local
+from qwen_tui.backends.local.kv import block_file
+from qwen_tui.backends.local.kv.disk_cache import Measures
+from qwen_tui.backends.local.kv.disk_writer import Block, Writer
 from qwen_tui.cli import main
 from qwen_tui.types import Finished, Prefilled, Progress, Sampling
 
@@ -57,7 +57,7 @@ def fresh(folder: Path, prompt: list[int], **flags: object) -> list[int]:
 
 
 def files() -> list[Path]:
-    return sorted(each.path for each in kept.everything(paths.kv_dir()))
+    return sorted(each.path for each in block_file.everything(paths.kv_dir()))
 
 
 def everything() -> list[Path]:
@@ -188,7 +188,7 @@ def test_a_longer_text_takes_the_place_of_its_beginning(folder: Path) -> None:
     assert on_disk(backend) == before, "eight new positions are not worth a file"
     run(backend, asked(TEXT, max_tokens=1))
     after = on_disk(backend)
-    assert sum(len(kept.ids_in(_place(), each)) for each in after) == len(TEXT)
+    assert sum(len(block_file.ids_in(_place(), each)) for each in after) == len(TEXT)
     assert len(after) == -(-len(TEXT) // SMALL.block)
 
 
@@ -204,7 +204,7 @@ def test_texts_that_begin_alike_share_their_beginning(folder: Path) -> None:
 def test_a_rejected_completion_is_not_kept(folder: Path) -> None:
     backend = opened(folder)
     run(backend, asked(TEXT, max_tokens=30))
-    assert sum(len(kept.ids_in(_place(), each)) for each in on_disk(backend)) == len(TEXT)
+    assert sum(len(block_file.ids_in(_place(), each)) for each in on_disk(backend)) == len(TEXT)
 
 
 def test_a_short_text_and_one_beyond_the_budget_leave_nothing(folder: Path) -> None:
@@ -246,7 +246,7 @@ def test_only_its_owner_can_read_it(folder: Path) -> None:
 def test_what_was_unused_the_longest_goes_first(folder: Path) -> None:
     texts = [random.Random(seed).choices(range(300), k=96) for seed in range(4)]
     told(folder, texts[0], max_tokens=1)
-    size = sum(each.bytes for each in kept.everything(paths.kv_dir()))
+    size = sum(each.bytes for each in block_file.everything(paths.kv_dir()))
     room = 2.5 * size / 2**30
     backend = opened(folder, kv_disk=room)
     for text in (texts[1], texts[0], texts[2], texts[3]):
@@ -254,7 +254,7 @@ def test_what_was_unused_the_longest_goes_first(folder: Path) -> None:
         on_disk(backend)
         backend._engine.held.forget()
         backend._model.reset()
-        assert sum(each.bytes for each in kept.everything(paths.kv_dir())) <= room * 2**30
+        assert sum(each.bytes for each in block_file.everything(paths.kv_dir())) <= room * 2**30
     backend.close()
     assert [told(folder, text, max_tokens=1)[0] for text in (texts[3], texts[2])] == [95, 95]
     assert told(folder, texts[1], max_tokens=1)[0] == 0
@@ -264,7 +264,7 @@ def test_using_a_text_saves_it(folder: Path) -> None:
     texts = [random.Random(seed).choices(range(300), k=96) for seed in range(3)]
     for text in texts[:2]:
         told(folder, text, max_tokens=1)
-    held = sum(each.bytes for each in kept.everything(paths.kv_dir()))
+    held = sum(each.bytes for each in block_file.everything(paths.kv_dir()))
     assert told(folder, texts[0], max_tokens=1)[0] == 95
     backend = opened(folder, kv_disk=1.2 * held / 2**30)
     run(backend, asked(texts[2], max_tokens=1))
@@ -273,9 +273,9 @@ def test_using_a_text_saves_it(folder: Path) -> None:
     assert told(folder, texts[0], max_tokens=1)[0] == 95
 
 
-def _place() -> kept.Place:
+def _place() -> block_file.Place:
     (place,) = paths.kv_dir().iterdir()
-    return kept.Place(place, place.name[-24:], 2 * 2 * 2 * 16 * 4)
+    return block_file.Place(place, place.name[-24:], 2 * 2 * 2 * 16 * 4)
 
 
 # -- what is not used ------------------------------------------------------------------------------
@@ -320,15 +320,15 @@ def test_a_damaged_file_is_never_used_and_goes(folder: Path) -> None:
     told(folder, TEXT)
     place = _place()
     first, last = (
-        next(each for each in files() if each.name.startswith(kept.ROOT)),
+        next(each for each in files() if each.name.startswith(block_file.ROOT)),
         max(files(), key=lambda each: each.stat().st_mtime_ns * -1),
     )
     whole = {file: file.read_bytes() for file in (first, last)}
     for file, data in whole.items():
         for name, bad in _damages(data).items():
             file.write_bytes(bad)
-            with pytest.raises(kept.Unusable):
-                kept.read(place, file)
+            with pytest.raises(block_file.Unusable):
+                block_file.read(place, file)
             if name.startswith(("cut at 0", "garbage", "flip at 70", "flip at 90", "longer")):
                 backend = opened(folder)
                 events = run(backend, asked(TEXT))
@@ -371,7 +371,7 @@ def _unreadable(file: Path) -> None:
 def test_what_is_no_block_is_not_taken_for_one(folder: Path, spoil: Callable[[Path], None]) -> None:
     wanted = fresh(folder, TEXT)
     told(folder, TEXT)
-    spoil(next(each for each in files() if each.name.startswith(kept.ROOT)))
+    spoil(next(each for each in files() if each.name.startswith(block_file.ROOT)))
     reused, said = told(folder, TEXT)
     assert said == wanted
     assert reused in (0, len(TEXT) - 1 if spoil is _unreadable and os.getuid() == 0 else 0)
@@ -383,8 +383,11 @@ def test_a_block_of_another_text_under_a_good_name_is_not_used(folder: Path) -> 
     other = random.Random(2).choices(range(300), k=200)
     told(folder, other)
     place = _place()
-    mine, theirs = kept.chained(kept.ROOT, TEXT[:16]), kept.chained(kept.ROOT, other[:16])
-    mine, theirs = place.file(kept.ROOT, mine), place.file(kept.ROOT, theirs)
+    mine, theirs = (
+        block_file.chained(block_file.ROOT, TEXT[:16]),
+        block_file.chained(block_file.ROOT, other[:16]),
+    )
+    mine, theirs = place.file(block_file.ROOT, mine), place.file(block_file.ROOT, theirs)
     mine.write_bytes(theirs.read_bytes())
     assert told(folder, TEXT) == (0, fresh(folder, TEXT))
 
@@ -457,13 +460,13 @@ def test_a_place_that_cannot_be_made_is_no_trouble(
 
 
 def test_the_disk_keeps_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qwen_tui.backends.local import archiving
+    from qwen_tui.backends.local.kv import disk_writer
 
     class Usage:
         total, used, free = 100 << 30, 99 << 30, (1 << 30) + 4000
 
-    monkeypatch.setattr(archiving.shutil, "disk_usage", lambda place: Usage)
-    place = kept.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
+    monkeypatch.setattr(disk_writer.shutil, "disk_usage", lambda place: Usage)
+    place = block_file.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
     writer = Writer(tmp_path / "kv", place, 1 << 40)
     writer.put(_block(range(100)))
     assert writer.wait(LONG_S)
@@ -471,20 +474,20 @@ def test_the_disk_keeps_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer.put(_block(range(1000, 2000)))
     assert writer.wait(LONG_S)
     assert writer.broken
-    assert len(list(kept.everything(tmp_path / "kv"))) == 1
+    assert len(list(block_file.everything(tmp_path / "kv"))) == 1
     writer.close(LONG_S)
 
 
 def _block(ids: range) -> Block:
     data = memoryview(bytes(8 * len(ids)))
-    return Block(kept.ROOT, kept.chained(kept.ROOT, ids), list(ids), data, 1)
+    return Block(block_file.ROOT, block_file.chained(block_file.ROOT, ids), list(ids), data, 1)
 
 
 def test_closing_leaves_no_partial_file_and_takes_no_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk so slow that the write is under way when the program is left."""
-    from qwen_tui.backends.local import archiving
+    from qwen_tui.backends.local.kv import disk_writer
 
     writing, go = threading.Event(), threading.Event()
     pour = Writer._pour
@@ -495,9 +498,9 @@ def test_closing_leaves_no_partial_file_and_takes_no_time(
             go.wait(LONG_S)
         pour(self, write, data)
 
-    monkeypatch.setattr(archiving.Writer, "_pour", slow)
+    monkeypatch.setattr(disk_writer.Writer, "_pour", slow)
     top = tmp_path / "kv"
-    writer = Writer(top, kept.Place.of(top, "m", "0" * 24, 8), 1 << 40)
+    writer = Writer(top, block_file.Place.of(top, "m", "0" * 24, 8), 1 << 40)
     writer.put(_block(range(100)))
     assert writing.wait(LONG_S)
     began = time.monotonic()
@@ -524,7 +527,7 @@ def test_files_of_other_names_are_left_alone(folder: Path) -> None:
     told(folder, TEXT)
     strange = files()[0].with_name("notes.txt")
     strange.write_text("mine")
-    kept.trimmed(paths.kv_dir(), 0)
+    block_file.trimmed(paths.kv_dir(), 0)
     assert everything() == [strange]
 
 
@@ -539,7 +542,7 @@ class Usage(NamedTuple):
 def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from qwen_tui.backends.local import archiving
+    from qwen_tui.backends.local.kv import disk_writer
 
     backend = opened(folder)
     assert backend._engine.archive is not None
@@ -557,7 +560,7 @@ def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
         write(self, block)
 
     with monkeypatch.context() as patch:
-        patch.setattr(archiving.shutil, "disk_usage", usage)
+        patch.setattr(disk_writer.shutil, "disk_usage", usage)
         patch.setattr(Writer, "_write", writing)
         run(backend, asked(TEXT))
         backend.finish(LONG_S, lambda: False)
@@ -572,7 +575,7 @@ def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
 def test_a_folder_that_another_program_deletes_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = kept.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
+    place = block_file.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
     writer, made, left = Writer(tmp_path / "kv", place, 1 << 40), paths.made, [1]
 
     def making(folder: Path) -> Path:
@@ -586,7 +589,7 @@ def test_a_folder_that_another_program_deletes_is_made_again(
     writer.put(_block(range(100)))
     assert writer.wait(LONG_S)
     assert (writer.broken, left) == (False, [])
-    assert len(list(kept.everything(tmp_path / "kv"))) == 1
+    assert len(list(block_file.everything(tmp_path / "kv"))) == 1
     writer.close(LONG_S)
 
 

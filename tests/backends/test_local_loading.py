@@ -20,11 +20,12 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, ids, local, run
 from qwen_tui import hub, settings
-from qwen_tui.backends.local import bnb, hardware, nf4
-from qwen_tui.backends.local import plan as planning
 from qwen_tui.backends.local.backend import opened
-from qwen_tui.backends.local.kernels import Speeds
-from qwen_tui.backends.local.plan import GIB, Machine, Plan
+from qwen_tui.backends.local.nn import bitsandbytes, nf4
+from qwen_tui.backends.local.planning import hardware
+from qwen_tui.backends.local.planning import plan as planning
+from qwen_tui.backends.local.planning.kernel_speed import Speeds
+from qwen_tui.backends.local.planning.plan import GIB, Machine, Plan
 from qwen_tui.journal import environment_id
 from qwen_tui.settings import Settings
 from qwen_tui.types import NO_INPUT, TEMPORARY, USAGE, Progress, Scored, Trouble
@@ -223,7 +224,7 @@ def test_quantised_linears_are_repacked_when_loaded(folder: Path) -> None:
 
 def test_the_quick_quantiser_rounds_to_the_nearest_of_the_sixteen() -> None:
     """Where it parts from a search over the midpoints, both neighbours are equally near."""
-    bnb.load()
+    bitsandbytes.load()
     nf4.install()
     from bitsandbytes import functional
 
@@ -290,9 +291,9 @@ def test_the_kernel_pack_is_never_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
     """bitsandbytes would fetch from the hub at import where `kernels` is installed."""
     for name in [name for name in sys.modules if name.split(".")[0] == "bitsandbytes"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(bnb.importlib, "import_module", lambda _: sys.modules["kernels"])
+    monkeypatch.setattr(bitsandbytes.importlib, "import_module", lambda _: sys.modules["kernels"])
     before = sys.modules.get("kernels", "absent")
-    bnb.load()
+    bitsandbytes.load()
     assert sys.modules.get("kernels", "absent") == before
     assert logging.getLogger("bitsandbytes").level == logging.ERROR
 

@@ -8,8 +8,8 @@ from itertools import pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tui.backends.local.spelling import Spellings, rest_of
-from qwen_tui.backends.local.stops import StopWatch
+from qwen_tui.backends.local.decoding.prefix_constraint import Spellings, rest_of
+from qwen_tui.backends.local.decoding.stop_strings import StopWatch
 from qwen_tui.types import Token, joined
 
 

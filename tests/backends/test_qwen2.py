@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fixtures.checkpoints import qwen2
-from qwen_tui.backends.local import int4, packed
-from qwen_tui.backends.local.attention import attended, folded
-from qwen_tui.backends.local.int4 import Int4
-from qwen_tui.backends.local.linear import Dense, Int8, Kind, integers
-from qwen_tui.backends.local.model import Cancelled
-from qwen_tui.backends.local.nf4 import Nf4
-from qwen_tui.backends.local.qwen2 import Layer, Qwen2, Shape
+from qwen_tui.backends.local.nn import int4
+from qwen_tui.backends.local.nn.attention import attended, folded
+from qwen_tui.backends.local.nn.int4 import Int4
+from qwen_tui.backends.local.nn.linear import Dense, Int8, Kind, integers
+from qwen_tui.backends.local.nn.model import Cancelled
+from qwen_tui.backends.local.nn.nf4 import Nf4
+from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2, Shape
+from qwen_tui.backends.local.weights import packed_file
 from qwen_tui.types import Progress, Trouble
 
 
@@ -39,8 +40,8 @@ def open_network(
     return opened(folder, kind, dtype, cache).network
 
 
-def opened(folder: Path, kind: Kind, dtype: torch.dtype, cache: Path | None) -> packed.Loaded:
-    return packed.load(
+def opened(folder: Path, kind: Kind, dtype: torch.dtype, cache: Path | None) -> packed_file.Loaded:
+    return packed_file.load(
         folder,
         shape_of(folder),
         kind=kind,
@@ -325,7 +326,7 @@ def test_the_second_load_is_mapped_from_the_packed_file(
     first = opened(wide, kind, torch.bfloat16, cache)
     (file,) = cache.iterdir()
     stages: list[Progress] = []
-    second = packed.load(
+    second = packed_file.load(
         wide,
         shape_of(wide),
         kind=kind,
@@ -395,7 +396,7 @@ def test_no_bit_of_a_packed_files_header_can_stop_a_start(wide: Path, tmp_path: 
     first = opened(wide, "int8", torch.bfloat16, cache).packed
     assert first is not None
     data = first.read_bytes()
-    length = len(data[8 : 8 + packed.HEADER_ROOM].rstrip())
+    length = len(data[8 : 8 + packed_file.HEADER_ROOM].rstrip())
     dice = random.Random(0)
     for _ in range(150):
         place = 8 + dice.randrange(length)
@@ -403,8 +404,8 @@ def test_no_bit_of_a_packed_files_header_can_stop_a_start(wide: Path, tmp_path: 
         flipped[place] ^= 1 << dice.randrange(8)
         damaged = tmp_path / "damaged"
         damaged.write_bytes(flipped)
-        with contextlib.suppress(packed._Unusable):
-            packed._parts(damaged)
+        with contextlib.suppress(packed_file._Unusable):
+            packed_file._parts(damaged)
 
 
 def test_a_cache_that_cannot_be_written_is_only_a_note(wide: Path, tmp_path: Path) -> None:
@@ -420,7 +421,7 @@ def test_a_cache_that_cannot_be_written_is_only_a_note(wide: Path, tmp_path: Pat
 def test_loading_can_be_stopped_and_leaves_nothing_behind(wide: Path, tmp_path: Path) -> None:
     cache = tmp_path / "packed"
     with pytest.raises(Trouble, match="stopped"):
-        packed.load(
+        packed_file.load(
             wide,
             shape_of(wide),
             kind="int8",

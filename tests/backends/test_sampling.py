@@ -15,9 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
-from qwen_tui.backends.local import sampling as ours
-from qwen_tui.backends.local.ranking import peek, rank
-from qwen_tui.backends.local.sampling import AllBanned, Candidates, Chain, Window, philox, uniform
+from qwen_tui.backends.local.decoding import sampling as ours
+from qwen_tui.backends.local.decoding.logprobs import peek, rank
+from qwen_tui.backends.local.decoding.sampling import (
+    AllBanned,
+    Candidates,
+    Chain,
+    Window,
+    philox,
+    uniform,
+)
 from qwen_tui.types import Sampling
 
 NEUTRAL = Sampling(min_p=0.0, repeat_last_n=-1)

@@ -19,8 +19,8 @@ from qwen_tui.session import library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.doors import Desk, Doors
-from qwen_tui.tui.screens.studio import Studio
+from qwen_tui.tui.context import Desk, Doors
+from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.vocab import Vocab
 
 STORY = " there was a king who had a golden ball and a well"

@@ -12,7 +12,7 @@ from textual.events import MouseScrollUp
 from textual.pilot import Pilot
 
 from qwen_tui import presets
-from qwen_tui.tui.controls import (
+from qwen_tui.tui.sampling_controls import (
     MAX_TOKENS,
     ROW_DIALS,
     ROWS,
@@ -20,7 +20,7 @@ from qwen_tui.tui.controls import (
     at_fraction,
     fraction,
 )
-from qwen_tui.tui.widgets.dials import Dials
+from qwen_tui.tui.widgets.sampling import Dials
 from qwen_tui.types import Sampling
 
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.style import Style
 
-from qwen_tui.tui.document import ROW_MOST, FaithfulDocument, Span, WrappedRows, shown
-from qwen_tui.visible import cells, visible
+from qwen_tui.safe_text import cells, visible
+from qwen_tui.tui.text.editor_document import ROW_MOST, FaithfulDocument, Span, WrappedRows, shown
 
 HOSTILE = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029\r\ng\rh\x00i\x1b[31m\u202ej\u200b\n\nend\r\n"
 TEXT = st.text(st.sampled_from("ab \n\t\r\x0b\x1b\x85\u2028é日\u0301\u200d👩"), max_size=40)

@@ -14,7 +14,7 @@ if sys.platform == "win32":
 
 import itertools
 
-from qwen_tui.tui.driver import KeyReader, PasteSplitter, pasted_text
+from qwen_tui.tui.terminal.driver import KeyReader, PasteSplitter, pasted_text
 
 ON, OFF = b"\x1b[200~", b"\x1b[201~"
 INSIDE = st.lists(

@@ -16,9 +16,9 @@ from textual.pilot import Pilot
 from textual.widgets import Input, Static
 
 from qwen_tui.paths import themes_dir
-from qwen_tui.tui import themes
-from qwen_tui.tui.document import Span, WrappedRows
-from qwen_tui.tui.heat import Heat
+from qwen_tui.tui.text.editor_document import Span, WrappedRows
+from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.tui.widgets.editor import Editor, heat_spans
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.types import Token

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from qwen_tui.tui import block, flow
-from qwen_tui.tui.flow import Flow
-from qwen_tui.visible import cells, graphemes
+from qwen_tui.safe_text import cells, graphemes
+from qwen_tui.tui.text import line_layout, token_layout
+from qwen_tui.tui.text.token_layout import Flow
 
 SCRAPS = (
     *(
@@ -80,7 +80,7 @@ def test_rows_fit_and_no_grapheme_is_cut(text: str, width: int, cuts: list[int])
     pieces = []
     for y in range(made.height):
         row = made.shown(y)
-        assert cells(row) <= width + (block.TAB_STOP if "\t" in text else 1)
+        assert cells(row) <= width + (line_layout.TAB_STOP if "\t" in text else 1)
         pieces += graphemes(row)
     assert "".join(pieces) == "".join(picture(made))
     whole = [c for line in "".join(picture(unwrapped(text))).split("\n") for c in graphemes(line)]
@@ -158,7 +158,7 @@ def test_a_line_without_end_is_kept_in_bounded_blocks() -> None:
     for index in range(0, len(data), 1000):
         made.add(index // 1000, data[index : index + 1000])
     assert made.raw(None, None) == text
-    assert max(len(each.shown) for each in made._blocks) <= flow.LONGEST_BLOCK + 1100
+    assert max(len(each.shown) for each in made._blocks) <= token_layout.LONGEST_BLOCK + 1100
     for index in (0, 50, 100):
         place = made.place(index)
         assert any(run.first <= index <= run.last for run in made.runs(place.y))

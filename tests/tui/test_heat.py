@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tui.paths import themes_dir
-from qwen_tui.tui import themes
-from qwen_tui.tui.heat import LEVEL_FLOORS, Heat, bits, level_of, percent
+from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.heat import LEVEL_FLOORS, Heat, bits, level_of, percent
 
 
 def ember() -> Heat:

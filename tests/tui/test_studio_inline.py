@@ -13,8 +13,7 @@ from rich.style import Style
 from fixtures.scripts import Say
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.settings import Settings
-from qwen_tui.tui import fold
-from qwen_tui.tui.screens import inline
+from qwen_tui.tui.studio import inline, layout
 from qwen_tui.types import Token, text_of
 from qwen_tui.vocab import Vocab
 
@@ -306,9 +305,9 @@ async def test_a_long_line_keeps_its_colours_to_the_end(studio: Studio) -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (72, 14), (60, 20), (40, 10), (20, 5)])
-@pytest.mark.parametrize("pane", fold.PANES)
-def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: fold.Pane) -> None:
-    shown = fold.shown(*size, pane, roads=pane == "branches", inline=True)
+@pytest.mark.parametrize("pane", layout.PANES)
+def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: layout.Pane) -> None:
+    shown = layout.shown(*size, pane, roads=pane == "branches", inline=True)
     assert pane in shown
     assert not {"editor", "output"} <= shown
 

@@ -12,15 +12,15 @@ from textual.color import Color
 
 from qwen_tui.engine.channel import Channel
 from qwen_tui.session.session import Session
-from qwen_tui.tui.pump import pump
-from qwen_tui.tui.safe import NoColours, NoControls
 from qwen_tui.tui.screens.dialogs import stops_read, stops_shown
-from qwen_tui.tui.widgets.branches import rows_of, words_of
-from qwen_tui.tui.widgets.choices import rows_of as candidates
-from qwen_tui.tui.widgets.choices import spelled
+from qwen_tui.tui.studio.generation import Estimate
+from qwen_tui.tui.studio.pump import pump
+from qwen_tui.tui.terminal.line_filters import NoColours, NoControls
+from qwen_tui.tui.text.wording import progress_words, short
+from qwen_tui.tui.widgets.alternatives import rows_of as candidates
+from qwen_tui.tui.widgets.alternatives import spelled
+from qwen_tui.tui.widgets.branch_tree import rows_of, words_of
 from qwen_tui.tui.widgets.status import Facts, meter
-from qwen_tui.tui.words import progress_words, short
-from qwen_tui.tui.writer import Estimate
 from qwen_tui.types import Choice, Emitted, Event, Finished, Progress, Token
 
 BLACK = Color(0, 0, 0)

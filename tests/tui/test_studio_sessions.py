@@ -18,7 +18,7 @@ from qwen_tui.session import drafts, library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.doors import Desk, Doors
+from qwen_tui.tui.context import Desk, Doors
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -302,10 +302,10 @@ async def test_the_persons_editor_has_the_text(
     editor.write_text('#!/bin/sh\nprintf "%s, edited\\n" "$(cat "$1")" > "$1"\n')
     editor.chmod(0o755)
     monkeypatch.setenv("VISUAL", str(editor))
-    from qwen_tui.tui import files
+    from qwen_tui.tui.studio import text_file
 
-    assert files.edit_outside(BEGINNING, os.environ) == BEGINNING + ", edited"
-    assert files.edit_outside("a\n", os.environ) == "a, edited\n"
+    assert text_file.edit_outside(BEGINNING, os.environ) == BEGINNING + ", edited"
+    assert text_file.edit_outside("a\n", os.environ) == "a, edited\n"
 
 
 # -- playing back ----------------------------------------------------------------------------------

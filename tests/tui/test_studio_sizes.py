@@ -8,30 +8,30 @@ from typing import Any
 import pytest
 
 from fixtures.scripts import Say
-from qwen_tui.tui import fold
+from qwen_tui.tui.studio import layout
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
 
 
 @pytest.mark.parametrize("size", [(80, 24), (72, 14), (60, 20), (40, 10), (20, 5)])
-@pytest.mark.parametrize("pane", fold.PANES)
-def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: fold.Pane) -> None:
+@pytest.mark.parametrize("pane", layout.PANES)
+def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: layout.Pane) -> None:
     roads = pane == "branches"
-    assert pane in fold.shown(*size, pane, roads=roads)
+    assert pane in layout.shown(*size, pane, roads=roads)
 
 
 def test_everything_stands_side_by_side_where_there_is_room() -> None:
-    assert fold.shown(120, 40, "editor", roads=False) == {"editor", "output", "dials", "choices"}
-    assert fold.shown(80, 24, "editor", roads=False) == {"editor", "output", "dials", "choices"}
-    assert fold.shown(40, 10, "editor", roads=False) == {"editor"}
+    assert layout.shown(120, 40, "editor", roads=False) == {"editor", "output", "dials", "choices"}
+    assert layout.shown(80, 24, "editor", roads=False) == {"editor", "output", "dials", "choices"}
+    assert layout.shown(40, 10, "editor", roads=False) == {"editor"}
 
 
 def test_walking_the_panes_reaches_all_of_them() -> None:
     seen, pane = [], "editor"
     for _ in range(4):
         seen.append(pane)
-        pane = fold.after(pane, roads=False)  # type: ignore[arg-type]
+        pane = layout.after(pane, roads=False)  # type: ignore[arg-type]
     assert seen == ["editor", "output", "dials", "choices"]
     assert pane == "editor"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwen_tui import paths, settings
-from qwen_tui.cli.desk import Opening, open_studio, themed
+from qwen_tui.cli.wiring import Opening, open_studio, themed
 from qwen_tui.tui.app import every_theme
 from qwen_tui.types import USAGE, Trouble
 

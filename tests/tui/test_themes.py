@@ -10,8 +10,8 @@ from textual.app import App
 from textual.color import Color
 
 from qwen_tui.paths import themes_dir
-from qwen_tui.tui import themes
-from qwen_tui.tui.contrast import READABLE, contrast, luminance
+from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.contrast import READABLE, contrast, luminance
 
 GOOD = """
 name = "mine"

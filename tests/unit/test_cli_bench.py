@@ -16,10 +16,10 @@ from qwen_tui.types import NO_INPUT, USAGE
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A checkpoint in our own models folder, called `mine`."""
-    from qwen_tui.backends.local import machine
+    from qwen_tui.backends.local.benchmark import bandwidth
 
-    monkeypatch.setattr(machine, "BUFFER_BYTES", 1 << 20)
-    monkeypatch.setattr(machine, "LEAST_BUFFER", 1 << 20)
+    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 1 << 20)
+    monkeypatch.setattr(bandwidth, "LEAST_BUFFER", 1 << 20)
     monkeypatch.chdir(tmp_path)
     folder = paths.models_dir() / "mine"
     folder.mkdir(parents=True)

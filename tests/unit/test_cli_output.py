@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from qwen_tui.cli import output
-from qwen_tui.cli.output import FileOutput, Output, Teller
+from qwen_tui.cli import stdout
+from qwen_tui.cli.stdout import FileOutput, Output, Teller
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
 
 
@@ -125,10 +125,10 @@ def test_a_link_is_written_through(tmp_path: Path) -> None:
 
 def test_what_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(Trouble) as caught:
-        output.opened(str(tmp_path / "no" / "such" / "folder"))
+        stdout.opened(str(tmp_path / "no" / "such" / "folder"))
     assert caught.value.code in (CANNOT_CREATE, NO_PERMISSION)
     with pytest.raises(Trouble) as caught:
-        output.opened(str(tmp_path))
+        stdout.opened(str(tmp_path))
     assert caught.value.code == CANNOT_CREATE
 
 

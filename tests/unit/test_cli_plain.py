@@ -12,8 +12,8 @@ import pytest
 
 from fixtures.scripts import End, Gate, Say, Script, Scripted, gated
 from qwen_tui import settings
-from qwen_tui.cli.output import Output
-from qwen_tui.cli.plain import Workbench
+from qwen_tui.cli.line_mode import Workbench
+from qwen_tui.cli.stdout import Output
 from qwen_tui.session.session import Session
 
 

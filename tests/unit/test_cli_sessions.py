@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.scripts import Say, Scripted, spelled
 from qwen_tui import cli, paths
-from qwen_tui.cli.playing import rhythms, steps
+from qwen_tui.cli.playback import rhythms, steps
 from qwen_tui.session import library
 from qwen_tui.session.session import Session
 from qwen_tui.types import (

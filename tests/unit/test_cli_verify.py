@@ -9,8 +9,8 @@ import threading
 import pytest
 
 from fixtures.scripts import Say, Scripted
-from qwen_tui import window
-from qwen_tui.cli.narrate import Narrator
+from qwen_tui import context_window
+from qwen_tui.cli.stderr import Narrator
 from qwen_tui.cli.verify import compared, differences, judged, prompt_of, stored, tolerance
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.session import Session
@@ -20,11 +20,11 @@ THEN = Environment("a", "local", {"repo": "Q", "commit": "1"}, "bf16", "none", v
 
 
 @pytest.mark.parametrize("side", [None, "left", "middle"])
-def test_the_prompt_is_found_again_however_it_was_cut(side: window.Truncate | None) -> None:
+def test_the_prompt_is_found_again_however_it_was_cut(side: context_window.Truncate | None) -> None:
     numbers = random.Random(7)
     tokens = tuple(Token(n, numbers.choice([b" a", b"\xc3", b"\xa9", b"xyz"])) for n in range(100))
     context = 40 if side else 400
-    prompt, _ = window.fit(tokens, 5, context, side, True)
+    prompt, _ = context_window.fit(tokens, 5, context, side, True)
     session = Session.new()
     session.apply(Added("root", None, 0, "user", tokens=tokens))
     session.apply(Added("said", "root", 100, "model"))

@@ -13,7 +13,7 @@ import pytest
 
 from fixtures import checkpoints
 from qwen_tui import hub
-from qwen_tui.hub import weights
+from qwen_tui.hub import safetensors_header
 from qwen_tui.hub.card import Card
 from qwen_tui.types import NO_INPUT, USAGE, Progress, Trouble
 
@@ -243,8 +243,8 @@ def test_what_is_broken_is_named(
 def test_deeply_nested_json_is_refused_and_does_not_crash(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text("[" * 200_000)
-    with pytest.raises(weights.Broken, match="not JSON"):
-        weights.read_json(file)
+    with pytest.raises(safetensors_header.Broken, match="not JSON"):
+        safetensors_header.read_json(file)
 
 
 # -- card ------------------------------------------------------------------------------------------

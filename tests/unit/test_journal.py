@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from qwen_tui import journal
 from qwen_tui.journal import Reader, Scribe, line, pieces, read, record, seal
-from qwen_tui.journal.reading import _KINDS
+from qwen_tui.journal.decode import _KINDS
 from qwen_tui.types import (
     Added,
     Choice,

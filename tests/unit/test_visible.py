@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tui.visible import CLUSTER_CUT, graphemes, strip_controls, visible, visible_runs
+from qwen_tui.safe_text import CLUSTER_CUT, graphemes, strip_controls, visible, visible_runs
 
 FORBIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"

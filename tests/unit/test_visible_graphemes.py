@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from qwen_tui.visible import cells, graphemes
+from qwen_tui.safe_text import cells, graphemes
 
 SAMPLES = {
     "English": "the quick brown fox",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_tui.context_window import Truncate, dropped_note, fit
 from qwen_tui.types import BAD_DATA, Token, Trouble
-from qwen_tui.window import Truncate, dropped_note, fit
 
 
 def _prompt(length: int) -> tuple[Token, ...]:

@@ -18,19 +18,20 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 
 from qwen_tui import hub, journal, paths
-from qwen_tui.backends.local import companion, hardware, weights
-from qwen_tui.backends.local import plan as planning
-from qwen_tui.backends.local.archive import Archive, Measures, for_model
-from qwen_tui.backends.local.cache import Held
-from qwen_tui.backends.local.companion import shape_of
-from qwen_tui.backends.local.drafter import Drafter
-from qwen_tui.backends.local.engine import Engine
-from qwen_tui.backends.local.fast import FastModel
-from qwen_tui.backends.local.loop import Run
-from qwen_tui.backends.local.model import Model
-from qwen_tui.backends.local.plan import Machine, Plan
-from qwen_tui.backends.local.qwen2 import Shape
-from qwen_tui.backends.local.spelling import Spellings
+from qwen_tui.backends.local.decoding.draft_model import Drafter
+from qwen_tui.backends.local.decoding.engine import Engine
+from qwen_tui.backends.local.decoding.loop import Run
+from qwen_tui.backends.local.decoding.prefix_constraint import Spellings
+from qwen_tui.backends.local.kv.disk_cache import Archive, Measures, for_model
+from qwen_tui.backends.local.kv.prefix_cache import Held
+from qwen_tui.backends.local.nn.model import Model
+from qwen_tui.backends.local.nn.qwen2 import Shape
+from qwen_tui.backends.local.nn.qwen2_model import FastModel
+from qwen_tui.backends.local.planning import draft_model, hardware
+from qwen_tui.backends.local.planning import plan as planning
+from qwen_tui.backends.local.planning.draft_model import shape_of
+from qwen_tui.backends.local.planning.plan import Machine, Plan
+from qwen_tui.backends.local.weights import transformers_loader
 from qwen_tui.settings import Settings
 from qwen_tui.types import Abilities, Environment, Event, Progress, Request, Token
 from qwen_tui.vocab import Vocab
@@ -152,7 +153,7 @@ def opened(
     vocab = Vocab.load(snapshot.path)
     shape = None if path == "reference" or plan.spread else shape_of(snapshot.path)
     if shape is not None and settings.draft:
-        plan = companion.narrowed(plan, card, settings)
+        plan = draft_model.narrowed(plan, card, settings)
     beside, more = _beside(settings, snapshot, vocab, plan, machine, shape is not None)
     model, kernels, why = _loaded(snapshot.path, shape, plan, report, cancel, path)
     draft = None
@@ -184,14 +185,14 @@ def _beside(
     plan: Plan,
     machine: Machine,
     own: bool,
-) -> tuple[companion.Companion | None, tuple[str, ...]]:
+) -> tuple[draft_model.Companion | None, tuple[str, ...]]:
     """The draft model that was asked for, and what is to be said of it."""
     if not settings.draft:
         return None, ()
     if not own:
-        name = companion.located(settings).name
+        name = draft_model.located(settings).name
         return None, (f"no guesses by {name}: transformers' forward does not verify them",)
-    found = companion.chosen(settings, snapshot, vocab, plan, machine)
+    found = draft_model.chosen(settings, snapshot, vocab, plan, machine)
     return found, (found.why,)
 
 
@@ -199,16 +200,16 @@ def _own(
     folder: Path, shape: Shape, plan: Plan, report: Report, cancel: threading.Event
 ) -> tuple[FastModel, tuple[str, ...]]:
     """Our own forward over a checkpoint, and what was odd in loading it."""
-    from qwen_tui.backends.local import packed
+    from qwen_tui.backends.local.weights import packed_file
 
     if plan.quant == "nf4":
-        weights.prepare(plan)
+        transformers_loader.prepare(plan)
     kinds: dict[str, Any] = {"none": "dense"}
-    found = packed.load(
+    found = packed_file.load(
         folder,
         shape,
         kind=kinds.get(plan.quant, plan.quant),
-        dtype=weights.DTYPES[plan.computes],
+        dtype=transformers_loader.DTYPES[plan.computes],
         packing=plan.packing,
         device=torch.device(plan.device),
         cache=paths.packed_dir(),
@@ -234,9 +235,9 @@ def _loaded(
         model, notes = _own(folder, shape, plan, report, cancel)
         kernels = f"qwen-tui+{plan.packing}" if plan.packing else "qwen-tui"
         return model, kernels, ("our own Qwen2 forward over fused weights", *notes)
-    from qwen_tui.backends.local.reference import Reference
+    from qwen_tui.backends.local.nn.transformers_model import Reference
 
-    reference = Reference(weights.load(folder, plan, report, cancel))
+    reference = Reference(transformers_loader.load(folder, plan, report, cancel))
     why = ["transformers' own forward"]
     if reference.retold:
         why.append(

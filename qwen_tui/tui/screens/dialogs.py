@@ -17,8 +17,8 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Input, Static, TextArea
 from textual.widgets.button import ButtonVariant
 
+from qwen_tui.safe_text import visible
 from qwen_tui.types import MAX_STOP
-from qwen_tui.visible import visible
 
 DIALOG_CSS: Final = """
     align: center middle;

@@ -25,9 +25,9 @@ from textual.widgets.option_list import Option
 
 from qwen_tui import hub
 from qwen_tui.hub import Card, Known, Snapshot, size_text
+from qwen_tui.safe_text import visible
 from qwen_tui.tui.screens.dialogs import AskLine
 from qwen_tui.types import Progress, Trouble
-from qwen_tui.visible import visible
 
 GIB: Final = 1 << 30
 USUAL_CONTEXT: Final = 4096

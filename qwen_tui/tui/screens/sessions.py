@@ -19,11 +19,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from qwen_tui.safe_text import visible
 from qwen_tui.session import library
 from qwen_tui.session.library import Listing
 from qwen_tui.tui.screens.dialogs import AskLine, Confirm
 from qwen_tui.types import Trouble
-from qwen_tui.visible import visible
 
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 

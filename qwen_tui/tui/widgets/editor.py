@@ -26,11 +26,17 @@ from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widgets import TextArea
 
-from qwen_tui.tui.document import FaithfulDocument, GraphemeNavigator, Span, WrappedRows, shown
-from qwen_tui.tui.heat import Heat
-from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
+from qwen_tui.tui.text.editor_document import (
+    FaithfulDocument,
+    GraphemeNavigator,
+    Span,
+    WrappedRows,
+    shown,
+)
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.theme.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Token
-from qwen_tui.vocab.spelled import shared_length
+from qwen_tui.vocab.alignment import shared_length
 
 PASTE_MOST: Final = 4 << 20
 """Characters of one paste that go in without asking."""

@@ -24,11 +24,11 @@ from textual.scroll_view import ScrollView
 from textual.selection import Selection
 from textual.strip import Strip
 
-from qwen_tui.tui.flow import Flow, Run
-from qwen_tui.tui.heat import Heat
-from qwen_tui.tui.themes import PLAIN, PLAIN_LEVELS
+from qwen_tui.safe_text import strip_controls
+from qwen_tui.tui.text.token_layout import Flow, Run
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.theme.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Reason, Token
-from qwen_tui.visible import strip_controls
 
 END_MARKS: Final[dict[Reason, str]] = {
     "eos": "■ eos",

@@ -18,8 +18,8 @@ from textual.screen import Screen
 from textual.widget import Widget
 from textual.widgets import Static
 
+from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import BY_ID, short_key_name
-from qwen_tui.visible import visible
 
 METER_CELLS: Final = 8
 FULL_SHARE: Final = 0.9

@@ -1,0 +1,1 @@
+"""What `qwen-tui bench` measures: bandwidth, workloads, speed, and the quality of quantisation."""

@@ -1,0 +1,107 @@
+"""Figures: what was measured, as a value for each round, with its median and spread.
+
+Law: a figure keeps every value; how it is spelled for a person is decided here alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from qwen_tui.backends.local.benchmark.bandwidth import Machine
+from qwen_tui.backends.local.benchmark.quality import Distance
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How much is measured: rounds, decoded tokens in a block, tokens of the long prompt and of the
+    passage that is written anew.
+    """
+
+    rounds: int = 5
+    tokens: int = 64
+    prompt: int = 1024
+    passage: int = 200
+    siblings: int = 4
+    seed: int = 0
+
+
+QUICK: Final = Protocol(rounds=2, tokens=16, prompt=256, passage=32)
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One measured quantity: a value for each round."""
+
+    label: str
+    unit: str
+    values: tuple[float, ...]
+    note: str = ""
+
+    @property
+    def median(self) -> float:
+        """The middle of the rounds."""
+        return statistics.median(self.values)
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "label": self.label,
+            "unit": self.unit,
+            "median": self.median,
+            "low": min(self.values),
+            "high": max(self.values),
+            "values": list(self.values),
+            **({"note": self.note} if self.note else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """All that one run found; `figures` by name, in the order a person reads them."""
+
+    model: dict[str, Any]
+    machine: Machine
+    protocol: Protocol
+    why: tuple[str, ...]
+    figures: dict[str, Figure] = field(default_factory=dict)
+    gate: tuple[Distance, ...] = ()
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {
+            "model": self.model,
+            "machine": self.machine.record(),
+            "protocol": asdict(self.protocol),
+            "why": list(self.why),
+            "figures": {name: figure.record() for name, figure in self.figures.items()},
+            **({"gate": [each.record() for each in self.gate]} if self.gate else {}),
+        }
+
+    def rows(self) -> Iterator[tuple[str, str, str, str]]:
+        """What it is, the median, the spread over the rounds, a note."""
+        for figure in self.figures.values():
+            yield (figure.label, *spelled(figure), figure.note)
+
+
+def spelled(figure: Figure) -> tuple[str, str]:
+    """Median with its unit, and lowest – highest, as exact as the median is."""
+    digits = places(figure.median)
+    gap = "" if figure.unit in ("", "×") else " "
+    low, high = (f"{value:,.{digits}f}" for value in (min(figure.values), max(figure.values)))
+    spread = f"{low} – {high}" if len(figure.values) > 1 else ""
+    return f"{figure.median:,.{digits}f}{gap}{figure.unit}", spread
+
+
+def places(value: float) -> int:
+    """Decimal places that show three figures of a value (no more than four places)."""
+    size = abs(value)
+    return next((digits for digits, least in enumerate((100, 10, 1, 0.1)) if size >= least), 4)
+
+
+def memory(label: str, count: int, note: str = "") -> Figure:
+    """A size in bytes as a figure, in the unit people say it in."""
+    unit, power = ("GiB", 30) if count >= 1 << 30 else ("MiB", 20)
+    return Figure(label, unit, (count / (1 << power),), note)

@@ -1,0 +1,207 @@
+"""The quality gate: how far each kind of linear layer is from float32 over the same weights.
+
+Teacher-forced: every kind reads the same ids, and the logits of every position are compared. The
+checkpoint is gone through once, layer by layer, so float32 need not fit into memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from qwen_tui import hub, paths
+from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
+from qwen_tui.backends.local.nn.linear_factory import quantised
+from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2, Shape
+from qwen_tui.backends.local.planning.plan import Packing
+from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
+from qwen_tui.types import USAGE, Progress, Trouble
+from qwen_tui.vocab import Vocab
+
+PIECE: Final = 32
+"""Positions whose logits are compared at once."""
+POSITIONS: Final = 256
+"""Ids of the text that is read when nobody names one."""
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Distance:
+    """How far a kind is from float32: relative error of the logits (their mean taken off, which
+    softmax does not see), share of positions with the same likeliest id, Kullback-Leibler
+    divergence from float32's distribution in nats, mean and largest; nats a token that the text
+    costs more than in float32.
+    """
+
+    name: str
+    error: float
+    same: float
+    divergence: float
+    largest: float
+    dearer: float
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self)
+
+    def row(self) -> tuple[str, ...]:
+        """As a table shows it, under `HEADER`."""
+        return (
+            self.name,
+            f"{self.error:.4f}",
+            f"{100 * self.same:.1f} %",
+            f"{self.divergence:.2e}",
+            f"{self.largest:.2e}",
+            f"{self.dearer:+.4f}",
+        )
+
+
+HEADER: Final = ("against float32", "error", "same first", "KL mean", "KL most", "nats a token")
+
+
+class _Runner:
+    """One kind on its way through the layers: its hidden states, and one layer at a time."""
+
+    def __init__(self, shape: Shape, kind: Kind, dtype: torch.dtype, packing: Packing) -> None:
+        self._shape, self._kind, self._dtype, self._packing = shape, kind, dtype, packing
+        self._x: Tensor | None = None
+
+    @property
+    def name(self) -> str:
+        """What a table calls it."""
+        words: list[str] = [] if self._kind == "dense" else [self._kind]
+        if self._packing:
+            return " · ".join([*(words or ["fp16"]), "FBGEMM"])
+        return " · ".join([*words, str(self._dtype).removeprefix("torch.")])
+
+    def begin(self, ids: Tensor, embed: Tensor) -> None:
+        """Look up ids [T]."""
+        self._x = embed[ids].to(self._dtype)
+
+    def layer(self, whole: dict[str, tuple[Tensor, Tensor | None]], rest: Sequence[Tensor]) -> None:
+        """One layer's weights, and the positions through it."""
+        assert self._x is not None
+        parts = {name: self._made(self._kind, *part) for name, part in whole.items()}
+        norm1, norm2 = (norm.to(self._dtype) for norm in rest)
+        layer = Layer(norm1=norm1, norm2=norm2, **parts)
+        one = replace(self._shape, layers=1)
+        network = Qwen2(one, self._x, [layer], norm1, parts["qkv"], dtype=self._dtype)
+        cache = KV(one, self._dtype, self._x.device)
+        place = network.place(len(self._x), cache)
+        self._x = network.through(0, self._x, cache, place)
+
+    def head(self, weight: Tensor, norm: Tensor, known: int) -> Iterator[Tensor]:
+        """Float32 logits [PIECE, known] of consecutive positions."""
+        assert self._x is not None
+        kind: Kind = "dense" if self._kind == "dense" else "int8"
+        lm_head, norm = self._made(kind, weight, None), norm.to(self._dtype)
+        network = Qwen2(self._shape, self._x, [], norm, lm_head, dtype=self._dtype)
+        for piece in self._x.split(PIECE):
+            yield network.logits(piece)[:, :known]
+
+    def _made(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+        if not self._packing:
+            return quantised(kind, weight, bias, self._dtype)
+        if kind == "dense":
+            return fbgemm.laid_out(Dense(weight, bias))
+        return fbgemm.laid_out(quantised(kind, weight, bias, self._dtype))
+
+
+def runners(shape: Shape, nf4: bool) -> list[_Runner]:
+    """float32, then every kind that this machine has."""
+    kinds: list[tuple[Kind, torch.dtype, Packing]] = [
+        ("dense", torch.float32, ""),
+        ("dense", torch.bfloat16, ""),
+        ("int8", torch.bfloat16, ""),
+        ("int4", torch.bfloat16, ""),
+    ]
+    if fbgemm.available():
+        kinds += [("dense", torch.float32, "fbgemm"), ("int8", torch.float32, "fbgemm")]
+    if nf4:
+        kinds.append(("nf4", torch.bfloat16, ""))
+    return [_Runner(shape, *kind) for kind in kinds]
+
+
+def some_ids(vocab: Vocab) -> list[int]:
+    """A page of English: the card of the model that ships."""
+    text = (paths.demo_dir() / "README.md").read_text("utf-8")
+    return [token.id for token in vocab.encode(text)[:POSITIONS]]
+
+
+@torch.inference_mode()
+def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> list[Distance]:
+    """Every kind against float32, on the CPU. `known` ids have logits that count; reports `load`
+    in layers. Trouble where our own forward does not run this architecture.
+    """
+    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+    if shape is None:
+        raise Trouble(f"{hub.card(folder).name} has no forward of our own to gate", code=USAGE)
+    reader = Reader(folder, shape)
+    embed = reader.take("model.embed_tokens.weight")
+    every = runners(shape, _nf4())
+    for each in every:
+        each.begin(torch.tensor(ids), embed)
+    with fbgemm.packing() if fbgemm.available() else nullcontext():
+        for index in range(shape.layers):
+            report(Progress("load", index, shape.layers))
+            whole, rest = fused(reader, index), norms(reader, index, torch.float32)
+            for each in every:
+                each.layer(whole, rest)
+        report(Progress("load", shape.layers, shape.layers))
+        weight = embed if shape.tied else reader.take("lm_head.weight")
+        norm = reader.take("model.norm.weight")
+        exact = torch.cat(list(every[0].head(weight, norm, known)))
+        return [
+            _distance(each.name, exact, each.head(weight, norm, known), ids) for each in every[1:]
+        ]
+
+
+def _nf4() -> bool:
+    """Whether bitsandbytes is here; made ready for the CPU."""
+    try:
+        from qwen_tui.backends.local.nn import bitsandbytes, nf4
+        from qwen_tui.backends.local.weights import transformers_loader
+
+        transformers_loader.quiet()
+        bitsandbytes.load()
+        nf4.install()
+    except ImportError:
+        return False
+    return True
+
+
+def _distance(name: str, exact: Tensor, parts: Iterator[Tensor], ids: Sequence[int]) -> Distance:
+    wrong = whole = dearer = 0.0
+    same: list[Tensor] = []
+    divergences: list[Tensor] = []
+    start = 0
+    for part in parts:
+        right = exact[start : start + len(part)]
+        centred = right - right.mean(-1, keepdim=True)
+        wrong += float(((part - part.mean(-1, keepdim=True)) - centred).square().sum())
+        whole += float(centred.square().sum())
+        same.append(part.argmax(-1) == right.argmax(-1))
+        log_right, log_part = right.double().log_softmax(-1), part.double().log_softmax(-1)
+        divergences.append((log_right.exp() * (log_right - log_part)).sum(-1))
+        following = torch.tensor(ids[start + 1 : start + 1 + len(part)])
+        places = torch.arange(len(following))
+        dearer += float((log_right - log_part)[places, following].sum())
+        start += len(part)
+    divergence = torch.cat(divergences)
+    return Distance(
+        name,
+        (wrong / whole) ** 0.5,
+        float(torch.cat(same).double().mean()),
+        float(divergence.mean()),
+        float(divergence.max()),
+        dearer / max(1, len(ids) - 1),
+    )

@@ -1,0 +1,218 @@
+"""One backend under measurement: the blocks that can be run on it.
+
+Law: a block runs to its length, through the backend's own door, and guesses nothing ahead unless
+that is what it measures.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from qwen_tui import hub
+from qwen_tui.backends.local.backend import Local
+from qwen_tui.backends.local.benchmark.figures import Protocol
+from qwen_tui.backends.local.decoding.engine import Engine
+from qwen_tui.backends.local.nn.qwen2 import Qwen2
+from qwen_tui.types import (
+    GENERIC,
+    Backend,
+    Emitted,
+    Event,
+    Finished,
+    Request,
+    Sampling,
+    Stats,
+    Token,
+    Trouble,
+)
+
+GREEDY: Final = Sampling(temperature=0.0, min_p=0.0)
+SAMPLED: Final = Sampling(temperature=0.8, top_k=50, top_p=0.95, min_p=0.0, seed=1)
+"""What peers sample with too: their own default head of 50, so nobody sorts a whole vocabulary."""
+SAMPLED_NOTE: Final = "temperature 0.8, top-k 50, top-p 0.95"
+LEAD: Final = 32
+"""Prompt tokens before a decoding block."""
+EDITED: Final = 8
+"""Tokens at the end of a long prompt that an edit replaces."""
+WARM_UP: Final = 8
+"""Tokens decoded before anything is measured."""
+
+OPENINGS: Final = (
+    "The lighthouse keeper had not spoken to anyone since the autumn storms, and when at last",
+    "import json\nfrom pathlib import Path\n\n\ndef read_settings(folder: Path) -> dict:\n",
+    "Photosynthesis is the process by which plants turn sunlight into chemical energy. It",
+)
+"""Beginnings of texts as people write them: what a draft model is worth depends on the text."""
+
+
+class Subject:
+    """An opened backend, and the blocks that can be run on it."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        protocol: Protocol,
+        known: int,
+        openings: Sequence[Sequence[int]] = (),
+    ) -> None:
+        """`known`: ids below it are ordinary tokens of the vocabulary; `openings`: beginnings of
+        texts.
+        """
+        self.backend = backend
+        self.protocol = protocol
+        self._known = known
+        self._openings = openings
+        room = backend.context - protocol.tokens - LEAD
+        self.prompt_tokens = max(2 * EDITED, min(protocol.prompt, room))
+
+    def ids(self, count: int, seed: int) -> list[int]:
+        """Ids drawn from the whole vocabulary: no two prompts share a beginning."""
+        dice = random.Random(self.protocol.seed * 1_000_003 + seed)
+        return [dice.randrange(self._known) for _ in range(count)]
+
+    def run(self, ids: Sequence[int], *, ahead: bool = False, **values: Any) -> list[Stats]:
+        """One generation that runs to its length; the statistics of each branch. Nothing is guessed
+        ahead unless `ahead` says so.
+        """
+        request = asked(ids, **values)
+        if ahead:
+            return ended(self.backend.stream(request, threading.Event()))
+        with plainly(self.backend):
+            return ended(self.backend.stream(request, threading.Event()))
+
+    def decode(self, sampling: Sampling, seed: int, *, branches: int = 1) -> Stats:
+        """A block of decoding after a short prompt; the first branch's statistics."""
+        values: dict[str, Any] = {"sampling": sampling, "max_tokens": self.protocol.tokens + 1}
+        return self.run(self.ids(LEAD, seed), branches=branches, **values)[0]
+
+    def cold(self, seed: int) -> Stats:
+        """The first token after a long prompt that was never seen."""
+        return self.run(self.ids(self.prompt_tokens, seed), sampling=GREEDY, max_tokens=1)[0]
+
+    def edit(self, seed: int) -> Stats:
+        """The first token after the last words of the prompt of `cold` were changed."""
+        ids = self.ids(self.prompt_tokens, seed)
+        ids[-EDITED:] = self.ids(EDITED, -1 - seed)
+        return self.run(ids, sampling=GREEDY, max_tokens=1)[0]
+
+    def rewrite(self, seed: int) -> tuple[Stats, Stats]:
+        """A passage written token by token, and once more after a word of its prompt was changed,
+        guessing ahead from what stood there.
+        """
+        ids = self.ids(4 * LEAD, seed)
+        passage: list[int] = []
+        room = self.backend.context - len(ids)
+        values: dict[str, Any] = {
+            "sampling": GREEDY,
+            "max_tokens": min(self.protocol.passage, room),
+        }
+        with plainly(self.backend):
+            events = list(self.backend.stream(asked(ids, **values), threading.Event()))
+        for event in events:
+            if isinstance(event, Emitted):
+                passage += [token.id for token in event.tokens]
+        ids[-LEAD] = self.ids(1, -1 - seed)[0]
+        again = self.run(ids, ahead=True, sources=(tuple(passage),), **values)
+        return ended(iter(events))[0], again[0]
+
+    @property
+    def drafts(self) -> bool:
+        """Whether a draft model is loaded, and there are texts to try it on."""
+        engine = getattr(self.backend, "_engine", None)
+        return bool(self._openings) and getattr(engine, "drafter", None) is not None
+
+    def drafted(self, seed: int) -> tuple[Stats, Stats]:
+        """An opening gone on with token by token, and once more with the draft model's guesses and
+        no others.
+        """
+        ids = self._openings[seed % len(self._openings)][:LEAD]
+        values: dict[str, Any] = {
+            "sampling": replace(SAMPLED, seed=seed),
+            "max_tokens": self.protocol.tokens + 1,
+        }
+        once = self.run(ids, **values)[0]
+        with changed(self.backend, lookup=False):
+            return once, self.run(ids, ahead=True, **values)[0]
+
+    def warm_up(self) -> None:
+        """Every kind of block once, short: allocations, lazy kernels, pages of mapped weights."""
+        brief = replace(self.protocol, tokens=WARM_UP)
+        short = Subject(self.backend, brief, self._known)
+        short.decode(GREEDY, 1)
+        short.decode(SAMPLED, 2)
+        if self.backend.abilities.branches:
+            short.decode(SAMPLED, 3, branches=self.protocol.siblings)
+        if self.drafts:
+            Subject(self.backend, brief, self._known, self._openings).drafted(4)
+
+
+def asked(ids: Sequence[int], **values: Any) -> Request:
+    """A request for a prompt of these ids that runs to its length."""
+    return Request(tuple(Token(each, b"") for each in ids), **{"ignore_eos": True, **values})
+
+
+def plainly(backend: Backend) -> AbstractContextManager[None]:
+    """Meanwhile nothing is guessed ahead: one forward, one token."""
+    return changed(backend, ahead=0)
+
+
+@contextmanager
+def changed(backend: Backend, **values: Any) -> Iterator[None]:
+    """Meanwhile the engine has other values, where there is one of ours."""
+    engine = getattr(backend, "_engine", None)
+    if not isinstance(engine, Engine) or not isinstance(backend, Local):
+        yield
+        return
+    backend._engine = replace(engine, **values)
+    try:
+        yield
+    finally:
+        backend._engine = engine
+
+
+def ended(events: Iterator[Event]) -> list[Stats]:
+    """The statistics of every branch, in order; Trouble where one did not reach its length."""
+    ends = sorted((each for each in events if isinstance(each, Finished)), key=lambda e: e.branch)
+    for end in ends:
+        if end.reason != "length":
+            raise Trouble(
+                f"the measurement broke off ({end.reason}): {end.message}",
+                hint=end.hint,
+                code=GENERIC,
+            )
+    return [end.stats for end in ends]
+
+
+def step_s(stats: Stats) -> float:
+    """Seconds per decoding step."""
+    return stats.decode_s / max(1, stats.emitted - 1)
+
+
+def kv_per_token(backend: Backend, card: hub.Card) -> int:
+    """Bytes of keys and values that one token adds to the cache."""
+    network = getattr(getattr(backend, "_model", None), "_network", None)
+    if isinstance(network, Qwen2):
+        shape = network.shape
+        return 2 * shape.layers * shape.kv_heads * shape.head * network.dtype.itemsize
+    found = backend.environment
+    return hub.needs(card, found.dtype, found.quant).kv_per_token
+
+
+def bytes_per_step(backend: Backend) -> int:
+    """Weight bytes one decoding step must read; 0 where the backend does not show its network."""
+    network = getattr(getattr(backend, "_model", None), "_network", None)
+    if isinstance(network, Qwen2):
+        return network.nbytes_per_token
+    if isinstance(network, torch.nn.Module):
+        table, head = network.get_input_embeddings(), network.get_output_embeddings()  # type: ignore[operator]
+        tied = head is not None and head.weight is table.weight
+        every = sum(part.nbytes for part in network.parameters())
+        return every - (0 if tied else int(table.weight.nbytes))
+    return 0

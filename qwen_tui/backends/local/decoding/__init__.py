@@ -1,0 +1,1 @@
+"""From logits to text: decoding loop, sampler chain, logprobs, stop strings, speculation."""

@@ -1,0 +1,1 @@
+"""Keys and values: the prefix cache in memory and its blocks on disk."""

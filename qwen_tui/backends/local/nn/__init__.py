@@ -1,0 +1,1 @@
+"""Forward passes and their layers. Nothing here knows of files, plans or sampling."""

@@ -1,0 +1,44 @@
+"""Every kind of linear layer: made from a full weight, and made again from its stored parts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from qwen_tui.backends.local.nn import int4, nf4
+from qwen_tui.backends.local.nn.int4 import Int4
+from qwen_tui.backends.local.nn.linear import Dense, Int8, Kind, Linear
+from qwen_tui.backends.local.nn.nf4 import Nf4
+
+
+def quantised(kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
+    """A layer of `kind` from a full weight [N, K]; one that four bits cannot cut becomes int8."""
+    bias = None if bias is None else bias.to(dtype)
+    if kind == "nf4" and weight.shape[1] % nf4.NF4_BLOCK == 0:
+        return Nf4.of(weight.to(dtype), bias, dtype)
+    if kind == "int4" and int4.cuts(weight):
+        return Int4.of(weight, bias)
+    if kind != "dense":
+        return Int8.of(weight, bias)
+    return Dense(weight.to(dtype), bias)
+
+
+def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
+    """The layer whose `tensors()` these are."""
+    bias = parts.get("bias")
+    if "interleaved" in parts or "canonical" in parts:
+        return nf4.rebuilt(parts)
+    if "groups" in parts:
+        return Int4(parts["weight"], parts["groups"], bias)
+    if "scale" in parts:
+        return Int8(parts["weight"], parts["scale"], bias)
+    return Dense(parts["weight"], bias)
+
+
+def layout(kind: Kind) -> str:
+    """How the weights of a kind lie on this machine's CPU; part of a packed file's key."""
+    if kind == "nf4":
+        return nf4.layout()
+    return f"blocks{int4.block_rows()}" if kind == "int4" else "rows"

@@ -1,0 +1,330 @@
+"""Our own Qwen2 forward over fused weights: q, k and v in one product, gate and up in another.
+
+Law: in float32 its greedy ids are the reference's, for any batch, chunking and reused prefix. A
+forward that is cancelled leaves the cache as long as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.attention import attended, gated
+from qwen_tui.backends.local.nn.linear import Dense, Linear
+from qwen_tui.backends.local.nn.model import Cancelled
+from qwen_tui.backends.local.nn.torchscript import scripted
+
+KV_GROWTH: Final = 512
+"""Positions the cache grows by at least; it doubles beyond that."""
+WHOLE_ROWS: Final = 16
+"""Up to this many positions a layer is too short to be stopped inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """The numbers of a Qwen2 checkpoint that the forward needs."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    vocab: int
+    context: int
+    eps: float
+    theta: float
+    tied: bool
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> Shape | None:
+        """Read a config.json; None when it asks for something this forward does not do (scaled
+        RoPE, sliding windows, another activation or architecture).
+        """
+        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+        plain = rope.get("rope_type", rope.get("type", "default")) == "default"
+        same = config.get("model_type") == "qwen2" and config.get("hidden_act", "silu") == "silu"
+        if not plain or not same or config.get("use_sliding_window"):
+            return None
+        heads = int(config["num_attention_heads"])
+        return cls(
+            hidden=int(config["hidden_size"]),
+            intermediate=int(config["intermediate_size"]),
+            layers=int(config["num_hidden_layers"]),
+            heads=heads,
+            kv_heads=int(config.get("num_key_value_heads", heads)),
+            head=int(config.get("head_dim") or config["hidden_size"] // heads),
+            vocab=int(config["vocab_size"]),
+            context=int(config.get("max_position_embeddings", 32768)),
+            eps=float(config.get("rms_norm_eps", 1e-6)),
+            theta=float(config.get("rope_theta") or rope.get("rope_theta", 10000.0)),
+            tied=bool(config.get("tie_word_embeddings", False)),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One decoder layer's fused weights; norms are [hidden]."""
+
+    norm1: Tensor
+    qkv: Linear
+    out: Linear
+    norm2: Tensor
+    gate_up: Linear
+    down: Linear
+
+
+class KV:
+    """Preallocated keys and values, [B, kv_heads, capacity, head] a layer; grows, never `cat`s.
+
+    Rows share one `length`: the positions that are valid in every row.
+    """
+
+    def __init__(
+        self, shape: Shape, dtype: torch.dtype, device: torch.device, context: int = 0
+    ) -> None:
+        """`context`: positions it never holds room beyond unasked; 0: the checkpoint's."""
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.context = context or shape.context
+        self.rows = 1
+        self.length = 0
+        self.capacity = 0
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes it holds allocated."""
+        return sum(part.nbytes for part in (*self.keys, *self.values))
+
+    def reserve(self, positions: int) -> None:
+        """Room for `positions` in every row; what is held is kept."""
+        if positions <= self.capacity:
+            return
+        room = min(max(2 * self.capacity, KV_GROWTH), self.context)
+        grown = max(positions, room)
+        self._reshape(self.rows, grown, list(range(self.rows)))
+
+    def rewind(self, positions: int) -> None:
+        """Forget all beyond the first `positions`."""
+        if not 0 <= positions <= self.length:
+            raise ValueError(f"cannot rewind {self.length} positions to {positions}")
+        self.length = positions
+
+    def select(self, rows: list[int]) -> None:
+        """Row i becomes a copy of what row `rows[i]` held: fan out, drop or reorder branches."""
+        if rows == list(range(self.rows)):
+            return
+        # More rows with all of one row's room could be more than was planned for.
+        room = self.length + KV_GROWTH if len(rows) > self.rows else self.capacity
+        self._reshape(len(rows), min(self.capacity, room), rows)
+
+    @torch.inference_mode()
+    def clip(self, row: int, start: int, stop: int) -> Tensor:
+        """A copy of one row's positions start … stop − 1: [2, layers, kv_heads, n, head]."""
+        sides = (self.keys, self.values)
+        return torch.stack(
+            [torch.stack([layer[row, :, start:stop] for layer in side]) for side in sides]
+        )
+
+    @torch.inference_mode()
+    def graft(self, part: Tensor) -> None:
+        """Append the positions of a clip to the one row."""
+        end = self.length + part.shape[3]
+        self.reserve(end)
+        for side, held in zip((self.keys, self.values), part, strict=True):
+            for layer, positions in zip(side, held, strict=True):
+                layer[0, :, self.length : end] = positions
+        self.length = end
+
+    @torch.inference_mode()
+    def _reshape(self, rows: int, capacity: int, sources: list[int]) -> None:
+        heads, head = self.shape.kv_heads, self.shape.head
+        for side in (self.keys, self.values):
+            for layer in range(self.shape.layers):
+                fresh = torch.empty(
+                    rows, heads, capacity, head, dtype=self.dtype, device=self.device
+                )
+                if self.length:
+                    held = side[layer][:, :, : self.length]
+                    for row, source in enumerate(sources):
+                        fresh[row, :, : self.length] = held[source]
+                if layer < len(side):
+                    side[layer] = fresh
+                else:
+                    side.append(fresh)
+        self.rows, self.capacity = rows, capacity
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What every layer of one pass shares: RoPE tables [T, head] (see `attended`), additive mask or
+    None.
+    """
+
+    cos: Tensor
+    sin: Tensor
+    mask: Tensor | None
+
+
+class Qwen2:
+    """The network. Give it ids and a cache, take logits; it keeps no state of a generation."""
+
+    def __init__(
+        self,
+        shape: Shape,
+        embed: Tensor,
+        layers: list[Layer],
+        norm: Tensor,
+        lm_head: Linear,
+        *,
+        dtype: torch.dtype,
+    ) -> None:
+        self.shape, self.dtype, self.device = shape, dtype, embed.device
+        self.embed, self.layers, self.norm, self.lm_head = embed, layers, norm, lm_head
+        steps = torch.arange(0, shape.head, 2, dtype=torch.float32) / shape.head
+        self._frequencies = (1.0 / shape.theta**steps).to(self.device)
+        self._cos = self._sin = torch.empty(0, device=self.device)
+        on_cpu = self.device.type == "cpu"
+        self._attended = scripted(attended) if on_cpu else attended
+        self._gated = scripted(gated) if on_cpu else gated
+        self._whole = [
+            fbgemm.whole(layer.qkv, layer.out, layer.gate_up, layer.down) for layer in layers
+        ]
+
+    @property
+    def nbytes_per_token(self) -> int:
+        """Weight bytes that one decoding step reads, whatever the batch."""
+        layers = sum(
+            part.nbytes
+            for layer in self.layers
+            for part in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        )
+        return layers + self.lm_head.nbytes
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all weights."""
+        shared = isinstance(self.lm_head, Dense) and self.lm_head.weight is self.embed
+        return self.nbytes_per_token + (0 if shared else self.embed.nbytes)
+
+    def cache(self, context: int = 0) -> KV:
+        """An empty cache for this network, for texts of up to `context` tokens."""
+        return KV(self.shape, self.dtype, self.device, context)
+
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KV,
+        *,
+        last: int = 1,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Tensor:
+        """`layer_by_layer` without a stop on the way."""
+        passes = self.layer_by_layer(ids, cache, last=last, stopped=stopped)
+        while True:
+            try:
+                next(passes)
+            except StopIteration as end:
+                logits: Tensor = end.value
+                return logits
+
+    @torch.inference_mode()
+    def layer_by_layer(
+        self,
+        ids: Tensor,
+        cache: KV,
+        *,
+        last: int = 1,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Generator[float, None, Tensor]:
+        """Run ids [B, T] (int64) after what the cache holds; B is the cache's rows.
+
+        Returns float32 logits [B, last, V] of the last `last` positions (none when 0), and leaves
+        T more positions in the cache. `stopped` is asked before every large product; when it says
+        yes `Cancelled` is raised and the cache's length is as it was. Yields the share of the
+        layers that is done.
+        """
+        batch, count = ids.shape
+        end = cache.length + count
+        place = self.place(count, cache)
+        x = self.embedded(ids)
+        for index in range(len(self.layers)):
+            x = self.through(index, x, cache, place, stopped)
+            yield (index + 1) / len(self.layers)
+        if last:
+            tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
+            logits = self.logits(tail).view(batch, last, -1)
+        else:
+            logits = torch.empty(batch, 0, self.shape.vocab)
+        cache.length = end
+        return logits
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """Ids [B, T] → hidden states [B·T, hidden]."""
+        return F.embedding(ids, self.embed).to(self.dtype).view(ids.numel(), -1)
+
+    def place(self, count: int, cache: KV) -> Place:
+        """Where the next `count` positions of every row stand; the cache has room for them."""
+        start, end = cache.length, cache.length + count
+        cache.reserve(end)
+        self._reach(end)
+        mask = self._mask(start, end) if count > 1 and start else None
+        return Place(self._cos[start:end], self._sin[start:end], mask)
+
+    def through(
+        self,
+        index: int,
+        x: Tensor,
+        cache: KV,
+        place: Place,
+        stopped: Callable[[], bool] | None = None,
+    ) -> Tensor:
+        """One layer: hidden states [B·T, hidden] → the same; its keys and values are stored."""
+        layer, eps = self.layers[index], self.shape.eps
+        _ask(stopped)
+        keys, values = cache.keys[index], cache.values[index]
+        where = (place.cos, place.sin, keys, values, cache.length, place.mask)
+        whole = self._whole[index]
+        if whole is not None and len(x) <= WHOLE_ROWS:
+            return whole(x, layer.norm1, layer.norm2, eps, *where)
+        mixed = self._attended(layer.qkv.normed(x, layer.norm1, eps), *where)
+        x = layer.out.onto(x, mixed)
+        _ask(stopped)
+        inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
+        _ask(stopped)
+        return layer.down.onto(x, inner)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """Hidden states [M, hidden] → float32 logits [M, V]."""
+        return self.lm_head.normed(x, self.norm, self.shape.eps).float()
+
+    def _mask(self, start: int, end: int) -> Tensor:
+        """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
+        mask = torch.zeros(end - start, end, dtype=self.dtype, device=self.device)
+        place = torch.arange(end - start, device=self.device)
+        mask[:, start:].masked_fill_(place > place[:, None], float("-inf"))
+        return mask
+
+    def _reach(self, positions: int) -> None:
+        """RoPE tables [positions, D] in the compute dtype, computed in float32; the sines'
+        first half negated.
+        """
+        if positions <= self._cos.shape[0]:
+            return
+        reach = max(positions, min(2 * positions, self.shape.context))
+        angles = torch.arange(reach, device=self.device).float()[:, None] * self._frequencies
+        cos, sin = angles.cos(), angles.sin()
+        self._cos = torch.cat((cos, cos), dim=-1).to(self.dtype)
+        self._sin = torch.cat((-sin, sin), dim=-1).to(self.dtype)
+
+
+def _ask(stopped: Callable[[], bool] | None) -> None:
+    if stopped is not None and stopped():
+        raise Cancelled

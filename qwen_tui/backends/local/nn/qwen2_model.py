@@ -1,0 +1,164 @@
+"""The model door over our own Qwen2 forward: one network, one preallocated cache.
+
+Law: a forward that is cancelled or runs out of memory leaves the cache as long as it was.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from qwen_tui.backends.local.nn.fbgemm import Packed8, Packed16
+from qwen_tui.backends.local.nn.int4 import Int4, block_rows
+from qwen_tui.backends.local.nn.linear import Dense, Linear, multiplies
+from qwen_tui.backends.local.nn.qwen2 import KV, Qwen2
+
+DENSE_AHEAD: Final = 7
+QUANTISED_AHEAD: Final = 3
+GPU_ROW_COST: Final = 0.02
+CHUNKS: Final = {"cpu": 256, "cuda": 512, "mps": 256}
+"""Positions prefilled at once, by kind of device: a mask over a long context grows with them."""
+UNPACKED_CHUNK: Final = 1024
+"""The same on a CPU that multiplies quantised weights quickly once they are unpacked: each chunk
+unpacks every matrix once more."""
+FBGEMM_CHUNK: Final = 64
+"""FBGEMM is as quick an id with few rows as with many, and a stop is heard sooner."""
+ROW_BY_ROW_CHUNK: Final = 16
+"""Where every position unpacks all weights anew, a stop must be heard between few of them."""
+
+
+class FastModel:
+    """`Model` over a `Qwen2` network; `packed` is the file its weights are mapped from, if any;
+    `context` is how many positions memory was planned for (0: the checkpoint's).
+    """
+
+    def __init__(self, network: Qwen2, *, packed: Path | None = None, context: int = 0) -> None:
+        self.packed = packed
+        self._network, self._context = network, context
+        self._cache: KV = network.cache(context)
+
+    @property
+    def _linear(self) -> Linear:
+        """The largest linear layer, which speaks for all of them."""
+        return self._network.layers[0].gate_up
+
+    @property
+    def row_cost(self) -> float:
+        """What a further row adds to the cost of a decoding step of one."""
+        return self._linear.row_cost if self._on_cpu else GPU_ROW_COST
+
+    @property
+    def ahead(self) -> int:
+        """Ids that may be guessed in a step: the kernels of quantised kinds take rows in fours; a
+        dense product reads its weights once for many more.
+        """
+        return DENSE_AHEAD if self._dense else QUANTISED_AHEAD
+
+    @property
+    def chunk(self) -> int:
+        """Positions worth prefilling at once."""
+        if isinstance(self._linear, Packed8 | Packed16):
+            return FBGEMM_CHUNK
+        if isinstance(self._linear, Int4) and not block_rows():
+            return ROW_BY_ROW_CHUNK
+        if self._on_cpu and not self._dense and multiplies(torch.bfloat16):
+            return UNPACKED_CHUNK
+        return CHUNKS.get(self._network.device.type, 256)
+
+    def price(self, of: FastModel) -> float:
+        """What one of its steps costs in steps of another model: the bytes it reads, and on a GPU,
+        where the starting of kernels counts too, no less than its layers.
+        """
+        ours, theirs = self._network, of._network
+        cost = ours.nbytes_per_token / theirs.nbytes_per_token
+        return cost if self._on_cpu else max(cost, ours.shape.layers / theirs.shape.layers)
+
+    @property
+    def _dense(self) -> bool:
+        return isinstance(self._linear, Dense)
+
+    @property
+    def _on_cpu(self) -> bool:
+        return self._network.device.type == "cpu"
+
+    @property
+    def length(self) -> int:
+        """Positions each row of the cache holds."""
+        return self._cache.length
+
+    @property
+    def rows(self) -> int:
+        """Rows of the cache."""
+        return self._cache.rows
+
+    @property
+    def vocab_rows(self) -> int:
+        """Logits a position has, padding rows included."""
+        return self._network.shape.vocab
+
+    def forward(
+        self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
+    ) -> Tensor:
+        """Run `ids` [rows][n]; float32 logits [rows, V], or [rows, n, V] with `every`.
+
+        Cancelling is asked before every large product of more than one position: a step of
+        decoding is shorter than a person's patience, and must not be torn.
+        """
+        batch = torch.tensor(ids, dtype=torch.int64, device=self._network.device)
+        count = batch.shape[1]
+        logits = self._network.forward(
+            batch,
+            self._cache,
+            last=count if every else 1,
+            stopped=cancel.is_set if count > 1 else None,
+        )
+        return logits if every else logits[:, 0]
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """`forward` for a chunk of one row's prompt, with the share that is done after a layer."""
+        batch = torch.tensor([ids], dtype=torch.int64, device=self._network.device)
+        logits = yield from self._network.layer_by_layer(
+            batch, self._cache, last=len(ids) if every else 1, stopped=cancel.is_set
+        )
+        return logits if every else logits[:, 0]
+
+    def rewind(self, length: int) -> int:
+        """Forget all positions from `length` on."""
+        self._cache.rewind(min(length, self._cache.length))
+        return self._cache.length
+
+    def branch(self, rows: int) -> None:
+        """From one row make `rows` equal ones."""
+        self._cache.select([0] * rows)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, in this order."""
+        self._cache.select(list(rows))
+
+    def clip(self, row: int, start: int, stop: int) -> Tensor:
+        """Keys and values [2, layers, kv_heads, stop − start, head] of one row."""
+        return self._cache.clip(row, start, stop)
+
+    def graft(self, part: Tensor, start: int, stop: int) -> None:
+        """Append positions start … stop − 1 of a clip to the one row."""
+        self._cache.graft(part[:, :, :, start:stop])
+
+    def reset(self) -> None:
+        """Forget everything and give the cache's memory back."""
+        self._cache = self._network.cache(self._context)
+
+    def memory(self) -> int:
+        """Bytes of weights (mapped ones too) and cache."""
+        return self._network.nbytes + self._cache.nbytes
+
+    def close(self) -> None:
+        """Let go of the weights."""
+        self.reset()
+        self._network = None  # type: ignore[assignment]  # nothing may be called after it

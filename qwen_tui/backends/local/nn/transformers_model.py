@@ -1,0 +1,160 @@
+"""The reference path: any causal LM through transformers, one plain forward pass at a time.
+
+Correct first: it is the yardstick for every faster path, and what runs when there is none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from collections.abc import Generator, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from qwen_tui.backends.local.memory import held_bytes
+from qwen_tui.backends.local.nn.model import Cancelled
+from qwen_tui.backends.local.nn.transformers_cache import ARGUMENTS, Kept, Retold
+
+CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
+"""Positions prefilled at once, by kind of device."""
+
+
+class Reference:
+    """A transformers model behind the `Model` door; it takes one in eval mode, weights in place."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+        self._cancel = threading.Event()
+        self._device = network.get_input_embeddings().weight.device
+        accepted = inspect.signature(network.forward).parameters
+        self._last_only = "logits_to_keep" in accepted
+        self._cache: Kept | Retold = Retold()
+        argument = next((name for name in ARGUMENTS if name in accepted), None)
+        if argument is not None:
+            self._cache = Kept(network.config, argument)
+            if not self._cache.plain and not self._agrees():
+                self._cache = Retold()
+        for layer in _decoder_layers(network):
+            layer.register_forward_pre_hook(self._ask)
+
+    @property
+    def retold(self) -> bool:
+        """Whether every step runs the whole text again, for want of a cache that can be fed in
+        parts.
+        """
+        return isinstance(self._cache, Retold)
+
+    @property
+    def length(self) -> int:
+        """How many positions each row holds."""
+        return self._cache.length
+
+    @property
+    def rows(self) -> int:
+        """How many rows the cache has."""
+        return self._cache.rows
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the output table, padding included."""
+        table = self._network.get_output_embeddings() or self._network.get_input_embeddings()
+        return int(table.weight.shape[0] if table.weight.dim() > 1 else table.out_features)
+
+    @property
+    def chunk(self) -> int:
+        """Small enough for progress to be seen and a stop to be heard between chunks."""
+        return CHUNKS.get(self._device.type, 256)
+
+    @property
+    def row_cost(self) -> float:
+        """Never asked: nothing is guessed here."""
+        return 0.0
+
+    @property
+    def ahead(self) -> int:
+        """No guessing here: the yardstick takes one step at a time."""
+        return 0
+
+    @torch.inference_mode()
+    def forward(
+        self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
+    ) -> Tensor:
+        """As `Model.forward`."""
+        self._cancel = cancel
+        inputs = self._cache.inputs(ids)
+        inputs["input_ids"] = inputs["input_ids"].to(self._device)
+        if self._last_only and not every:
+            inputs["logits_to_keep"] = 1
+        try:
+            logits: Tensor = self._network(**inputs).logits
+            logits = (logits[:, -len(ids[0]) :] if every else logits[:, -1]).float()
+        except BaseException:
+            self._cache.repair()
+            raise
+        self._cache.took(ids)
+        return logits
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """One forward; transformers does not tell how far it is."""
+        yield 0.0
+        return self.forward([ids], every=every, cancel=cancel)
+
+    def rewind(self, length: int) -> int:
+        """As `Model.rewind`."""
+        return self._cache.rewind(length)
+
+    def branch(self, rows: int) -> None:
+        """As `Model.branch`."""
+        self._cache.select([0] * rows)
+
+    def select(self, rows: Sequence[int]) -> None:
+        """As `Model.select`."""
+        self._cache.select(rows)
+
+    def clip(self, row: int, start: int, stop: int) -> None:
+        """No clips: the kinds of cache behind this path are too many to take apart."""
+
+    def graft(self, part: object, start: int, stop: int) -> None:
+        """Never called: there are no clips."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """As `Model.reset`."""
+        self._cache.reset()
+
+    def memory(self) -> int:
+        """As `Model.memory`."""
+        return held_bytes(self._device)
+
+    def close(self) -> None:
+        """As `Model.close`."""
+        self._cache.reset()
+        self._network = None
+
+    def _agrees(self) -> bool:
+        """Whether four ids fed in two parts give the logits of four fed at once: recurrent states
+        of some architectures take a prompt whole, or not at all.
+        """
+        known = min(4, self.vocab_rows - 1)
+        probe = list(range(known))
+        never = threading.Event()
+        whole = self.forward([probe], every=True, cancel=never)[0, 2:]
+        self._cache.reset()
+        self.forward([probe[:2]], cancel=never)
+        parts = self.forward([probe[2:]], every=True, cancel=never)[0]
+        self._cache.reset()
+        return bool(((whole - parts).abs().max() <= 0.05 * whole.abs().max()).item())
+
+    def _ask(self, *_: object) -> None:
+        if self._cancel.is_set():
+            raise Cancelled
+
+
+def _decoder_layers(network: nn.Module) -> list[nn.Module]:
+    """The network's longest list of modules: its layers, whatever the architecture calls them."""
+    lists = [each for each in network.modules() if isinstance(each, nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))

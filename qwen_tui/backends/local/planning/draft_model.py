@@ -1,0 +1,146 @@
+"""The draft model beside the model: found, compared with it, and planned into what it leaves free.
+
+Law: what cannot be is refused here, before a byte of weights is read; `doctor` can ask as well.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qwen_tui import hub
+from qwen_tui.backends.local.nn.qwen2 import Shape
+from qwen_tui.backends.local.planning import plan as planning
+from qwen_tui.backends.local.planning.plan import KEPT_FREE, Machine, Plan, gib
+from qwen_tui.hub.card import RUNTIME_BYTES
+from qwen_tui.settings import Settings
+from qwen_tui.types import TEMPORARY, USAGE, Trouble
+from qwen_tui.vocab import Vocab
+
+CURE = 'a smaller Qwen2 model of the same vocabulary, or --draft "" for none'
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A draft model that fits the model, and how it will be run."""
+
+    name: str
+    folder: Path
+    shape: Shape
+    plan: Plan
+
+    @property
+    def why(self) -> str:
+        """One sentence for those who ask how the model runs."""
+        plan = self.plan
+        how = plan.dtype if plan.quant == "none" else plan.quant
+        return f"guesses by {self.name} in {how} ({gib(_share(plan))} more), each of them verified"
+
+
+def chosen(
+    settings: Settings, snapshot: hub.Snapshot, vocab: Vocab, plan: Plan, machine: Machine
+) -> Companion:
+    """The draft model that the settings name, for the model in `snapshot`, planned as `plan` on
+    `machine`; raises Trouble 66 where it is not here, 2 where it does not go with the model, 75
+    where both do not fit.
+    """
+    draft = located(settings)
+    if draft.path.resolve() == snapshot.path.resolve():
+        raise Trouble("the draft is the model itself, and no quicker", hint=CURE, code=USAGE)
+    shape = shape_of(draft.path)
+    if shape is None:
+        raise Trouble(
+            f"{draft.name} cannot be a draft: it is no plain Qwen2 model", hint=CURE, code=USAGE
+        )
+    _compare(draft, vocab)
+    return Companion(draft.name, draft.path, shape, _planned(draft, settings, plan, machine))
+
+
+def narrowed(plan: Plan, card: hub.Card, settings: Settings) -> Plan:
+    """The model's plan with a context that leaves room for the draft's weights and cache, where
+    nobody asked for a context of a certain size.
+    """
+    if settings.context:
+        return plan
+    draft = located(settings)
+    other = hub.card(draft.path, draft.name)
+    beside = hub.needs(other, "bf16" if other.parameters * 4 > planning.SMALL_BYTES else "fp32")
+    cache = hub.needs(other, "fp32").kv_per_token
+    needs = planning.needs(card, plan.dtype, plan.quant, plan.packing)
+    room = int(plan.free_bytes * KEPT_FREE) - needs.total(0) - beside.weights
+    context = room // (needs.kv_per_token + cache) // 256 * 256
+    least = min(plan.context, planning.LEAST_CONTEXT)
+    if context >= plan.context or context < least:
+        return plan
+    why = f"context {context:,}: so that {draft.name} fits in beside it"
+    return replace(plan, context=context, need_bytes=needs.total(context), why=(*plan.why, why))
+
+
+def located(settings: Settings) -> hub.Snapshot:
+    """The snapshot of the draft model that the settings name; Trouble 66 when it is not here."""
+    try:
+        return hub.find(settings.draft)
+    except Trouble as trouble:
+        raise Trouble(
+            f"the draft: {trouble.message}", hint=trouble.hint, code=trouble.code
+        ) from None
+
+
+def shape_of(folder: Path) -> Shape | None:
+    """The numbers of a checkpoint that our own forward can run; None for any other."""
+    return Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+
+
+def _compare(draft: hub.Snapshot, vocab: Vocab) -> None:
+    """Trouble where an ordinary id means other bytes to the draft than to the model."""
+    file = draft.path / "tokenizer.json"
+    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == vocab.sha256:
+        return
+    for id, (ours, other) in enumerate(_spellings(vocab, Vocab.load(draft.path))):
+        if ours != other:
+            raise Trouble(
+                f"{draft.name} cannot be the draft: its token {id:,} is not the model's",
+                hint=CURE,
+                code=USAGE,
+            )
+
+
+def _spellings(one: Vocab, other: Vocab) -> Iterator[tuple[bytes, bytes]]:
+    """What each id spells in both; nothing where it is an added token or padding."""
+    for id in range(max(one.rows_known, other.rows_known)):
+        ours, theirs = (b"" if each.is_added(id) else each.data(id) for each in (one, other))
+        yield ours, theirs
+
+
+def _planned(draft: hub.Snapshot, settings: Settings, plan: Plan, machine: Machine) -> Plan:
+    """How the draft runs on the model's device, in what the model leaves free."""
+    card = hub.card(draft.path, draft.name)
+    card = replace(card, context=min(card.context or plan.context, plan.context))
+    left = max(0, machine.free[plan.device] - int(_share(plan) / KEPT_FREE))
+    there = replace(machine, devices=(plan.device,), free={"cpu": 0, plan.device: left})
+    # A guess need not be exact, only quick: the draft is quantised where the model is.
+    quant = "auto" if plan.quant == "none" or card.quantised else plan.quant
+    wishes = replace(
+        settings, device=plan.device, dtype="auto", quant=quant, context=0, threads=plan.threads
+    )
+    try:
+        return planning.plan(card, wishes, there)
+    except Trouble as trouble:
+        if trouble.code != TEMPORARY:
+            raise
+    least = "nf4" if quant == "auto" and there.bitsandbytes else quant
+    need = hub.needs(card, "bf16", least).weights
+    raise Trouble(
+        f"{card.name} needs {gib(need)} of memory and a cache beside the {gib(plan.need_bytes)} "
+        f"of the model; {gib(machine.free[plan.device])} are free on {plan.device}",
+        hint="--ctx-size, --quant nf4, or " + CURE,
+        code=TEMPORARY,
+    )
+
+
+def _share(plan: Plan) -> int:
+    """The bytes of weights and cache alone: the rest is needed once, not by each model."""
+    return max(0, plan.need_bytes - RUNTIME_BYTES)

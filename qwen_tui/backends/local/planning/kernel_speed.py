@@ -1,0 +1,153 @@
+"""Which of several right kernels this CPU runs fastest: measured once, then remembered.
+
+Law: a remembered measurement belongs to one CPU and one torch; anything else is measured anew, and
+what cannot be written down is measured again next time. What else the machine does must not count:
+so it is one thread's own processor time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from qwen_tui import paths
+from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.linear import Dense, Int8
+from qwen_tui.backends.local.planning.plan import Packing
+
+SHAPE: Final = (16_384, 4096)
+"""Rows and columns of the matrix that is tried: beyond any cache in 8 bits."""
+ROWS: Final = (1, 64)
+"""Positions it is multiplied with: a decoding step and a piece of a prompt."""
+WORTH: Final = 1.3
+"""How many times faster FBGEMM must be: its layout is made anew at every start."""
+TRIES: Final = 3
+FILE: Final = "kernels.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over the matrix
+    of `SHAPE`; 0 for a kernel that is not there.
+    """
+
+    bf16: float
+    fp32: float
+    int8: float
+    fbgemm16: float
+    fbgemm8: float
+
+    def dense(self) -> tuple[str, Packing]:
+        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
+        fast: it is what checkpoints are published in.
+        """
+        if self.fbgemm16 and self.fbgemm16 * WORTH < min(self.bf16, self.fp32):
+            return "fp16", "fbgemm"
+        return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
+
+    def packing8(self) -> Packing:
+        """Who multiplies with 8-bit weights."""
+        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * WORTH < self.int8 else ""
+
+    def words(self) -> str:
+        """The figures, for a person."""
+        shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
+        shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
+        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
+
+
+def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread_time) -> Speeds:
+    """What was measured on this machine; measures now (some seconds) if nothing was."""
+    file = file or paths.cache_dir() / FILE
+    key = _machine()
+    known = _read(file)
+    try:
+        return Speeds(**{name: float(value) for name, value in known[key].items()})
+    except (AttributeError, KeyError, TypeError, ValueError):
+        pass
+    found = measured(clock=clock)
+    known[key] = asdict(found)
+    try:
+        paths.made(file.parent)
+        fresh = file.with_suffix(f".{os.getpid()}.partial")
+        fresh.write_text(json.dumps(known, indent=1), "utf-8")
+        fresh.replace(file)
+    except OSError:
+        pass
+    return found
+
+
+@torch.inference_mode()
+def measured(
+    shape: tuple[int, int] = SHAPE, *, clock: Callable[[], float] = time.thread_time
+) -> Speeds:
+    """Time every kernel on a matrix of `shape`."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _timed(shape, clock)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _timed(shape: tuple[int, int], clock: Callable[[], float]) -> Speeds:
+    rows, columns = shape
+    tile = torch.randn(64, columns, generator=torch.Generator().manual_seed(0)) / 50
+    whole = tile.repeat(rows // 64, 1)
+
+    def tried(layer: Callable[[Tensor], Tensor], dtype: torch.dtype) -> float:
+        total = 0.0
+        for count in ROWS:
+            x = tile[:count].to(dtype)
+            times = []
+            for _ in range(TRIES):
+                began = clock()
+                layer(x)
+                times.append(clock() - began)
+            total += 1000 * min(times) / count
+        return total
+
+    found = {"fp32": tried(Dense(whole), torch.float32)}
+    found["bf16"] = tried(Dense(whole.bfloat16()), torch.bfloat16)
+    layer = Int8.of(whole, None)
+    found["int8"] = tried(layer, torch.bfloat16)
+    found |= {"fbgemm16": 0.0, "fbgemm8": 0.0}
+    if fbgemm.available():
+        with fbgemm.packing():
+            found["fbgemm8"] = tried(
+                fbgemm.Packed8.of(layer.weight, layer.scale, None), torch.float32
+            )
+            del layer
+            found["fbgemm16"] = tried(fbgemm.Packed16.of(whole, None), torch.float32)
+    return Speeds(**found)
+
+
+def _machine() -> str:
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines():
+            if line.startswith(("model name", "cpu family", "model\t", "stepping")):
+                name += " " + line.partition(":")[2].strip()
+            if not line:
+                break
+    except OSError:
+        pass
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{name} · {capability} · torch {torch.__version__}"
+
+
+def _read(file: Path) -> dict[str, dict[str, float]]:
+    try:
+        known = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}

@@ -1,0 +1,404 @@
+"""What this machine can do with a checkpoint, decided before a byte of it is read.
+
+Law: every choice has its reason in `why`; what cannot fit is refused here, with numbers and offers.
+Nothing is loaded, so `doctor` can print it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+
+from qwen_tui import hub
+from qwen_tui.hub import Card
+from qwen_tui.types import TEMPORARY, USAGE, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.backends.local.planning.kernel_speed import Speeds
+
+Packing: TypeAlias = Literal["", "fbgemm"]
+"""Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
+
+GIB: Final = 1 << 30
+SMALL_BYTES: Final = 256 << 20
+"""Weights that take no more than this in float32 run in float32 on a CPU: it costs little, and the
+ids are exact."""
+CACHED_BYTES: Final = 64 << 20
+"""Weights no larger than this in float32 run on one thread: waiting for each other costs threads
+more than the arithmetic, and many times as much when another program wants the cores."""
+LEAST_CONTEXT: Final = 2048
+"""A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
+HEAVY_BYTES: Final = 2 << 30
+"""16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
+QUANTISED: Final = ("int8", "int4", "nf4")
+SLOW_NF4: Final = (
+    "nf4 is slow on this CPU: there is no kernel for it, and every token unpacks all weights; "
+    "--quant int8 and --quant int4 are many times faster"
+)
+KEPT_FREE: Final = 0.95
+"""Share of the free memory a plan may count on."""
+
+
+class Wishes(Protocol):
+    """What a plan needs of the settings; `qwen_tui.settings.Settings` has them."""
+
+    @property
+    def device(self) -> str:
+        """auto, cpu, cuda, cuda:N, mps, xpu."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """auto, bf16, fp16, fp32."""
+        ...
+
+    @property
+    def quant(self) -> str:
+        """auto, none, int8, int4, nf4."""
+        ...
+
+    @property
+    def context(self) -> int:
+        """Most tokens, 0: the checkpoint's."""
+        ...
+
+    @property
+    def threads(self) -> int:
+        """CPU threads, 0: as the machine allows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
+    natively, whether bitsandbytes is installed. `speeds` measures the CPU's kernels when it is
+    asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
+    multiplies NF4 weights as they lie, and need not unpack them for every token.
+    """
+
+    devices: tuple[str, ...]
+    free: dict[str, int]
+    native: dict[str, tuple[str, ...]]
+    bitsandbytes: bool
+    threads: int
+    names: dict[str, str]
+    speeds: Callable[[], Speeds] | None = None
+    nf4_kernel: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How a checkpoint will be run.
+
+    `device` is a torch device ("cpu", "cuda:0", "mps"); `dtype` bf16, fp16 or fp32: the weights',
+    or what quantised ones compute in; `quant` none, int8, int4 or nf4; `attn` the attention
+    implementation; `spread` says that accelerate lays the layers over several devices. Bytes are
+    what weights, KV cache and runtime need at `context` tokens, and what is free. `why` are
+    sentences, one per choice. `packing` "fbgemm": linear layers in FBGEMM's layout, activations and
+    KV cache in float32. `warnings` are for whoever runs it, not only for those who ask why.
+    """
+
+    device: str
+    dtype: str
+    quant: str
+    context: int
+    attn: str
+    threads: int
+    spread: bool
+    need_bytes: int
+    free_bytes: int
+    why: tuple[str, ...]
+    packing: Packing = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def computes(self) -> str:
+        """The dtype of activations and KV cache."""
+        return "fp32" if self.packing else self.dtype
+
+
+def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
+    """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this
+    machine or checkpoint cannot grant.
+    """
+    if machine is None:
+        from qwen_tui.backends.local.planning import hardware
+
+        machine = hardware.look()
+    _check_context(card, wishes)
+    why: list[str] = []
+    device = _device(wishes, machine, why)
+    dtype, packing = _dtype(card, wishes, machine, device, why)
+    quant, spread = _quant(card, wishes, machine, device, dtype, why)
+    if quant != "none":
+        dtype, packing = _computing(card, wishes, machine, device, quant, dtype, why)
+    free = sum(machine.free.values()) if spread else machine.free[device]
+    memory = needs(card, dtype, quant, packing)
+    context = _context(card, wishes, memory, free, why)
+    need = memory.total(context)
+    if need > free * KEPT_FREE:
+        raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
+    threads = _worth(card, wishes, machine, device, why)
+    slow = quant == "nf4" and device == "cpu" and not machine.nf4_kernel
+    return Plan(
+        device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
+        (SLOW_NF4,) if slow else (),
+    )  # fmt: skip
+
+
+def lines(found: Plan) -> Iterator[str]:
+    """The plan as a person reads it, one line each."""
+    quant = "" if found.quant == "none" else f" · {found.quant}"
+    yield f"{found.device} · {found.dtype}{quant} · {found.attn} · context {found.context:,}"
+    yield f"memory: {gib(found.need_bytes)} needed, {gib(found.free_bytes)} free"
+    yield from found.why
+    yield from (f"warning: {each}" for each in found.warnings)
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB with one decimal."""
+    return f"{count / GIB:.1f} GiB"
+
+
+# -- choices ---------------------------------------------------------------------------------------
+
+
+def _check_context(card: Card, wishes: Wishes) -> None:
+    if card.context and wishes.context > card.context:
+        raise Trouble(
+            f"{card.name} has a context of {card.context:,} tokens, "
+            f"not the {wishes.context:,} that were asked for",
+            hint=f"--ctx-size {card.context} at most",
+            code=USAGE,
+        )
+
+
+def _device(wishes: Wishes, machine: Machine, why: list[str]) -> str:
+    if wishes.device == "auto":
+        device = machine.devices[0]
+        reason = "no GPU was found" if device == "cpu" else "the fastest device found"
+        why.append(f"{machine.names[device]} ({device}): {reason}")
+        return device
+    wanted = "cuda:0" if wishes.device == "cuda" else wishes.device
+    if wanted not in machine.devices:
+        raise Trouble(
+            f"there is no device {wishes.device}",
+            hint=f"--device auto, or one of: {', '.join(machine.devices)}",
+            code=USAGE,
+        )
+    why.append(f"{machine.names[wanted]} ({wanted}): asked for")
+    return wanted
+
+
+def _own(card: Card) -> bool:
+    """Whether our own forward runs it."""
+    return card.model_type == "qwen2" and not (card.quantised or card.window or card.rope)
+
+
+def _chooses(card: Card, machine: Machine, device: str) -> bool:
+    """Whether there is a choice of kernels: our own forward on an x86 CPU."""
+    return device == "cpu" and machine.speeds is not None and _own(card)
+
+
+def _small(card: Card) -> bool:
+    return card.parameters * 4 <= SMALL_BYTES
+
+
+def _dtype(
+    card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]
+) -> tuple[str, Packing]:
+    """The dtype of unquantised weights, and who lays them out."""
+    if wishes.dtype != "auto":
+        why.append(f"{wishes.dtype}: asked for")
+        packs = wishes.dtype == "fp16" and _chooses(card, machine, device)
+        return wishes.dtype, "fbgemm" if packs else ""
+    if device == "cpu" and _small(card) and wishes.quant in ("auto", "none"):
+        why.append("fp32: a model this small is fast enough, and its ids are exact")
+        return "fp32", ""
+    if machine.speeds is not None and _chooses(card, machine, device) and not _small(card):
+        speeds = machine.speeds()
+        dtype, packing = speeds.dense()
+        if dtype != "fp32" or _fits(card, "fp32", "none", machine.free[device]):
+            why.append(f"{dtype}: measured here, ms for a matrix: {speeds.words()}")
+            return dtype, packing
+    return _native(card, machine, device, why), ""
+
+
+def _native(card: Card, machine: Machine, device: str, why: list[str]) -> str:
+    dtype = machine.native[device][0]
+    if dtype == "fp32" and hub.needs(card, "fp32").total(0) > machine.free[device] * KEPT_FREE:
+        why.append("bf16: this CPU converts it on the fly, but float32 would not fit")
+        return "bf16"
+    native = "native here" if dtype != "fp32" else "this CPU has no bf16 arithmetic"
+    why.append(f"{dtype}: {native}")
+    return dtype
+
+
+def _computing(
+    card: Card,
+    wishes: Wishes,
+    machine: Machine,
+    device: str,
+    quant: str,
+    dtype: str,
+    why: list[str],
+) -> tuple[str, Packing]:
+    """What quantised weights compute in, and who lays them out."""
+    packs = quant == "int8" and wishes.dtype in ("auto", "fp32")
+    if packs and machine.speeds is not None and _chooses(card, machine, device):
+        packing: Packing = "fbgemm" if _small(card) else machine.speeds().packing8()
+        if packing:
+            why.append("fp32: what FBGEMM's int8 product computes in, on 14-bit activations")
+            return "fp32", packing
+    if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
+        why.append(f"bf16: what {quant} computes in")
+        return "bf16", ""
+    return dtype, ""
+
+
+def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
+    """Memory; with FBGEMM the weights are 8 or 16 bits wide and the KV cache 32."""
+    if not packing:
+        return hub.needs(card, dtype, quant)
+    found = hub.needs(card, "fp16", quant)
+    return replace(found, kv_per_token=2 * found.kv_per_token)
+
+
+def _quant(
+    card: Card, wishes: Wishes, machine: Machine, device: str, dtype: str, why: list[str]
+) -> tuple[str, bool]:
+    """The quantisation, and whether the layers are spread over devices."""
+    if card.quantised:
+        if wishes.quant in QUANTISED:
+            raise Trouble(
+                f"{card.name} is already quantised ({card.quantised})",
+                hint="leave --quant out, or load the unquantised checkpoint",
+                code=USAGE,
+            )
+        why.append(f"as packed: the checkpoint is quantised with {card.quantised}")
+        return "none", False
+    if wishes.quant == "int4" and not (device == "cpu" and _own(card)):
+        raise Trouble(
+            "--quant int4 is for our own forward of Qwen2 models, on a CPU",
+            hint="--quant nf4 is four bits elsewhere",
+            code=USAGE,
+        )
+    ours = wishes.quant == "int8" and _own(card)
+    if wishes.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
+        raise Trouble(
+            f"--quant {wishes.quant} needs bitsandbytes, which is not installed",
+            hint="pip install bitsandbytes, or leave --quant out",
+            code=USAGE,
+        )
+    if wishes.quant != "auto":
+        if wishes.quant != "none":
+            why.append(f"{wishes.quant}: asked for")
+        return wishes.quant, wishes.quant == "none" and _must_spread(card, machine, device, dtype)
+    heavy = wishes.dtype == "auto" and card.parameters * 2 > HEAVY_BYTES and device == "cpu"
+    if heavy and _own(card) and _fits(card, "bf16", "int8", machine.free["cpu"]):
+        why.append(f"int8: half the bytes of {dtype}, and a CPU's time goes into reading them")
+        return "int8", False
+    if _fits(card, dtype, "none", machine.free[device]):
+        return "none", False
+    need = gib(hub.needs(card, dtype).total(_least(card)))
+    if _must_spread(card, machine, device, dtype, gpus_only=True):
+        why.append(f"spread over the GPUs: one alone has no room for {need}")
+        return "none", True
+    four = _four_bits(card, machine, device)
+    if four and _fits(card, "bf16", four, machine.free[device]):
+        why.append(f"{four}: {dtype} would need {need} of the {gib(machine.free[device])} free")
+        return four, False
+    return "none", _must_spread(card, machine, device, dtype)
+
+
+def _four_bits(card: Card, machine: Machine, device: str) -> str:
+    """Which four bits this device multiplies with; "" for none."""
+    if device == "cpu" and _own(card) and not (machine.nf4_kernel and machine.bitsandbytes):
+        return "int4"
+    return "nf4" if machine.bitsandbytes else ""
+
+
+def _worth(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
+    """How many threads to compute with."""
+    if wishes.threads:
+        reason = "asked for"
+    elif device == "cpu" and card.parameters * 4 <= CACHED_BYTES and machine.threads > 1:
+        why.append("1 thread: weights that stay in a core's cache gain nothing from a second one")
+        return 1
+    else:
+        reason = "as the machine has"
+    threads = wishes.threads or machine.threads
+    if device == "cpu":
+        why.append(f"{threads} threads: {reason}")
+    return threads
+
+
+def _must_spread(
+    card: Card, machine: Machine, device: str, dtype: str, *, gpus_only: bool = False
+) -> bool:
+    """Whether one GPU is too small and all devices together are large enough."""
+    if not device.startswith("cuda") or _fits(card, dtype, "none", machine.free[device]):
+        return False
+    free = sum(
+        bytes_free
+        for name, bytes_free in machine.free.items()
+        if name.startswith("cuda") or not gpus_only
+    )
+    return _fits(card, dtype, "none", free)
+
+
+def _least(card: Card) -> int:
+    return min(card.context or LEAST_CONTEXT, LEAST_CONTEXT)
+
+
+def _fits(card: Card, dtype: str, quant: str, free: int) -> bool:
+    return hub.needs(card, dtype, quant).total(_least(card)) <= free * KEPT_FREE
+
+
+def _context(card: Card, wishes: Wishes, needs: hub.Needs, free: int, why: list[str]) -> int:
+    """As many tokens as asked for or as the checkpoint knows, cut to what memory can hold."""
+    full = card.context or LEAST_CONTEXT
+    if wishes.context:
+        return wishes.context
+    left = int(free * KEPT_FREE) - needs.total(0)
+    room = left // needs.kv_per_token if needs.kv_per_token else full
+    if room >= full:
+        return full
+    context = max(_least(card), room // 256 * 256)
+    if context < full:
+        why.append(
+            f"context {context:,} of {full:,}: the whole KV cache would take "
+            f"{gib(needs.kv_per_token * full)}"
+        )
+    return context
+
+
+def _refusal(
+    card: Card,
+    wishes: Wishes,
+    machine: Machine,
+    device: str,
+    dtype: str,
+    quant: str,
+    need: int,
+    free: int,
+) -> Trouble:
+    offers = []
+    room = machine.free[device]
+    for other in ("int8", _four_bits(card, machine, device)):
+        usable = other and (machine.bitsandbytes or _own(card)) and not card.quantised
+        if usable and other != quant and _fits(card, dtype, other, room):
+            size = gib(hub.needs(card, dtype, other).total(_least(card)))
+            offers.append(f"--quant {other} needs {size}")
+    if wishes.context > LEAST_CONTEXT and _fits(card, dtype, quant, room):
+        offers.append(f"--ctx-size {_least(card)}")
+    if device != "cpu" and _fits(card, dtype, quant, machine.free["cpu"]):
+        offers.append(f"--device cpu has {gib(machine.free['cpu'])}")
+    offers.append("a smaller model (qwen-tui models list)")
+    how = dtype if quant == "none" else quant
+    return Trouble(
+        f"{card.name} in {how} needs {gib(need)} of memory; {gib(free)} are free on {device}",
+        hint="; ".join(offers),
+        code=TEMPORARY,
+    )

@@ -1,0 +1,1 @@
+"""From files to layers: published checkpoints, packed weights, transformers' loader."""

@@ -1,0 +1,362 @@
+"""A Qwen2 checkpoint as fused layers: quantised once while it is read, kept in a packed file.
+
+Law: at no time is more than one layer's unpacked weights held beside what is packed. The packed
+file is written beside its place, synced, then renamed; one that does not check out is not used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
+from qwen_tui.backends.local.nn.linear_factory import layout, quantised, rebuilt
+from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2, Shape
+from qwen_tui.backends.local.planning.plan import Packing
+from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
+from qwen_tui.types import Progress, Stage, Trouble
+
+LAYOUT: Final = 2
+"""Version of the packed layout; a change makes old files useless, and they are made anew."""
+HEADER_ROOM: Final = (1 << 20) - 8
+"""Bytes kept free for the header, which is known only when the last tensor is written."""
+ALIGN: Final = 64
+"""Every tensor starts at a multiple of this: kernels load whole vectors."""
+MARGIN: Final = 4096
+"""Bytes after the last tensor, for kernels that load past the end of a row."""
+LINEARS: Final = ("qkv", "out", "gate_up", "down")
+"""A layer's linear layers."""
+SAMPLE: Final = 4096
+"""Bytes at both ends of every tensor that its checksum covers."""
+DTYPES: Final = {
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float32: "F32",
+}
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A network ready to run; `packed` is the file it is mapped from, `note` what was odd."""
+
+    network: Qwen2
+    packed: Path | None
+    note: str = ""
+
+
+def load(
+    folder: Path,
+    shape: Shape,
+    *,
+    kind: Kind,
+    dtype: torch.dtype,
+    device: torch.device,
+    cache: Path | None,
+    report: Report,
+    stopped: Callable[[], bool] = lambda: False,
+    packing: Packing = "",
+) -> Loaded:
+    """Load the Qwen2 checkpoint in `folder` with linear layers of `kind`, computing in `dtype`.
+
+    A quantised kind on a CPU is read from `cache` when it was packed before, else packed there and
+    mapped; `cache` None, or a full disk, keeps it in memory. With `packing` dense and int8 layers
+    are laid out for FBGEMM, at every loading. Raises `Trouble` for missing tensors.
+    """
+    wanted = _Wanted(shape, kind, dtype, device, report, stopped, packing)
+    reader = Reader(folder, shape)
+    if kind == "dense" or device.type != "cpu" or cache is None:
+        return Loaded(_assembled(reader, wanted), None)
+    file = cache / f"{_key(folder, kind, dtype)}.safetensors"
+    note = ""
+    if file.exists():
+        try:
+            return Loaded(_mapped(file, wanted), file)
+        except _Unusable as why:
+            note = f"the packed weights in {file.name} were made anew: {why}"
+    try:
+        _pack(reader, file, wanted)
+    except OSError as why:
+        note = f"the packed weights could not be kept ({why.strerror}); quantised in memory instead"
+        return Loaded(_assembled(reader, wanted), None, note)
+    return Loaded(_mapped(file, wanted), file, note)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What is loaded, and whom to tell."""
+
+    shape: Shape
+    kind: Kind
+    dtype: torch.dtype
+    device: torch.device
+    report: Report
+    stopped: Callable[[], bool]
+    packing: Packing
+
+    @property
+    def head(self) -> Kind:
+        """The lm_head is a fifth of a 4-bit model's bytes if left alone; int8 costs little
+        quality.
+        """
+        return "dense" if self.kind == "dense" else "int8"
+
+    def check(self) -> None:
+        """Raise Trouble when the person gave up."""
+        if self.stopped():
+            raise Trouble("loading was stopped", hint="generate again to load the model")
+
+    def table(self, embed: Tensor) -> Tensor:
+        """The token table as it is held: where it is not the head too, never wider than the
+        checkpoint has it.
+        """
+        shared = self.kind == "dense" and not self.packing
+        return embed.to(self.dtype) if shared or embed.itemsize > self.dtype.itemsize else embed
+
+    def layer(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A linear layer from a full weight [N, K], on the device and in its final layout."""
+        if kind == "dense" and self.packing:
+            return self.laid_out(Dense(weight, bias))
+        return self.laid_out(
+            quantised(kind, weight.to(self.device), _moved(bias, self.device), self.dtype)
+        )
+
+    def laid_out(self, layer: Linear) -> Linear:
+        """A layer in its final layout."""
+        return fbgemm.laid_out(layer) if self.packing else layer
+
+
+def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
+    return None if tensor is None else tensor.to(device)
+
+
+@contextlib.contextmanager
+def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
+    """A `map` that makes linear layers; FBGEMM packs on one thread, so several pack at once."""
+    if not wanted.packing:
+        yield map
+        return
+    pool = ThreadPoolExecutor(torch.get_num_threads())
+    try:
+        with fbgemm.packing():
+            yield pool.map
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+# -- straight into memory --------------------------------------------------------------------------
+
+
+def _assembled(reader: Reader, wanted: _Wanted) -> Qwen2:
+    shape, dtype, device = wanted.shape, wanted.dtype, wanted.device
+    layers = []
+    stage: Stage = "load" if wanted.kind == "dense" else "quantise"
+    with _makers(wanted) as each:
+        for index in range(shape.layers):
+            wanted.check()
+            done = index * reader.total // (shape.layers + 1)
+            wanted.report(Progress(stage, done, reader.total))
+            norm1, norm2 = (norm.to(device) for norm in norms(reader, index, dtype))
+            whole = fused(reader, index)
+            made = each(lambda part: wanted.layer(wanted.kind, *part), whole.values())
+            parts = dict(zip(whole, made, strict=True))
+            layers.append(Layer(norm1=norm1, norm2=norm2, **parts))
+        embed = wanted.table(reader.take("model.embed_tokens.weight")).to(device)
+        (head,) = each(lambda weight: _head(weight, wanted), [_head_weight(reader, shape, embed)])
+    norm = reader.take("model.norm.weight").to(device=device, dtype=dtype)
+    wanted.report(Progress(stage, reader.total, reader.total))
+    return Qwen2(shape, embed, layers, norm, head, dtype=dtype)
+
+
+def _head_weight(reader: Reader, shape: Shape, embed: Tensor) -> Tensor:
+    return embed if shape.tied else reader.take("lm_head.weight")
+
+
+def _head(weight: Tensor, wanted: _Wanted) -> Linear:
+    return wanted.layer(wanted.head, weight, None)
+
+
+# -- the packed file -------------------------------------------------------------------------------
+
+
+class _Unusable(Exception):
+    """A packed file that cannot be trusted; the message says why."""
+
+
+def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
+    """Names the packed file: the checkpoint, the layout's version, the instruction set."""
+    digest = sampled(folder)
+    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout(kind)}".encode())
+    return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
+
+
+def sampled(folder: Path) -> Any:
+    """A SHA-256 that tells checkpoints apart without reading 15 GB: it covers each file's header,
+    size and modification time and 64 KiB at sixteen places.
+    """
+    digest = hashlib.sha256()
+    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        with file.open("rb") as stream:
+            for place in range(16):
+                stream.seek(status.st_size * place // 16)
+                digest.update(stream.read(1 << 16))
+    return digest
+
+
+def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
+    """Quantise layer by layer into `file`; it appears whole or not at all."""
+    shape, kind, dtype = wanted.shape, wanted.kind, wanted.dtype
+    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    partial = file.with_suffix(f".{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as stream:
+            writer = _Writer(stream)
+            for index in range(shape.layers):
+                done = index * reader.total // (shape.layers + 1)
+                wanted.report(Progress("quantise", done, reader.total))
+                for name, (weight, bias) in fused(reader, index).items():
+                    wanted.check()
+                    writer.linear(f"{index}.{name}", quantised(kind, weight, bias, dtype))
+                for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
+                    writer.tensor(f"{index}.{name}", norm)
+            embed = wanted.table(reader.take("model.embed_tokens.weight"))
+            writer.tensor("embed", embed)
+            writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
+            head = quantised(wanted.head, _head_weight(reader, shape, embed), None, dtype)
+            writer.linear("lm_head", head)
+            writer.close()
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(file)
+        wanted.report(Progress("quantise", reader.total, reader.total))
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            partial.unlink()
+
+
+class _Writer:
+    """A safetensors file written front to back, its header last (padded with spaces)."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._header: dict[str, Any] = {}
+        self._sums: dict[str, int] = {}
+        self._at = 0
+        stream.write(b"\0" * (8 + HEADER_ROOM))
+
+    def linear(self, name: str, layer: Linear) -> None:
+        """Every part of a linear layer, as `name.part`."""
+        for part, tensor in layer.tensors().items():
+            self.tensor(f"{name}.{part}", tensor)
+
+    def tensor(self, name: str, tensor: Tensor) -> None:
+        """Append one tensor, at an aligned place."""
+        if gap := -self._at % ALIGN:
+            self._append(f"gap.{self._at}", torch.zeros(gap, dtype=torch.uint8))
+        self._append(name, tensor)
+
+    def _append(self, name: str, tensor: Tensor) -> None:
+        data = tensor.contiguous().view(torch.uint8).numpy().reshape(-1)
+        self._header[name] = {
+            "dtype": DTYPES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [self._at, self._at + data.nbytes],
+        }
+        self._sums[name] = _checksum(data)
+        self._stream.write(data.data)
+        self._at += data.nbytes
+
+    def close(self) -> None:
+        """Write the margin, then the header in the room kept for it."""
+        self._append("margin", torch.zeros(MARGIN, dtype=torch.uint8))
+        metadata = {"sums": json.dumps(self._sums), "format": "pt", "layout": str(LAYOUT)}
+        header = json.dumps({"__metadata__": metadata, **self._header}).encode()
+        if len(header) > HEADER_ROOM:
+            raise OSError(27, "the header outgrew its room")
+        self._stream.seek(0)
+        self._stream.write(struct.pack("<Q", HEADER_ROOM) + header.ljust(HEADER_ROOM))
+
+
+def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
+    """The network over a memory map of `file`: pages are read as the first token needs them, or
+    when they are laid out anew.
+    """
+    parts, size = _parts(file), file.stat().st_size
+    stage: Stage = "pack" if wanted.packing else "load"
+    wanted.report(Progress(stage, 0, size))
+    groups: dict[str, dict[str, Tensor]] = {}
+    for key, part in parts.items():
+        name, _, of = key.rpartition(".")
+        groups.setdefault(name, {})[of] = part
+    shape = wanted.shape
+    # The head first: it takes the longest, and something else can be done beside it.
+    names = ["lm_head"]
+    names += [f"{layer}.{name}" for layer in range(shape.layers) for name in LINEARS]
+    linears: dict[str, Linear] = {}
+    try:
+        stored = [rebuilt(groups[name]) for name in names]
+        with _makers(wanted) as each:
+            for name, made in zip(names, each(wanted.laid_out, stored), strict=True):
+                wanted.check()
+                linears[name] = made
+                wanted.report(Progress(stage, len(linears) * size // (len(names) + 1), size))
+        layers = [
+            Layer(
+                norm1=parts[f"{layer}.norm1"],
+                norm2=parts[f"{layer}.norm2"],
+                **{name: linears[f"{layer}.{name}"] for name in LINEARS},
+            )
+            for layer in range(shape.layers)
+        ]
+        embed, norm = parts["embed"], parts["norm"]
+    except KeyError as missing:
+        raise _Unusable(f"{missing.args[0]} is missing") from None
+    wanted.report(Progress(stage, size, size))
+    return Qwen2(shape, embed, layers, norm, linears["lm_head"], dtype=wanted.dtype)
+
+
+def _parts(file: Path) -> Mapping[str, Tensor]:
+    """Tensors of a packed file as views of one private map; raises `_Unusable` if it is damaged."""
+    size = file.stat().st_size
+    raw = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
+    kinds = {name: dtype for dtype, name in DTYPES.items()}
+    parts = {}
+    try:
+        (length,) = struct.unpack("<Q", bytes(raw[:8].tolist()))
+        header = json.loads(bytes(raw[8 : 8 + length].numpy()).decode())
+        sums = json.loads(header.pop("__metadata__")["sums"])
+        body = raw[8 + length :]
+        for name, entry in header.items():
+            start, end = entry["data_offsets"]
+            if end > body.numel():
+                raise _Unusable("it is cut short")
+            data = body[start:end]
+            if _checksum(data.numpy()) != sums.get(name):
+                raise _Unusable(f"the checksum of {name} differs")
+            parts[name] = data.view(kinds[entry["dtype"]]).view(entry["shape"])
+    except (struct.error, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
+        raise _Unusable("its header is damaged") from None
+    return parts
+
+
+def _checksum(data: Any) -> int:
+    """CRC-32 of the first and the last bytes of a flat uint8 array."""
+    return zlib.crc32(data[-SAMPLE:].tobytes(), zlib.crc32(data[:SAMPLE].tobytes()))

@@ -1,0 +1,390 @@
+"""One completion from start to end: prompt, context, weights, events, output, session, exit code.
+
+Law: what can be refused is refused before weights are loaded; what was generated is never lost to a
+failure that comes after it; what is printed as JSON and what is saved are the same entries.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Collection, Sequence
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Final, cast
+
+from qwen_tui import backends, context_window, hub, journal, settings
+from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.save import Keeping
+from qwen_tui.cli.signals import die, dying_at_once, stopping
+from qwen_tui.cli.stderr import Narrator, complain
+from qwen_tui.cli.stdout import Output, Teller, opened
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.types import (
+    BAD_DATA,
+    DONE,
+    GENERIC,
+    INTERNAL,
+    TEMPORARY,
+    UNAVAILABLE,
+    USAGE,
+    Backend,
+    Emitted,
+    Entry,
+    Finished,
+    Happened,
+    Progress,
+    Reason,
+    Request,
+    Token,
+    Trouble,
+    joined,
+)
+from qwen_tui.vocab import Vocab, is_nfc
+
+CODES: Final[dict[Reason, int]] = {
+    "eos": DONE,
+    "stop": DONE,
+    "length": DONE,
+    "cancelled": GENERIC,
+    "oom": TEMPORARY,
+    "nan": INTERNAL,
+    "eof": UNAVAILABLE,
+    "failed": GENERIC,
+}
+"""The exit code of a branch that ended for that reason."""
+
+FINISH_S: Final = 5.0
+"""Seconds that may pass until a long prompt is kept on disk. The text is told by then; reading such
+a prompt again next time would take longer than this, but a slow disk must not hold up a pipeline.
+"""
+
+RNG: Final = "philox4x32-10"
+"""The counter-based generator that draws tokens, as a session names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the command line asks for beside the settings: where from, where to, in which form."""
+
+    NAMES: ClassVar = (
+        "file", "prompt", "encoding", "escape", "as_json", "echo", "raw", "output", "keep",
+        "quiet", "dry_run",
+    )  # fmt: skip
+
+    file: str | None
+    prompt: str | None
+    encoding: str | None
+    escape: bool
+    as_json: bool
+    echo: bool
+    raw: bool
+    output: str | None
+    keep: str | None
+    quiet: bool
+    dry_run: bool
+    flags: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that is known before weights are loaded: the session so far, and the exact request."""
+
+    settings: Settings
+    vocab: Vocab
+    context: int
+    keeping: Keeping
+    request: Request
+
+    @property
+    def session(self) -> Session:
+        """What all of it happens in."""
+        return self.keeping.session
+
+
+Sink = Callable[[Entry | Progress], None]
+
+
+def run(wanted: Wanted) -> int:
+    """Do what is wanted and return the exit code; Trouble for what a person can mend."""
+    if wanted.flags.get("choices") is not None and not wanted.as_json:
+        raise Trouble("--logprobs needs --json", code=USAGE)
+    written = prompts.read(
+        wanted.file, wanted.prompt, encoding=wanted.encoding, escape=wanted.escape
+    )
+    signum = None
+    with Narrator(quiet=wanted.quiet) as narrator:
+        narrator.warn(written.notes)
+        with opened(wanted.output, raw=wanted.raw) as output:
+            if wanted.dry_run:
+                plan = planned(wanted, written, narrator, ignore)
+                show_tokens(plan.request, output, as_json=wanted.as_json)
+                room = f" of {plan.context:,}" if plan.context else ""
+                narrator.say(f"{len(plan.request.prompt):,}{room} tokens; nothing was sent")
+                return DONE
+            code, signum = generate(wanted, written, output, narrator)
+    if signum is not None:
+        die(signum)
+    return code
+
+
+def ignore(entry: Entry | Progress) -> None:
+    """A sink for entries nobody wants."""
+
+
+def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: Sink) -> Plan:
+    """Settings, tokenizer, tokens and context, all checked; no weights."""
+    flags = wanted.flags
+    if wanted.escape and flags.get("stop"):
+        flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
+    chosen = settings.load(flags)
+    if wanted.keep is None and not chosen.explicit("kv_disk"):
+        chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
+    narrator.warn(chosen.warnings)
+    folder, context = found(chosen.model, weights=not wanted.dry_run)
+    chosen = settings.for_checkpoint(chosen, folder)
+    vocab = Vocab.load(folder)
+    if vocab.normalises and not is_nfc(written.text):
+        narrator.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
+    if chosen.context:
+        context = min(chosen.context, context) if context else chosen.context
+    spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
+    keeping = Keeping(wanted.keep, spelling, sink)
+    session = keeping.session
+    session.commit(written.text, written.source)
+    weigh = flags.get("choices") is not None or wanted.keep is not None
+    request = session.request(
+        chosen.sampling,
+        max_tokens=chosen.max_tokens,
+        stop=chosen.stop,
+        choices=chosen.choices if weigh else 0,
+        branches=chosen.branches,
+        ignore_eos=chosen.ignore_eos,
+    )
+    if not request.prompt:
+        raise Trouble(
+            "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
+        )
+    if not written.text:
+        narrator.warn(["the prompt is empty; the text begins from nothing"])
+    prompt, max_tokens = context_window.fit(
+        request.prompt,
+        chosen.max_tokens,
+        context,
+        cut_side(chosen),
+        chosen.explicit("max_tokens"),
+    )
+    if len(prompt) < len(request.prompt):
+        left_out = len(request.prompt) - len(prompt)
+        narrator.warn([f"{left_out:,} tokens of the prompt were left out"])
+    request = replace(request, prompt=prompt, max_tokens=max_tokens)
+    return Plan(chosen, vocab, context, keeping, request)
+
+
+def found(model: str, *, weights: bool) -> tuple[Path, int]:
+    """The folder of that model and its context in tokens (0: unknown).
+
+    Without `weights` a tokenizer is enough; what they lack is then no trouble.
+    """
+    snapshot = None if weights else hub.locate(model)
+    folder = (snapshot or hub.find(model)).path
+    try:
+        return folder, hub.card(folder).context
+    except Trouble:
+        if weights:
+            raise
+        return folder, 0
+
+
+def cut_side(chosen: Settings) -> context_window.Truncate | None:
+    """Where a prompt that does not fit may be cut; None: it is refused."""
+    return chosen.truncate or None
+
+
+def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> None:
+    """The exact tokens, one a line: place, id, spelling; bytes that are no UTF-8 as `\\xHH`."""
+    for place, token in enumerate(request.prompt):
+        if as_json:
+            row: dict[str, Any] = {"i": place, "id": token.id}
+            row["text"] = token.data.decode("utf-8", "replace")
+            if row["text"].encode() != token.data:
+                row["hex"] = token.data.hex()
+            output.write(journal.line(row))
+        else:
+            spelling = json.dumps(token.data.decode("utf-8", "backslashreplace"))
+            output.write(f"{place:6} {token.id:7}  {spelling}\n".encode())
+
+
+def generate(
+    wanted: Wanted, written: prompts.Prompt, output: Output, narrator: Narrator
+) -> tuple[int, int | None]:
+    """Plan, load, stream, tell and save; the exit code, and the signal that stopped it."""
+    sinks: list[Sink] = [Records(output)] if wanted.as_json else []
+
+    def sink(entry: Entry | Progress) -> None:
+        for each in sinks:
+            each(entry)
+
+    plan = planned(wanted, written, narrator, sink)
+    told = None
+    if not wanted.as_json:
+        lead = written.text.encode() if wanted.echo else b""
+        told = Text(output, plan.request, plan.vocab.eos_ids, lead=lead)
+        sinks.append(told)
+    with dying_at_once():
+        backend = load(plan.settings, narrator, sink)
+    with closing(backend), stopping() as stopped:
+        narrator.say(described(backend))
+        narrator.warn(getattr(backend, "warnings", ()))
+        plan.keeping.begin()
+        narrator.say(f"seed {plan.request.sampling.seed}")
+        lost = DONE
+        try:
+            ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
+            if plan.request.branches == 1 and wanted.keep is not None:
+                plan.session.accept()
+            if told is not None:
+                told.finish()
+        finally:
+            lost = saved(plan.keeping, narrator)
+        finish(backend, stopped.cancel)
+    return concluded(ends, plan.request, narrator) or lost, stopped.by
+
+
+def finish(backend: Backend, cancel: threading.Event) -> None:
+    """Let a backend bring to the disk what makes the same prompt quicker the next time."""
+    finishing = getattr(backend, "finish", None)
+    if finishing is not None:
+        finishing(FINISH_S, cancel.is_set)
+
+
+def saved(keeping: Keeping, narrator: Narrator) -> int:
+    """Make the session durable; a failure is said and its code returned, for what is already told
+    must not be lost with it.
+    """
+    try:
+        where = keeping.close()
+    except Trouble as trouble:
+        narrator.clear()
+        complain(trouble)
+        return trouble.code
+    if where:
+        narrator.say(f"saved in {where}")
+    return DONE
+
+
+def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:
+    """Open the backend, with a bar on stderr and, for `--json`, records of its progress."""
+
+    def report(progress: Progress) -> None:
+        narrator.report(progress)
+        sink(progress)
+
+    try:
+        return backends.open(settings, report, threading.Event())
+    except MemoryError:
+        hint = "--quant nf4 needs a quarter of it"
+        raise Trouble("out of memory while loading", hint=hint, code=TEMPORARY) from None
+    finally:
+        narrator.clear()
+
+
+def stream(
+    session: Session,
+    request: Request,
+    backend: Backend,
+    narrator: Narrator,
+    cancel: threading.Event,
+    sink: Sink = ignore,
+) -> list[Finished]:
+    """Run the request: every event through the session and so to its sinks; how it ended.
+
+    `sink` gets the progress, which a session does not keep.
+    """
+    ends: list[Finished] = []
+    generation, _ = session.start(request, backend.environment, rng=RNG)
+    events = backend.stream(request, cancel)
+    try:
+        for event in events:
+            if isinstance(event, Progress):
+                narrator.report(event)
+                sink(event)
+                continue
+            narrator.clear()
+            session.happen(generation, event)
+            if isinstance(event, Finished):
+                ends.append(event)
+    finally:
+        getattr(events, "close", lambda: None)()
+        session.abandon(generation)
+    return ends
+
+
+def described(backend: Backend) -> str:
+    """Where the tokens come from, in one line."""
+    env = backend.environment
+    name = env.model.get("repo") or env.model.get("path") or backend.name
+    return " · ".join(filter(None, [str(name), env.device, env.dtype, env.quant]))
+
+
+def concluded(ends: Sequence[Finished], request: Request, narrator: Narrator) -> int:
+    """Say how it ended; the exit code of the first branch that ended badly."""
+    ends = sorted(ends, key=lambda end: end.branch)
+    for end in ends:
+        narrator.finished(end, branches=request.branches)
+        if end.message:
+            narrator.clear()
+            complain(Trouble(end.message, hint=end.hint))
+    bad = [CODES[end.reason] for end in ends if CODES[end.reason] != DONE]
+    return bad[0] if bad else DONE if ends else INTERNAL
+
+
+class Literally:
+    """A vocabulary that reads no special token out of a person's text (`--no-special`)."""
+
+    def __init__(self, vocab: Vocab) -> None:
+        self._vocab = vocab
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._vocab, name)
+
+    def recommit(
+        self, tokens: Sequence[Token], text: str, *, special: bool = True
+    ) -> tuple[int, tuple[Token, ...]]:
+        """`Vocab.recommit` with every added token spelled out as text."""
+        return self._vocab.recommit(tokens, text, special=False)
+
+
+class Text:
+    """A sink that tells the completion as text: its tokens' bytes but an ending end-of-text."""
+
+    def __init__(
+        self, output: Output, request: Request, ends: Collection[int], *, lead: bytes = b""
+    ) -> None:
+        self._teller = Teller(output, branches=request.branches, lead=lead)
+        self._ends = () if request.ignore_eos else ends
+
+    def __call__(self, entry: Entry | Progress) -> None:
+        event = entry.event if isinstance(entry, Happened) else None
+        if isinstance(event, Emitted):
+            data = joined(token for token in event.tokens if token.id not in self._ends)
+            self._teller.feed(event.branch, data)
+        elif isinstance(event, Finished):
+            self._teller.end(event.branch)
+
+    def finish(self) -> None:
+        """Tell what is left of every branch."""
+        self._teller.finish()
+
+
+class Records:
+    """A sink that tells everything as JSON lines: the records of a session file, unstamped."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._scribe = journal.Scribe()
+
+    def __call__(self, entry: Entry | Progress) -> None:
+        self._output.write(journal.line(self._scribe.record(entry)))

@@ -1,0 +1,81 @@
+"""Plays the head's path of a stored session as plain text: what a person wrote, then each
+completion.
+
+Law: no model, no file written; completions come with the rhythm they were generated with.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from qwen_tui.backends.replay import paced
+from qwen_tui.cli.signals import die, stopping
+from qwen_tui.cli.stderr import Narrator
+from qwen_tui.cli.stdout import Teller, opened
+from qwen_tui.session.session import Session
+from qwen_tui.session.tree import Piece
+from qwen_tui.types import DONE, NO_INPUT, Emitted, Happened, Token, Trouble, joined
+
+
+def play(name: str, *, speed: float, max_gap: float | None, raw: bool, quiet: bool) -> int:
+    """Play the session of that name on standard output; the exit code."""
+    from qwen_tui.cli.wiring import loaded
+
+    session = loaded(name)
+    pieces = session.tree.chain(session.head.node)
+    if not pieces:
+        raise Trouble("this session holds no text to play back", code=NO_INPUT)
+    rhythm = rhythms(session)
+    with Narrator(quiet=quiet) as narrator, stopping() as stopped, opened(None, raw=raw) as output:
+        narrator.say(f"replay of {session.title or session.id} (playback of what was stored)")
+        teller = Teller(output)
+        for piece in pieces:
+            for data in steps(piece, rhythm, stopped.cancel, speed=speed, max_gap=max_gap):
+                teller.feed(0, data)
+            if stopped.by is not None:
+                break
+        teller.finish()
+    if stopped.by is not None:
+        die(stopped.by)
+    return DONE
+
+
+def rhythms(session: Session) -> dict[str, list[Emitted]]:
+    """The recorded steps of every model node."""
+    found: dict[str, list[Emitted]] = {}
+    for entry in session.entries:
+        if isinstance(entry, Happened) and isinstance(entry.event, Emitted):
+            run = session.runs.get(entry.generation)
+            if run is not None and entry.event.branch < len(run.branches):
+                node = run.branches[entry.event.branch].node
+                found.setdefault(node, []).append(entry.event)
+    return found
+
+
+def steps(
+    piece: Piece,
+    rhythm: dict[str, list[Emitted]],
+    cancel: threading.Event,
+    *,
+    speed: float,
+    max_gap: float | None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[bytes]:
+    """The bytes of one piece of the path, a completion's step by step when their time has come."""
+    if piece.node.folded:
+        return
+    recorded = rhythm.get(piece.node.id)
+    if recorded is None:
+        yield joined(piece.tokens)
+        return
+    left: list[Token] = list(piece.tokens)
+    if piece.node.reason == "eos" and len(left) == len(piece.node.tokens):
+        left.pop()
+    for event in paced(recorded, cancel, speed=speed, max_gap=max_gap, clock=clock):
+        assert isinstance(event, Emitted)
+        now, left = left[: len(event.tokens)], left[len(event.tokens) :]
+        yield joined(now)
+        if not left:
+            return

@@ -1,0 +1,210 @@
+"""Introduces settings, session, store, runner and backend to each other, for the studio.
+
+Law: a session is opened for writing only where the person goes on with it; nothing is loaded here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qwen_tui import backends, hub, presets, settings
+from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.save import APP
+from qwen_tui.cli.stderr import Narrator
+from qwen_tui.session import library
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.types import USAGE, Backend, Progress, Trouble
+from qwen_tui.vocab import Vocab
+
+if TYPE_CHECKING:
+    from qwen_tui.engine.runner import Opener
+    from qwen_tui.tui.context import Desk
+    from qwen_tui.tui.theme.themes import Shelf
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What to begin with: a file, a session by name, a piped text, or nothing."""
+
+    file: Path | None = None
+    session: str | None = None
+    piped: str | None = None
+    encoding: str | None = None
+
+    def text(self) -> str:
+        """The text to begin with, exactly as it stands there."""
+        if self.file is None:
+            return self.piped or ""
+        data = prompts.contents(self.file)
+        return prompts.decoded(data, str(self.file), self.encoding)
+
+    @property
+    def title(self) -> str:
+        """What a session begun from it is called: the file's name. A pipe's name says nothing."""
+        return self.file.name if self.file is not None and self.file.is_file() else ""
+
+
+def loaded(name: str) -> Session:
+    """The stored session of that name, to be read only; Trouble when there is none."""
+    opened = library.open_session(library.resolve(name), read_only=True)
+    opened.close()
+    return opened.session
+
+
+def opener(chosen: Settings) -> Opener:
+    """What a `Runner` is handed: opens the backend that the settings name."""
+
+    def open_backend(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
+        return backends.open(chosen, report, cancel)
+
+    return open_backend
+
+
+def vocabulary(chosen: Settings) -> Vocab | None:
+    """The tokenizer of the model that the settings name; Trouble when it is not on this machine."""
+    return Vocab.load(hub.find(chosen.model).path)
+
+
+def filled(chosen: Settings) -> Settings:
+    """The settings with a checkpoint's own preset filled in, where that checkpoint is here."""
+    if chosen.preset != presets.CHECKPOINT:
+        return chosen
+    snapshot = hub.locate(chosen.model)
+    return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
+
+
+def themed(chosen: Settings, shelf: Shelf) -> Settings:
+    """The settings with a theme of that shelf. A flag that names another is refused (Trouble 2); a
+    file or a variable that does becomes a warning, and the default stands.
+    """
+    origin = chosen.origin["theme"]
+    if chosen.theme in shelf.skins or not origin.explicit:
+        return chosen
+    why = f"{origin.where}: there is no theme {chosen.theme!r}"
+    there = f"there are {', '.join(shelf.skins)}"
+    if origin.source == "flag":
+        hint = "; ".join(map(str, shelf.problems))
+        raise Trouble(f"{why} ({there})", hint=hint, code=USAGE)
+    warnings = (*chosen.warnings, f"{why}; ignored ({there})")
+    return replace(chosen, theme=shelf.pick(chosen.theme).name, warnings=warnings)
+
+
+def desk(chosen: Settings, path: Path | None, title: str = "") -> Desk:
+    """A session file opened to go on with (read-only where it must be), or a new session of that
+    title.
+    """
+    from qwen_tui.tui.context import Desk
+
+    if path is None:
+        session = Session.new(title=title, app=APP)
+        return Desk(session, library.new_store(session) if chosen.save else None)
+    opened = library.open_session(path, read_only=not chosen.save)
+    if chosen.save:
+        return Desk.of(opened)
+    return Desk(opened.session, badges=tuple(opened.report.badges()))
+
+
+def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
+    """Open the studio and stay until it is left; the exit code."""
+    from qwen_tui.engine.runner import Runner
+    from qwen_tui.tui.app import every_theme, run
+    from qwen_tui.tui.context import Doors
+
+    shelf = every_theme()
+    chosen = themed(filled(settings.load(flags)), shelf)
+    text = opening.text()
+    path = library.resolve(opening.session) if opening.session is not None else None
+    left = _left_behind() if chosen.save else None
+    if opening.file is None and opening.session is None and not text:
+        path = left
+    doors = Doors(
+        settings=chosen,
+        runner=Runner(opener(chosen)),
+        opener=opener,
+        vocab=vocabulary,
+        open_desk=lambda path: desk(chosen, path),
+        desk=desk(chosen, path, opening.title),
+        file=opening.file if opening.encoding is None else None,
+        text=text,
+    )
+    return run(doors, shelf)
+
+
+def _left_behind() -> Path | None:
+    """What was typed in a studio that was killed before it had a session, as sessions; the newest.
+    What cannot be saved now stays where it is.
+    """
+    with suppress(Trouble, OSError):
+        return next(iter(library.adopt_orphans(app=APP)), None)
+    return None
+
+
+def replay_in_studio(
+    name: str, flags: dict[str, Any], *, speed: float, max_gap: float | None
+) -> int:
+    """Play a stored session back in the studio, without any model; the exit code."""
+    from qwen_tui.backends.replay import UNKNOWN, Replay, takes
+    from qwen_tui.cli.studio import check_screen, take_terminal
+    from qwen_tui.engine.runner import Runner
+    from qwen_tui.tui.app import every_theme, run
+    from qwen_tui.tui.context import Desk, Doors
+
+    check_screen()
+    take_terminal()
+    session = loaded(name)
+    recorded = takes(session.entries)
+    environment = next(iter(session.environments.values()), UNKNOWN)
+    model = str(environment.model.get("repo") or environment.model.get("path") or "unknown")
+    shelf = every_theme()
+    chosen = themed(settings.load(flags | {"save": False, "model": model}), shelf)
+
+    def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
+        return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)
+
+    doors = Doors(
+        settings=chosen,
+        runner=Runner(replay),
+        opener=opener,
+        vocab=lambda chosen: None,
+        open_desk=lambda path: desk(chosen, path),
+        desk=Desk(session),
+        play=True,
+    )
+    return run(doors, shelf)
+
+
+def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:
+    """The line-mode workbench on what was opened; the exit code."""
+    from qwen_tui.cli.generation import ignore, load
+    from qwen_tui.cli.line_mode import Workbench
+
+    chosen = settings.load(flags)
+    folder = hub.find(chosen.model).path
+    chosen = settings.for_checkpoint(chosen, folder)
+    vocab = Vocab.load(folder)
+    text = opening.text()
+    if opening.session is not None:
+        held = library.open_session(
+            library.resolve(opening.session), vocab=vocab, read_only=not chosen.save
+        )
+        session, store = held.session, held.store
+    else:
+        session = Session.new(title=opening.title, app=APP, vocab=vocab)
+        store = library.new_store(session) if chosen.save else None
+    with Narrator() as narrator:
+        narrator.warn(chosen.warnings)
+    if text:
+        session.commit(text, "file" if opening.file else "user")
+    bench = Workbench(chosen, session, lambda chosen, narrator: load(chosen, narrator, ignore))
+    try:
+        return bench.run()
+    finally:
+        bench.close()
+        if store is not None:
+            store.close()

@@ -1,0 +1,1 @@
+"""The main screen: document, completion and sampling panes over a workspace."""

@@ -1,0 +1,1 @@
+"""The terminal: taken, driven safely, and given back whatever happens."""

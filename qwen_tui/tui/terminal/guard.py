@@ -1,0 +1,355 @@
+"""The terminal as something to give back: private output, signals, crashes, and leaving.
+
+Law: however the program ends, what was written is flushed first and the terminal is as it was;
+stray writes to the standard streams land in the log, never on the screen.
+"""
+
+from __future__ import annotations
+
+import atexit
+import faulthandler
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from rich.console import RenderableType
+from textual.app import App
+from textual.filter import LineFilter, Monochrome, NoColor
+
+from qwen_tui.paths import made
+from qwen_tui.tui.terminal.shutdown import Standby, TerminalFile, within
+from qwen_tui.tui.theme.themes import WithoutColour, colour_refused
+from qwen_tui.types import CANNOT_CREATE, INTERNAL, UNAVAILABLE, Trouble
+
+if TYPE_CHECKING:
+    from textual.driver import Driver
+
+try:
+    import termios
+except ImportError:  # Windows: no modes to give back
+    termios = None  # type: ignore[assignment]
+
+ReturnType = TypeVar("ReturnType")
+
+RESTORE: Final = (
+    b"\x1b\\"  # the end of any sequence that was cut
+    b"\x1b[?2026l"  # synchronised output
+    b"\x1b[?2004l"  # bracketed paste
+    b"\x1b[?1000l\x1b[?1003l\x1b[?1015l\x1b[?1006l\x1b[?1016l"  # mouse
+    b"\x1b[?2048l\x1b[?1004l"  # resize and focus reports
+    b"\x1b[<u"  # Kitty keyboard protocol
+    b"\x1b[0m\x1b[?7h\x1b[?1049l\x1b[?25h"  # style, wrap, alternate screen, cursor
+)
+"""Every mode that the interface may have set, off again."""
+
+FLUSH_S: Final = 1.2
+"""How long a dying program waits for what was written to be safe."""
+RESTORE_S: Final = 0.3
+"""How long it waits for a terminal that takes no bytes."""
+DRAIN_S: Final = 0.5
+"""How long leaving waits for the last frame to be written."""
+LOG_MOST: Final = 4 << 20
+"""Bytes of log after which a new one is begun, the last one kept beside it."""
+HANGUP_CODE: Final = 129
+_SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class Guard:
+    """Holds the terminal while the interface runs; a context manager, on the main thread.
+
+    On entry it keeps a private copy of the terminal for painting, sends descriptors 1 and 2 to the
+    log file (made with mode 0600), and takes SIGTERM, SIGHUP, SIGINT and SIGQUIT: each flushes,
+    gives the terminal back and dies by the signal within two seconds. One that was ignored stays
+    ignored. `flush` makes safe what was written; it is called at most once a death, on a thread.
+    """
+
+    def __init__(self, log: Path, *, flush: Callable[[], object] = nothing) -> None:
+        self.log = log
+        self.flush = flush
+        self.output: TerminalFile | None = None
+        self._saved: tuple[int, int] | None = None
+        self._stderr: Any = None
+        self._log_stream: Any = None
+        self._handlers: dict[int, Any] = {}
+        self._modes: list[Any] | None = None
+        self._flusher: Standby | None = None
+        self._restorer: Standby | None = None
+
+    # -- taking and giving back -------------------------------------------------------------------
+
+    def __enter__(self) -> Guard:
+        """Take the terminal; Trouble where there is none, or where the log cannot be written."""
+        shown = next((fd for fd in (1, 2) if os.isatty(fd)), None)
+        if shown is None:
+            raise Trouble("standard output is no terminal", code=UNAVAILABLE)
+        stray = self._open_log()
+        if termios is not None:
+            self._capture(shown, stray)
+        self._log_stream = os.fdopen(stray, "a", encoding="utf-8", errors="backslashreplace")
+        faulthandler.enable(self._log_stream)
+        self._remember_modes()
+        self._flusher = Standby("last-flush", lambda: self.flush())
+        self._restorer = Standby("last-restore", self._write_restore)
+        self._take_signals()
+        return self
+
+    def _capture(self, shown: int, stray: int) -> None:
+        """Keep the terminal for painting and send descriptors 1 and 2 to the log. Textual's own
+        driver on Windows paints on descriptor 1, so there they stay.
+        """
+        _flush_streams()
+        self._saved = (os.dup(1), os.dup(2))
+        self._stderr = sys.__stderr__
+        self.output = TerminalFile(os.dup(shown))
+        sys.__stderr__ = self.output  # type: ignore[misc, assignment]  # where Textual paints
+        for descriptor in (1, 2):
+            os.dup2(stray, descriptor)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give everything back as it was."""
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+        self.restore()
+        for standby in (self._flusher, self._restorer):
+            if standby is not None:
+                standby.dismiss()
+        self._flusher = self._restorer = None
+        if self._saved is not None:
+            _flush_streams()
+            for kept, descriptor in zip(self._saved, (1, 2), strict=True):
+                os.dup2(kept, descriptor)
+                os.close(kept)
+            self._saved = None
+            sys.__stderr__ = self._stderr  # type: ignore[misc]
+        faulthandler.disable()
+        self._log_stream.close()
+        if self.output is not None:
+            self.output.silence()
+
+    def _open_log(self) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        try:
+            made(self.log.parent)
+            if self.log.is_file() and self.log.stat().st_size > LOG_MOST:
+                self.log.replace(self.log.with_suffix(".old"))
+            return os.open(self.log, flags, 0o600)
+        except OSError as error:
+            why = f"cannot write the log {self.log}: {error.strerror}"
+            raise Trouble(why, hint="QWEN_TUI_HOME moves it", code=CANNOT_CREATE) from None
+
+    def _remember_modes(self) -> None:
+        if termios is not None:
+            with suppress(termios.error, OSError, ValueError):
+                self._modes = termios.tcgetattr(0)
+
+    def _restore_modes(self) -> None:
+        if termios is not None and self._modes is not None:
+            with suppress(termios.error, OSError, ValueError):
+                termios.tcsetattr(0, termios.TCSANOW, self._modes)
+
+    def restore(self) -> None:
+        """Give the terminal its modes and its screen back, without waiting for one that is stuck.
+
+        The input modes come first: they need no byte to pass. What the driver gave back already is
+        left alone, as the Kitty protocol's modes are a stack that others may stand on.
+        """
+        self._restore_modes()
+        output = self.output
+        if output is None or output.lost or not output.taken or self._restorer is None:
+            return
+        output.silence()
+        self._restorer.go(RESTORE_S)
+
+    def _write_restore(self) -> None:
+        if self.output is not None:
+            _write_all(self.output.fileno(), RESTORE)
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """While this holds, descriptors 1 and 2 are the terminal: for a program such as $EDITOR,
+        inside `App.suspend()`.
+        """
+        if self._saved is None:
+            yield
+            return
+        captured = (os.dup(1), os.dup(2))
+        for kept, descriptor in zip(self._saved, (1, 2), strict=True):
+            os.dup2(kept, descriptor)
+        try:
+            yield
+        finally:
+            for kept, descriptor in zip(captured, (1, 2), strict=True):
+                os.dup2(kept, descriptor)
+                os.close(kept)
+
+    # -- signals, a lost terminal, crashes --------------------------------------------------------
+
+    def _take_signals(self) -> None:
+        for name in _SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+                self._handlers[number] = signal.signal(number, self._die)
+
+    def _die(self, number: int, frame: FrameType | None) -> None:
+        """Flush, restore, and die by the signal, so that whoever sent it sees it."""
+        self._last_flush()
+        self.restore()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+        os._exit(128 + number)  # where the signal is blocked
+
+    def _last_flush(self) -> None:
+        """Flush once, whoever comes first; all wait for it, but not for ever."""
+        if self._flusher is not None:
+            self._flusher.go(FLUSH_S)
+
+    def terminal_lost(self) -> None:
+        """The terminal is gone for good: flush and leave. Any thread; does not return.
+
+        The kernel sends SIGHUP too; it is what we die by unless it is ignored.
+        """
+        if self.output is not None:
+            self.output.lost = True
+        self._last_flush()
+        if HANGUP_CODE - 128 in self._handlers:
+            os.kill(os.getpid(), HANGUP_CODE - 128)
+            time.sleep(DRAIN_S)
+        os._exit(HANGUP_CODE)
+
+    def record(self, error: BaseException) -> None:
+        """Write a crash's traceback to the log: where it was, never the values of variables."""
+        lines = traceback.format_exception(error)
+        with suppress(OSError, ValueError, AttributeError):
+            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+            self._log_stream.write(f"{stamp} crash\n{''.join(lines)}")
+            self._log_stream.flush()
+
+
+def _flush_streams() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with suppress(OSError):
+        while data:
+            data = data[os.write(descriptor, data) :]
+
+
+class GuardedApp(App[ReturnType], Generic[ReturnType]):
+    """A Textual app that crashes quietly and whose driver survives its terminal.
+
+    `guard` is None in tests and wherever nobody took the terminal.
+    """
+
+    guard: Guard | None = None
+    crashed: BaseException | None = None
+    """What ended it, where that was an error of ours."""
+
+    def get_driver_class(self) -> type[Driver]:
+        """The driver that survives bad input and a lost terminal; elsewhere than Unix Textual's."""
+        chosen = super().get_driver_class()
+        if chosen.__name__ != "LinuxDriver":
+            return chosen
+        from qwen_tui.tui.terminal.driver import SafeDriver
+
+        return SafeDriver
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's, but `NO_COLOR` (where it is not empty) means no colour instead of greys."""
+        kept = [
+            each
+            for each in super().get_line_filters()
+            if not isinstance(each, (Monochrome, NoColor))
+        ]
+        return [*kept, *self._colour_filters]
+
+    @cached_property
+    def _colour_filters(self) -> tuple[LineFilter, ...]:
+        return (WithoutColour(),) if colour_refused() else ()
+
+    def terminal_lost(self) -> None:
+        """The driver's word that input ended for good; on the input thread."""
+        if self.guard is not None:
+            self.guard.terminal_lost()
+        else:
+            os._exit(HANGUP_CODE)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Flush, log where it happened, and end; Textual would print every local variable."""
+        if self.crashed is None:
+            self.crashed = error
+            if self.guard is not None:
+                self.guard.record(error)
+                within(FLUSH_S, self.guard.flush)
+        self._return_code = INTERNAL
+        if self._exception is None:
+            self._exception = error
+            self._exception_event.set()
+        self._close_messages_no_wait()
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """End on Textual's own complaint, as of broken CSS; it goes to the log."""
+        self._handle_exception(RuntimeError(" ".join(map(str, renderables))))
+
+    def _print_error_renderables(self) -> None:
+        """Nothing: `run` says the one line, once the terminal is given back."""
+        self._exit_renderables.clear()
+
+
+def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
+    """Run the interface to its end and give the terminal back; the exit code.
+
+    A crash is one line on standard error with the log's path, and 70.
+    """
+    try:
+        with guard:
+            app.guard = guard
+            try:
+                code = app.run(mouse=mouse)
+            except Exception as error:
+                guard.record(error)
+                within(FLUSH_S, guard.flush)
+                app.crashed = error
+                code = None
+    finally:
+        app.guard = None
+    if app.crashed is not None:
+        kind = type(app.crashed).__name__
+        print(f"qwen-tui: internal error ({kind}); details in {guard.log}", file=sys.stderr)
+        return INTERNAL
+    return (app.return_code or 0) if code is None else code
+
+
+def leave(code: int, *, stuck: bool) -> int:
+    """The exit code, unless ending the interpreter would be slow or wrong: then the process ends
+    here and now.
+
+    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`); and taking
+    torch's modules apart keeps a person waiting for seconds, for nothing.
+    """
+    if stuck or "torch" in sys.modules:
+        within(RESTORE_S, atexit._run_exitfuncs)
+        _flush_streams()
+        os._exit(code)
+    return code

@@ -1,0 +1,1 @@
+"""Themes from TOML, contrast, and log-probability as colour."""

@@ -1,0 +1,73 @@
+"""How sure the model was, as a style: log-probability → one of eight levels → the theme's style.
+
+Law: the level depends on the probability alone, never on the neighbours, so the same colour always
+means the same chance; every style is made once.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from dataclasses import dataclass
+from typing import Final
+
+from rich.style import Style
+
+from qwen_tui.tui.theme.themes import HEAT_LEVELS, Palette, Skin
+
+LEVEL_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
+"""The least probability of each level but the last; in bits 0.15, 0.5, 1, 2, 3.3, 5.1, 7.6."""
+
+_EDGES: Final = tuple(-math.log(floor) for floor in LEVEL_FLOORS)
+assert len(_EDGES) == HEAT_LEVELS - 1
+
+
+def level_of(logprob: float | None) -> int | None:
+    """The level 0 (sure) … 7 (surprised) of a natural log-probability; None and NaN have none."""
+    if logprob is None or logprob != logprob:
+        return None
+    return bisect_right(_EDGES, -logprob - 1e-12)
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A skin's styles, ready for painting tokens; hashable by identity of its content."""
+
+    levels: tuple[Style, ...]
+    palette: Palette
+
+    @classmethod
+    def of(cls, skin: Skin, *, colour: bool = True) -> Heat:
+        """The styles of a skin; without colour, meaning is kept by underline, bold and italic."""
+        used = skin if colour else skin.without_colour()
+        return cls(used.heat, used.palette)
+
+    def style(self, logprob: float | None) -> Style | None:
+        """The style of a token; None where its probability is not known."""
+        level = level_of(logprob)
+        return None if level is None else self.levels[level]
+
+    def legend(self) -> tuple[tuple[str, Style], ...]:
+        """(label, style) of each level, sure first: `≥90%`, `70`, …, `rarer`."""
+        labels = [f"≥{LEVEL_FLOORS[0]:.0%}"]
+        labels += [f"{floor * 100:g}" for floor in LEVEL_FLOORS[1:]]
+        return tuple(zip((*labels, "rarer"), self.levels, strict=True))
+
+
+def percent(logprob: float | None) -> str:
+    """A probability for a person: `99.8%`, `42%`, `0.031%`, `<0.001%`; empty where not known."""
+    if logprob is None or logprob != logprob:
+        return ""
+    share = math.exp(min(logprob, 0.0)) * 100
+    if share >= 99.95:
+        return "100%"
+    if share >= 99:
+        return f"{share:.1f}%"
+    if share >= 1:
+        return f"{share:.0f}%"
+    return f"{share:.2g}%" if share >= 0.001 else "<0.001%"
+
+
+def bits(logprob: float | None) -> float | None:
+    """Surprisal in bits of a natural log-probability."""
+    return None if logprob is None or logprob != logprob else -logprob / math.log(2)

@@ -1,0 +1,470 @@
+"""The sampling controls: one row each with name, value and slider, by keyboard, typing and mouse.
+
+Law: a value out of its range is shown as such and not applied. Ranges come from `presets.DIALS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
+
+from rich.segment import Segment
+from rich.style import Style
+from textual import events
+from textual.binding import Binding
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.message import Message
+from textual.reactive import reactive
+from textual.strip import Strip
+
+from qwen_tui import presets
+from qwen_tui.presets import Dial, Preset
+from qwen_tui.safe_text import visible
+from qwen_tui.tui.actions import bindings
+from qwen_tui.tui.sampling_controls import (
+    PRESET,
+    ROW_DIALS,
+    ROWS,
+    SEED,
+    SHORT,
+    STOP,
+    Controls,
+    at_fraction,
+    fraction,
+)
+from qwen_tui.tui.widgets.part_styles import Parts
+from qwen_tui.types import Sampling, Trouble
+
+NAME_CELLS: Final = 15
+VALUE_CELLS: Final = 7
+
+
+class Dials(Parts, can_focus=True):
+    """The panel of sampling controls. A person moving one makes it say `Changed`."""
+
+    DEFAULT_CSS = """
+    Dials {
+        height: 1fr;
+        overflow-x: hidden;
+        scrollbar-size-vertical: 1;
+        & > .dials--name { color: $foreground 75%; }
+        & > .dials--value { color: $foreground; text-style: bold; }
+        & > .dials--neutral { color: $foreground 45%; }
+        & > .dials--track { color: $foreground 20%; }
+        & > .dials--fill { color: $primary; }
+        & > .dials--knob { color: $accent; }
+        & > .dials--cursor { background: $primary 18%; }
+        & > .dials--edit { color: $background; background: $accent; }
+        & > .dials--wrong { color: $error; text-style: bold underline; }
+    }
+    """
+    COMPONENT_CLASSES: ClassVar[set[str]] = {
+        "dials--name",
+        "dials--value",
+        "dials--neutral",
+        "dials--track",
+        "dials--fill",
+        "dials--knob",
+        "dials--cursor",
+        "dials--edit",
+        "dials--wrong",
+    }
+    BINDINGS: ClassVar = [
+        *bindings("dials"),
+        Binding("shift+left", "dial_less(10)", show=False),
+        Binding("shift+right", "dial_more(10)", show=False),
+    ]
+
+    controls: reactive[Controls] = reactive(Controls(Sampling()), layout=False)
+    """What is set now."""
+    cursor: reactive[int] = reactive(1)
+    """The row the keys act on."""
+    typed: reactive[str | None] = reactive[str | None](None)
+    """What a person is typing into the row, or None."""
+    last_seed: reactive[int | None] = reactive[int | None](None)
+    """The seed the last generation used."""
+
+    @dataclass
+    class Changed(Message):
+        """A person changed a control."""
+
+        controls: Controls
+
+    @dataclass
+    class Said(Message):
+        """What is to be said under the controls: the range of the one under the cursor, or why what
+        is typed cannot be applied.
+        """
+
+        text: str
+        wrong: bool
+
+    @dataclass
+    class EditStops(Message):
+        """A person wants to edit the stop strings."""
+
+    def __init__(
+        self,
+        controls: Controls,
+        *,
+        own: dict[str, Preset] | None = None,
+        id: str | None = None,
+    ) -> None:
+        super().__init__(id=id)
+        self.own = own or {}
+        self.checkpoint: Sampling | None = None
+        """What the checkpoint's makers ask for, once it is known."""
+        self._dragging: str | None = None
+        self.set_reactive(Dials.controls, controls)
+
+    # -- what it shows -----------------------------------------------------------------------------
+
+    def on_mount(self) -> None:
+        self.virtual_size = Size(0, len(ROWS))
+        self._say()
+
+    @property
+    def row(self) -> str:
+        """The name of the row under the cursor."""
+        return ROWS[self.cursor]
+
+    @property
+    def complaint(self) -> str:
+        """Why what is typed cannot be applied; empty when it can."""
+        if self.typed is None or not self.typed.strip():
+            return ""
+        try:
+            self._read(self.row, self.typed)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def help_line(self) -> str:
+        """One line on the row under the cursor: its range, and what it does."""
+        if self.row in ROW_DIALS:
+            dial = ROW_DIALS[self.row]
+            return f"{dial.range} · neutral {dial.show(dial.neutral)}"
+        if self.row == SEED:
+            return "0 to 2⁶⁴−1 · Del: fresh"
+        if self.row == PRESET:
+            return "← → choose"
+        return "Enter edits them"
+
+    def preset_label(self) -> str:
+        """The name of the preset whose values these are, or `custom`."""
+        controls = self.controls
+        if (
+            controls.preset == presets.CHECKPOINT
+            and self.checkpoint is not None
+            and replace(self.checkpoint, seed=controls.sampling.seed) == controls.sampling
+        ):
+            return "Checkpoint's"
+        found = presets.matching(controls.sampling, self.own)
+        return found.label if found is not None else "custom"
+
+    def _say(self) -> None:
+        complaint = self.complaint
+        self.set_class(bool(complaint), "-wrong")
+        self.post_message(self.Said(complaint or self.help_line(), bool(complaint)))
+        dial = ROW_DIALS.get(self.row)
+        self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
+
+    def watch_cursor(self, _old: int, cursor: int) -> None:
+        self._say()
+        if self.is_mounted:
+            self.scroll_to_region(Region(0, cursor, 1, 1), animate=False, force=True)
+
+    def watch_typed(self) -> None:
+        self._say()
+
+    # -- painting ----------------------------------------------------------------------------------
+
+    def render_line(self, y: int) -> Strip:
+        """One row: name, value, slider."""
+        place = y + self.scroll_offset.y
+        width = self.scrollable_content_region.width
+        if place >= len(ROWS):
+            return Strip.blank(width, self.part(""))
+        name = ROWS[place]
+        here = place == self.cursor and self.has_focus
+        over = "dials--cursor" if here else ""
+        segments = self._row(name, width, over, here)
+        return Strip(segments).adjust_cell_length(width, self.part("", over))
+
+    def _style(self, part: str, over: str) -> Style:
+        return self.part(f"dials--{part}", over)
+
+    def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
+        label = SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
+        wide = NAME_CELLS if name in ROW_DIALS or width > 34 else len(PRESET)
+        segments = [
+            Segment("▌" if here else " ", self._style("knob", base)),
+            Segment(f"{label:<{wide}.{wide}}", self._style("name", base)),
+        ]
+        if here and self.typed is not None:
+            style = self._style("wrong" if self.complaint else "edit", base)
+            return [*segments, Segment(f" {visible(self.typed)}▏", style)]
+        if name not in ROW_DIALS:
+            text, neutral = self._words(name)
+            style = self._style("neutral" if neutral else "value", base)
+            return [*segments, Segment(" " + text, style)]
+        value = self.controls.value(name)
+        dial = ROW_DIALS[name]
+        style = self._style("neutral" if value == dial.neutral else "value", base)
+        segments.append(Segment(f"{dial.show(value):>{VALUE_CELLS}} ", style))
+        return [*segments, *self._slider(dial, value, self._bar(width)[1], base)]
+
+    def _words(self, name: str) -> tuple[str, bool]:
+        """The text of a row that is no slider, and whether it is as good as off."""
+        if name == PRESET:
+            return f"‹ {self.preset_label()} ›", False
+        if name == SEED:
+            seed = self.controls.sampling.seed
+            if seed is not None:
+                return f"{seed} fixed", False
+            return (f"fresh · {self.last_seed}" if self.last_seed is not None else "fresh"), True
+        stops = self.controls.stop
+        shown = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in stops)
+        return (shown, False) if stops else ("none", True)
+
+    def _slider(self, dial: Dial, value: float, cells: int, base: str) -> list[Segment]:
+        if cells < 3:
+            return []
+        knob = round(fraction(dial, value) * (cells - 1))
+        rest = round(fraction(dial, dial.neutral) * (cells - 1))
+        low, high = min(knob, rest), max(knob, rest)
+        track, fill = self._style("track", base), self._style("fill", base)
+        parts = [
+            ("─" * low, track),
+            ("━" * (high - low + 1), fill),
+            ("─" * (cells - 1 - high), track),
+        ]
+        line = [Segment(text, style) for text, style in parts if text]
+        shown = Segment("●", self._style("knob" if value != dial.neutral else "neutral", base))
+        before, _, after = Strip(line).divide([knob, knob + 1, cells])
+        return [*before, shown, *after]
+
+    def _bar(self, width: int) -> tuple[int, int]:
+        """First column and cells of the slider."""
+        start = 1 + NAME_CELLS + VALUE_CELLS + 1
+        return start, max(0, width - start - 1)
+
+    # -- keys --------------------------------------------------------------------------------------
+
+    def action_dial_up(self) -> None:
+        self._leave_typing()
+        self.cursor = (self.cursor - 1) % len(ROWS)
+
+    def action_dial_down(self) -> None:
+        self._leave_typing()
+        self.cursor = (self.cursor + 1) % len(ROWS)
+
+    def action_dial_less(self, steps: int = 1) -> None:
+        self.step(self.row, -steps)
+
+    def action_dial_more(self, steps: int = 1) -> None:
+        self.step(self.row, steps)
+
+    def action_dial_lowest(self) -> None:
+        if self.row in ROW_DIALS:
+            self._set(self.row, ROW_DIALS[self.row].check(ROW_DIALS[self.row].low))
+
+    def action_dial_highest(self) -> None:
+        if self.row in ROW_DIALS:
+            dial = ROW_DIALS[self.row]
+            self._set(self.row, dial.check(min(dial.usual, dial.high)))
+
+    def action_dial_neutral(self) -> None:
+        self.typed = None
+        if self.row in ROW_DIALS:
+            dial = ROW_DIALS[self.row]
+            self._set(self.row, dial.check(dial.neutral))
+        elif self.row == SEED:
+            self._set(SEED, None)
+        elif self.row == STOP:
+            self._changed(replace(self.controls, stop=()))
+
+    def action_dial_edit(self) -> None:
+        """Begin typing a value; or, when typing, apply it."""
+        if self.typed is not None:
+            self._apply_typed()
+        elif self.row == STOP:
+            self.post_message(self.EditStops())
+        elif self.row == PRESET:
+            self.step(PRESET, 1)
+        elif self.row == SEED:
+            self.typed = str(self.controls.sampling.seed or "")
+        else:
+            self.typed = ""
+
+    def on_key(self, event: events.Key) -> None:
+        """Digits begin typing a value; everything typed stays in the row until Enter or Esc."""
+        if event.key == "backspace" and self.typed is not None:
+            self.typed = self.typed[:-1]
+        elif (
+            event.character
+            and event.character in "0123456789.-+"
+            and self.row not in (PRESET, STOP)
+        ):
+            self.typed = (self.typed or "") + event.character
+        elif self.typed is not None and event.is_printable and event.character:
+            self.typed += event.character
+        else:
+            return
+        event.stop()
+        event.prevent_default()
+
+    def on_paste(self, event: events.Paste) -> None:
+        if self.row not in (PRESET, STOP):
+            self.typed = (self.typed or "") + "".join(event.text.split())[:32]
+            event.stop()
+
+    def leave_typing(self) -> bool:
+        """Give up what is being typed; False when nothing was."""
+        was = self.typed is not None
+        self.typed = None
+        return was
+
+    def _leave_typing(self) -> None:
+        """Moving on applies what was typed if it can be applied, and drops it if not."""
+        if self.typed is not None and not self.complaint:
+            self._apply_typed()
+        self.typed = None
+
+    def on_blur(self) -> None:
+        self._leave_typing()
+
+    def _apply_typed(self) -> None:
+        typed = self.typed or ""
+        if not typed.strip():
+            self.typed = None
+            return
+        try:
+            value = self._read(self.row, typed)
+        except ValueError:
+            return  # it stays on the screen, with the reason under it
+        self.typed = None
+        self._set(self.row, value)
+
+    @staticmethod
+    def _read(row: str, text: str) -> Any:
+        return ROW_DIALS[row].read(text) if row in ROW_DIALS else presets.checked(row, text)
+
+    # -- changing ----------------------------------------------------------------------------------
+
+    def step(self, name: str, steps: int) -> None:
+        """Move one row by so many steps."""
+        self.typed = None
+        if name == PRESET:
+            self.next_preset(steps)
+        elif name == SEED:
+            seed = self.controls.sampling.seed
+            self._set(SEED, None if seed is None else min(presets.MAX_SEED, max(0, seed + steps)))
+        elif name in ROW_DIALS:
+            self._set(name, ROW_DIALS[name].moved(self.controls.value(name), steps))
+
+    def next_preset(self, steps: int = 1) -> None:
+        """Set everything from the preset so many further on."""
+        names = [*self.own, *(each.name for each in presets.PRESETS)]
+        if self.checkpoint is None:
+            names.remove(presets.CHECKPOINT)
+        current = self.controls.preset
+        place = names.index(current) if current in names else -1
+        self.take_preset(names[(place + steps) % len(names)])
+
+    def take_preset(self, name: str) -> None:
+        """Set every sampling value from a preset; the seed stays."""
+        try:
+            found = presets.named(name, self.own)
+        except Trouble:
+            return
+        sampling = found.sampling or self.checkpoint
+        if sampling is None:
+            return
+        seed = self.controls.sampling.seed
+        self._changed(
+            replace(self.controls, sampling=replace(sampling, seed=seed), preset=found.name)
+        )
+
+    def take_stops(self, stops: tuple[str, ...]) -> None:
+        """Set the stop strings."""
+        self._changed(replace(self.controls, stop=stops))
+
+    def neutralise(self) -> None:
+        """Switch every stage off."""
+        sampling = presets.neutralise(self.controls.sampling)
+        self._changed(replace(self.controls, sampling=sampling, preset="raw"))
+
+    def toggle_seed(self) -> None:
+        """Fix the seed used last, or go back to a fresh one for each generation."""
+        fixed = self.controls.sampling.seed is not None
+        self._set(SEED, None if fixed else (self.last_seed or 0))
+
+    def _set(self, name: str, value: Any) -> None:
+        self._changed(self.controls.with_value(name, value))
+
+    def _changed(self, controls: Controls) -> None:
+        if controls != self.controls:
+            self.controls = controls
+            self.post_message(self.Changed(controls))
+
+    # -- mouse -------------------------------------------------------------------------------------
+
+    def _under(self, event: events.MouseEvent) -> tuple[int, int] | None:
+        """Row and column under the mouse, or None outside the rows."""
+        offset = event.get_content_offset(self)
+        if offset is None:
+            return None
+        row = offset.y + self.scroll_offset.y
+        return (row, offset.x) if row < len(ROWS) else None
+
+    def on_mouse_down(self, event: events.MouseDown) -> None:
+        under = self._under(event)
+        if under is None:
+            return
+        self._leave_typing()
+        self.cursor, column = under
+        start, cells = self._bar(self.scrollable_content_region.width)
+        if self.row in ROW_DIALS and cells >= 3 and start <= column < start + cells:
+            self._dragging = self.row
+            self.capture_mouse()
+            self._drag(column)
+        elif self.row == PRESET and column > NAME_CELLS:
+            self.step(PRESET, 1)
+        elif self.row == STOP and column > NAME_CELLS:
+            self.post_message(self.EditStops())
+
+    def on_mouse_move(self, event: events.MouseMove) -> None:
+        if self._dragging is not None:
+            self._drag(event.x - self.gutter.left)
+
+    def on_mouse_up(self) -> None:
+        if self._dragging is not None:
+            self._dragging = None
+            self.release_mouse()
+
+    def _drag(self, column: int) -> None:
+        start, cells = self._bar(self.scrollable_content_region.width)
+        if self._dragging is not None and cells >= 3:
+            part = (column - start) / (cells - 1)
+            self._set(self._dragging, at_fraction(ROW_DIALS[self._dragging], part))
+
+    def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
+        if not self._wheel(event, 1):
+            super()._on_mouse_scroll_up(event)
+
+    def _on_mouse_scroll_down(self, event: events.MouseScrollDown) -> None:
+        if not self._wheel(event, -1):
+            super()._on_mouse_scroll_down(event)
+
+    def _wheel(self, event: events.MouseEvent, steps: int) -> bool:
+        """Turn the dial under the mouse; over the names the panel scrolls."""
+        under = self._under(event)
+        if under is None or under[1] <= NAME_CELLS:
+            return False
+        self.cursor = under[0]
+        self.step(self.row, steps)
+        event.stop()
+        event.prevent_default()
+        return True
