@@ -1,15 +1,17 @@
 """Where configuration, sessions, logs, caches, models, themes and the demo live on this machine.
 
 Law: asking for a place never makes it; `made` does, readable by its owner alone. `QWEN_TUI_HOME`
-moves everything.
+moves everything. A file that exists is replaced whole or not at all, by `replacing`.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 import platformdirs
 
@@ -33,6 +35,37 @@ def made(folder: Path) -> Path:
     if not folder.is_dir():
         raise NotADirectoryError(20, "not a folder", str(folder))
     return folder
+
+
+@contextmanager
+def replacing(
+    path: Path, *, mode: int | None = None, sync: bool = False, buffering: int = -1
+) -> Iterator[BinaryIO]:
+    """A new binary file that takes the place of `path` when the block ends without an error.
+
+    After an error the old file stands and nothing lies beside it. A symbolic link stays; what it
+    points to is replaced. `mode` None keeps that of the file that is there, else 0666 less the
+    umask. `sync` puts the bytes on the disk before the name. The folder must exist. Raises OSError.
+    """
+    target = Path(os.path.realpath(path))
+    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    if mode is None and target.exists():
+        mode = target.stat().st_mode & 0o777
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(temporary, flags, 0o666 if mode is None else 0o600)
+    try:
+        with os.fdopen(fd, "wb", buffering=buffering) as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def home(env: Mapping[str, str] | None = None) -> Path | None:

@@ -7,7 +7,6 @@ over, whatever text it carries, and writing one never fails.
 from __future__ import annotations
 
 import base64
-import codecs
 import hashlib
 import json
 import math
@@ -42,6 +41,7 @@ from qwen_tui.types import (
     Weighed,
     joined,
 )
+from qwen_tui.vocab.decoder import Decoder
 
 FORMAT: Final = "qwen-tui.session"
 VERSION: Final = 1
@@ -330,17 +330,14 @@ def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
 class _Voice:
     """What a scribe remembers of one branch: bytes of an unfinished character, ids, count."""
 
-    pending: bytes = b""
+    decoder: Decoder = field(default_factory=Decoder)
     count: int = 0
     hash: Any = field(default_factory=hashlib.sha256)
 
     def feed(self, tokens: Sequence[Token]) -> str:
-        data = self.pending + joined(tokens)
-        text, used = codecs.utf_8_decode(data, "replace", False)
-        self.pending = data[used:]
         self.count += len(tokens)
         self.hash.update(ids_bytes(tokens))
-        return text
+        return self.decoder.feed(joined(tokens))
 
 
 class Scribe:

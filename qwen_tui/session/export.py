@@ -1,19 +1,15 @@
 """A session's document as a file for others: txt, md, json, html with the heat.
 
-Law: plain text is exact; in every other format hostile text stays text. Files are replaced whole or
-not at all.
+Law: plain text is exact; in every other format hostile text stays text.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import os
 import re
-import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui.journal import line
@@ -21,7 +17,7 @@ from qwen_tui.safe_text import visible
 from qwen_tui.session.generations import Run
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Layout, Piece
-from qwen_tui.types import CANNOT_CREATE, USAGE, Token, Trouble, joined, text_of
+from qwen_tui.types import USAGE, Token, Trouble, joined, text_of
 
 HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
 """The least probability of each heat class but the last."""
@@ -254,34 +250,3 @@ def export(session: Session, form: str) -> bytes:
     if form not in FORMATS:
         raise Trouble(f"no format {form!r}", hint=f"one of {', '.join(FORMATS)}", code=USAGE)
     return FORMATS[form](session)
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file whole or not at all, on the disk when it returns; its mode is kept.
-
-    A symbolic link is followed and stays. Raises Trouble when it cannot be done.
-    """
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.part")
-    try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(temporary, flags, mode)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fchmod(file.fileno(), mode)
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise Trouble(f"cannot write {path}: {error.strerror}", code=CANNOT_CREATE) from error
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask

@@ -6,7 +6,6 @@ and tokens are only ever added. What a damaged or hostile file says is mended an
 
 from __future__ import annotations
 
-import codecs
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, NamedTuple
 
 from qwen_tui.types import Added, Choice, Reason, Source, Token
+from qwen_tui.vocab.decoder import Decoder
 
 FOLDED: Final = frozenset({"template", "seed"})
 """Roles whose tokens are in the context and not in the document's text: what a chat template puts
@@ -309,7 +309,7 @@ class Layout:
         self._cut: set[int] = set()
         self._parts: list[str] = []
         self._size = 0
-        self._pending = b""
+        self._decoder = Decoder()
         self.extend(tokens)
 
     def __len__(self) -> int:
@@ -321,34 +321,31 @@ class Layout:
             self._flush()
             self.starts.extend(self._size for _ in tokens)
             return
+        decoder = self._decoder
         for token in tokens:
-            if self._pending:
+            if decoder.pending:
                 self._cut.add(len(self.starts))
-            self.starts.append(self._size + bool(self._pending))
-            data = self._pending + token.data
-            text, used = codecs.utf_8_decode(data, "replace", False)
-            self._pending = data[used:]
-            if text:
+            self.starts.append(self._size + bool(decoder.pending))
+            if text := decoder.feed(token.data):
                 self._parts.append(text)
                 self._size += len(text)
 
     def _flush(self) -> None:
-        if self._pending:
-            self._parts.append("\ufffd")
-            self._size += 1
-            self._pending = b""
+        if text := self._decoder.flush():
+            self._parts.append(text)
+            self._size += len(text)
 
     @property
     def text(self) -> str:
         """The run's characters."""
         if len(self._parts) > 1:
             self._parts = ["".join(self._parts)]
-        return "".join(self._parts) + ("\ufffd" if self._pending else "")
+        return "".join(self._parts) + ("\ufffd" if self._decoder.pending else "")
 
     @property
     def size(self) -> int:
         """Number of characters."""
-        return self._size + bool(self._pending)
+        return self._size + bool(self._decoder.pending)
 
     def span(self, index: int) -> tuple[int, int]:
         """Character offsets (start, stop) of token `index`; empty for one that only ends a

@@ -6,7 +6,6 @@ itself (Unicode normalisation, a space put before it) is taken out; its splits a
 
 from __future__ import annotations
 
-import codecs
 import hashlib
 import json
 import re
@@ -19,6 +18,7 @@ from typing import Any, Final
 from qwen_tui.types import BAD_DATA, NO_INPUT, Token, Trouble, joined
 from qwen_tui.vocab import tokenizer as pieces
 from qwen_tui.vocab.alignment import SURROGATE, Spelled, shared_length, to_bytes
+from qwen_tui.vocab.decoder import Decoder
 
 __all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
 
@@ -44,30 +44,6 @@ def is_nfc(text: str) -> bool:
 def to_nfc(text: str) -> str:
     """The text in Unicode normalisation form C."""
     return unicodedata.normalize("NFC", text)
-
-
-class Decoder:
-    """Bytes to text piece by piece; holds back an incomplete character, shows a bad byte as
-    U+FFFD.
-    """
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    @property
-    def pending(self) -> bytes:
-        """The bytes of a character that is not complete yet (at most three)."""
-        return self._decoder.getstate()[0]
-
-    def feed(self, data: bytes) -> str:
-        """The characters that these bytes complete."""
-        return self._decoder.decode(data)
-
-    def flush(self) -> str:
-        """What is held back, as U+FFFD; the decoder is then as new."""
-        rest = self._decoder.decode(b"", final=True)
-        self._decoder.reset()
-        return rest
 
 
 class Vocab:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-import stat
-from pathlib import Path
 
 import pytest
 
-from qwen_tui.session.export import FORMATS, export, heat, write_atomic
+from qwen_tui.session.export import FORMATS, export, heat
 from qwen_tui.session.session import Session
 from qwen_tui.types import Choice, Emitted, Environment, Finished, Sampling, Token, Trouble
 
@@ -116,19 +114,3 @@ def test_heat_has_eight_classes() -> None:
     assert [heat(value) for value in (0.0, -0.2, -0.5, -1.0, -2.0, -3.0, -5.0, -50.0)] == [
         *range(8)
     ]
-
-
-def test_a_file_is_replaced_whole_and_keeps_its_mode(tmp_path: Path) -> None:
-    path = tmp_path / "out.txt"
-    path.write_text("old")
-    path.chmod(0o640)
-    link = tmp_path / "link.txt"
-    link.symlink_to(path)
-    write_atomic(link, b"new")
-    assert path.read_bytes() == b"new"
-    assert link.is_symlink()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o640
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["link.txt", "out.txt"]
-    with pytest.raises(Trouble) as caught:
-        write_atomic(tmp_path / "none" / "out.txt", b"x")
-    assert caught.value.code == 73

@@ -68,6 +68,46 @@ def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
         paths.made(tmp_path / "file")
 
 
+def test_a_replaced_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    file.write_bytes(b"old")
+    file.chmod(0o640)
+    link.symlink_to(file)
+    with paths.replacing(link, sync=True) as new:
+        new.write(b"new")
+        assert file.read_bytes() == b"old"
+    assert file.read_bytes() == b"new"
+    assert link.is_symlink()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+
+
+def test_a_new_file_has_the_mode_that_was_asked_for_or_the_umask_gives(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        for name, mode in (("plain", None), ("private", 0o600), ("shared", 0o644)):
+            with paths.replacing(tmp_path / name, mode=mode) as new:
+                new.write(b"x")
+    finally:
+        os.umask(before)
+    modes = {each.name: stat.S_IMODE(each.stat().st_mode) for each in tmp_path.iterdir()}
+    assert modes == {"plain": 0o640, "private": 0o600, "shared": 0o644}
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_bytes(b"old")
+
+    def fail() -> None:
+        with paths.replacing(file) as new:
+            new.write(b"half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert [each.name for each in tmp_path.iterdir()] == ["a.txt"]
+    assert file.read_bytes() == b"old"
+
+
 def test_what_ships_is_there() -> None:
     assert paths.demo_dir().is_dir()
     assert paths.themes_dir().name == "themes"
