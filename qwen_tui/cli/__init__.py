@@ -16,7 +16,8 @@ import typer
 
 from qwen_tui import __version__
 from qwen_tui.cli import bench, complete, config, doctor, models, replay, sessions, studio
-from qwen_tui.cli.command_group import STUDIO, StudioGroup
+from qwen_tui.cli.arguments import STUDIO
+from qwen_tui.cli.command_group import StudioGroup
 from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 _Refused = typer.BadParameter.__mro__[2]

@@ -6,12 +6,11 @@ text by subject, so that asking for it costs no more than Python's start.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-STUDIO: Final = "studio"
-"""The hidden command behind `qwen-tui [FILE]`."""
+from qwen_tui.cli.arguments import STUDIO, existing
 
 
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
@@ -74,8 +73,6 @@ class StudioGroup(Group):
         first = args[0].partition("=")[0] if args else ""
         if first not in own and first not in self.commands:
             if first[:1] not in ("", "-"):
-                from qwen_tui.cli.studio import existing
-
                 existing(first, list(self.commands))  # a misspelled command, whatever follows it
             args = [STUDIO, *args]
         return super().parse_args(ctx, args)

@@ -241,7 +241,7 @@ def _terminal() -> list[tuple[str, str]]:
 
 def _places() -> list[tuple[str, str]]:
     from qwen_tui import hub, paths
-    from qwen_tui.cli import kept
+    from qwen_tui.cli import cache_files
 
     places = (
         ("configuration", paths.config_file()),
@@ -255,7 +255,7 @@ def _places() -> list[tuple[str, str]]:
         ("themes", paths.themes_dir()),
         ("demo", paths.demo_dir()),
     )
-    sizes = {paths.kv_dir(): kept.total(kept.found())}
+    sizes = {paths.kv_dir(): cache_files.total(cache_files.kv_blocks())}
     return [(label, f"{place}{_state(place, sizes.get(place, 0))}") for label, place in places]
 
 

@@ -14,7 +14,6 @@ import typer
 from qwen_tui.cli.command_group import Command, Group
 
 if TYPE_CHECKING:
-    from qwen_tui.cli.packed import Packed
     from qwen_tui.hub import Card, Known, Snapshot
 
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="a hub id, a folder, or `demo`")]
@@ -37,28 +36,29 @@ def register(app: typer.Typer) -> None:
 def list_models(as_json: AsJson = False) -> None:
     """List the models on this disk, their packed weights, and the Qwen2.5s one can pull."""
     from qwen_tui import hub
-    from qwen_tui.cli import kept, packed
+    from qwen_tui.cli import cache_files
     from qwen_tui.cli.tables import safe_json, show
 
     here = hub.installed()
-    files, texts = packed.found(), kept.found()
-    owned = {each for snapshot in here for each in packed.of(snapshot.path, files)}
-    others = [each for each in files if each not in owned]
+    files, blocks = cache_files.packed_weights(), cache_files.kv_blocks()
     names = {each.name for each in here}
     absent = [known for name, known in hub.KNOWN.items() if name not in names]
     if as_json:
+        owned: set[cache_files.Packed] = set()
         for snapshot in here:
-            mine = [each.record() for each in packed.of(snapshot.path, files)]
-            size = kept.total(kept.of(snapshot.path, texts))
-            print(safe_json(_here_json(snapshot) | {"packed": mine, "kept": size}))
-        for each in others:
-            print(safe_json({"name": each.folder, "here": False, "packed": [each.record()]}))
+            mine = cache_files.of(snapshot.path, files)
+            owned |= set(mine)
+            size = cache_files.total(cache_files.of(snapshot.path, blocks))
+            about = {"packed": [each.record() for each in mine], "kept": size}
+            print(safe_json(_here_json(snapshot) | about))
+        for each in files:
+            if each not in owned:
+                print(safe_json({"name": each.model, "here": False, "packed": [each.record()]}))
         for known in absent:
             print(safe_json(_known_json(known)))
         return
-    rows = [_here_row(each, kept.beside(each.path, files, texts)) for each in here]
-    rows += [_packed_row(each) for each in others]
-    rows += kept.stray_rows((each.path for each in here), texts)
+    rows = [_here_row(each, cache_files.note(each.path, files, blocks)) for each in here]
+    rows += cache_files.orphan_rows((each.path for each in here), files, blocks)
     rows += [_known_row(each) for each in absent]
     show(
         rows,
@@ -96,15 +96,6 @@ def _here_row(snapshot: Snapshot, also: str) -> tuple[str, ...]:
         _memory(card),
         snapshot.place + also,
     )
-
-
-def _packed_row(file: Packed) -> tuple[str, ...]:
-    import shlex
-
-    from qwen_tui import hub
-
-    state = f"packed, of no model listed: models rm --packed {shlex.quote(file.folder)}"
-    return (file.folder, "", "", hub.size_text(file.bytes), "", "", state)
 
 
 def _known_row(known: Known) -> tuple[str, ...]:
@@ -327,8 +318,7 @@ def remove(
     Its packed weights (quantised once, in our cache) go too, and what was kept of texts.
     """
     from qwen_tui import hub
-    from qwen_tui.cli import kept as keeping
-    from qwen_tui.cli import packed as packing
+    from qwen_tui.cli import cache_files
     from qwen_tui.cli.stderr import Narrator
     from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
@@ -338,14 +328,17 @@ def remove(
     if model is None and not packed:
         raise Trouble("models rm needs a MODEL", hint="qwen-tui models list", code=USAGE)
     name = (model or "").partition("@")[0]
-    files = packing.of_model(name, packing.found()) if name else packing.found()
+    files = cache_files.packed_weights()
+    if name:
+        files = cache_files.of_model(name, files)
     if packed:
         whose = f" of {name}" if name else ""
         if not files:
             raise Trouble(f"there are no packed weights{whose}", code=NO_INPUT)
         if not yes:
-            _confirm(f"delete the packed weights{whose} ({packing.said(files)})?")
-        Narrator().say(f"packed weights: {hub.size_text(packing.delete(files))} freed")
+            _confirm(f"delete the packed weights{whose} ({cache_files.packed_text(files)})?")
+        freed = cache_files.delete_packed(files)
+        Narrator().say(f"packed weights: {hub.size_text(freed)} freed")
         return
     if not yes and name != hub.DEMO and hub.is_hub_id(name):
         snapshot = hub.locate(name)
@@ -354,26 +347,28 @@ def remove(
                 f"{name} is not on this disk", hint="see: qwen-tui models list", code=NO_INPUT
             )
         _confirm(f"delete {name} ({hub.size_text(snapshot.bytes)} in {snapshot.path})?")
-        if files and not _agreed(f"and its packed weights ({packing.said(files)})?"):
+        if files and not _agreed(f"and its packed weights ({cache_files.packed_text(files)})?"):
             files = ()
-    texts = keeping.of_model(name, keeping.found())
-    freed = hub.remove(name) + packing.delete(files) + keeping.delete(texts)
+    blocks = cache_files.of_model(name, cache_files.kv_blocks())
+    freed = hub.remove(name) + cache_files.delete_packed(files) + cache_files.delete_kept(blocks)
     Narrator().say(f"{name} is gone; {hub.size_text(freed)} freed")
 
 
 def _remove_kept(model: str | None, *, yes: bool) -> None:
     from qwen_tui import hub
-    from qwen_tui.cli import kept
+    from qwen_tui.cli import cache_files
     from qwen_tui.cli.stderr import Narrator
     from qwen_tui.types import NO_INPUT, Trouble
 
-    texts = kept.of_model(model, kept.found()) if model else kept.found()
-    if not texts:
+    blocks = cache_files.kv_blocks()
+    if model:
+        blocks = cache_files.of_model(model, blocks)
+    if not blocks:
         whose = f" with {model}" if model else ""
         raise Trouble(f"nothing is kept of texts{whose}", code=NO_INPUT)
     if not yes:
-        _confirm(f"delete what is {kept.said(texts)}?")
-    Narrator().say(f"{hub.size_text(kept.delete(texts))} freed")
+        _confirm(f"delete what is {cache_files.kept_text(blocks)}?")
+    Narrator().say(f"{hub.size_text(cache_files.delete_kept(blocks))} freed")
 
 
 def _confirm(question: str) -> None:

@@ -122,14 +122,14 @@ def purge(
     What was kept holds the tokens of texts, of all sessions and prompts; it is made again by use.
     """
     from qwen_tui import hub
-    from qwen_tui.cli import kept
+    from qwen_tui.cli import cache_files
     from qwen_tui.session import library
 
-    found, texts = library.trashed(), kept.found()
-    if not found and not texts:
+    found, blocks = library.trashed(), cache_files.kv_blocks()
+    if not found and not blocks:
         print("the trash is empty", file=sys.stderr)
         return
-    size = f" and {hub.size_text(kept.total(texts))} kept of texts" if texts else ""
+    size = f" and {hub.size_text(cache_files.total(blocks))} kept of texts" if blocks else ""
     if not yes:
         if sys.stdin is None or not sys.stdin.isatty():
             raise Trouble("purge asks, and nobody is there", hint="--yes answers", code=USAGE)
@@ -138,7 +138,7 @@ def purge(
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             print("nothing was deleted", file=sys.stderr)
             return
-    kept.delete(texts)
+    cache_files.delete_kept(blocks)
     count = library.purge(found)
     print(f"{count} sessions{size} are gone", file=sys.stderr)
 

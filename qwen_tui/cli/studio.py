@@ -5,20 +5,16 @@ Law: what cannot be a screen is refused before anything is painted, and says wha
 
 from __future__ import annotations
 
-import os
-import sys
-from difflib import get_close_matches
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.command_group import STUDIO, Command
-from qwen_tui.types import NO_INPUT, UNAVAILABLE, USAGE, Trouble
+from qwen_tui.cli.arguments import STUDIO, existing, is_session
+from qwen_tui.cli.command_group import Command
+from qwen_tui.types import USAGE, Trouble
 
 VIEW = "Studio"
-SESSION_START = b'{"k":"head","fmt":"qwen-tui.session"'
 
 
 def register(app: typer.Typer) -> None:
@@ -84,6 +80,7 @@ def studio(
     logit_bias: options.LogitBias = None,
 ) -> None:  # fmt: skip
     """Open the studio on FILE, on a piped text, on a session, or empty."""
+    from qwen_tui.cli.terminal import check_screen, piped_text, take_terminal
     from qwen_tui.cli.wiring import Opening, open_studio, work_in_lines
 
     if file is not None and session is not None:
@@ -103,66 +100,3 @@ def studio(
     piped = None if path is not None or session is not None else piped_text(encoding)
     take_terminal()
     raise typer.Exit(open_studio(Opening(path, session, piped, encoding), flags))
-
-
-def existing(word: str, commands: list[str]) -> Path:
-    """The file that a word on the command line names; Trouble 66 names the nearest command."""
-    path = Path(word)
-    if path.exists():
-        return path
-    near = get_close_matches(word, [name for name in commands if name != STUDIO], 1)
-    raise Trouble(
-        f"there is no file and no command {word!r}",
-        hint=f"did you mean `qwen-tui {near[0]}`?"
-        if near
-        else "qwen-tui --help lists the commands",
-        code=NO_INPUT,
-    )
-
-
-def is_session(path: Path) -> bool:
-    """Whether a file is one of our session files, by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(len(SESSION_START)) == SESSION_START
-
-
-def check_screen() -> None:
-    """Trouble 69 where a full-screen program has nowhere to be."""
-    instead = "`qwen-tui complete` works in a pipe, `qwen-tui --plain` line by line"
-    if sys.stdout is None or not sys.stdout.isatty():
-        raise Trouble("standard output is no terminal", hint=instead, code=UNAVAILABLE)
-    if os.environ.get("TERM", "") in ("dumb", "unknown"):
-        raise Trouble(
-            f"a terminal of type {os.environ['TERM']!r} cannot show a screen",
-            hint=instead,
-            code=UNAVAILABLE,
-        )
-
-
-def piped_text(encoding: str | None) -> str | None:
-    """What was piped into standard input, as the text to begin with; None where nothing was."""
-    from qwen_tui.cli.prompt import decoded, standard_input
-
-    if sys.stdin is None or sys.stdin.isatty():
-        return None
-    return decoded(standard_input(), "standard input", encoding)
-
-
-def take_terminal() -> None:
-    """Make standard input the keyboard again, if it was a pipe."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        return
-    try:
-        keyboard = os.open("/dev/tty", os.O_RDWR)
-    except OSError:
-        raise Trouble(
-            "there is no terminal to type into",
-            hint="`qwen-tui complete` needs none",
-            code=UNAVAILABLE,
-        ) from None
-    os.dup2(keyboard, 0)
-    if keyboard != 0:
-        os.close(keyboard)
-    sys.stdin = os.fdopen(0, encoding="utf-8", errors="surrogateescape", closefd=False)

@@ -150,7 +150,7 @@ def replay_in_studio(
 ) -> int:
     """Play a stored session back in the studio, without any model; the exit code."""
     from qwen_tui.backends.replay import UNKNOWN, Replay, takes
-    from qwen_tui.cli.studio import check_screen, take_terminal
+    from qwen_tui.cli.terminal import check_screen, take_terminal
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
     from qwen_tui.tui.context import Desk, Doors

@@ -14,9 +14,9 @@ import pytest
 import typer
 
 from qwen_tui import cli, paths, presets, settings
+from qwen_tui.cli.arguments import is_session
 from qwen_tui.cli.signals import stopping
 from qwen_tui.cli.stderr import Narrator, complain
-from qwen_tui.cli.studio import is_session
 from qwen_tui.journal import line, record
 from qwen_tui.types import (
     DEFAULT_ORDER,

@@ -1,0 +1,164 @@
+"""Files of our cache that can be made again: packed weights, and KV blocks of long texts.
+
+Law: nothing but files of the cache's own naming is ever listed or deleted.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from qwen_tui import hub, paths
+from qwen_tui.backends.local.kv import block_file
+from qwen_tui.backends.local.kv.block_file import MODEL_ROOM, Kept
+from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
+
+_NAMED: Final = re.compile(
+    r"(?P<model>.+)-(?P<kind>[a-z0-9]+)-[0-9a-f]{24}(\.safetensors|\.(?P<writer>\d+)\.partial)",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """One file of weights that were quantised once.
+
+    `model` is how the name of the model's folder begins, `bytes` the size on disk; `whole` is False
+    for what an interrupted packing left.
+    """
+
+    path: Path
+    model: str
+    kind: str
+    bytes: int
+    whole: bool
+
+    def record(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return {"kind": self.kind, "bytes": self.bytes, "path": str(self.path)}
+
+
+File = TypeVar("File", Packed, Kept)
+
+
+# -- finding ---------------------------------------------------------------------------------------
+
+
+def packed_weights() -> tuple[Packed, ...]:
+    """Every packed file of the cache, by name; one that is being written is left out."""
+    return tuple(_packed_in(paths.packed_dir()))
+
+
+def _packed_in(folder: Path) -> Iterator[Packed]:
+    try:
+        files = sorted(folder.iterdir())
+    except OSError:
+        return
+    for file in files:
+        named = _NAMED.fullmatch(file.name)
+        if named is None or not file.is_file() or file.is_symlink():
+            continue
+        if named["writer"] and block_file.runs(int(named["writer"])):
+            continue
+        whole = file.suffix == ".safetensors"
+        yield Packed(file, named["model"], named["kind"], file.stat().st_size, whole)
+
+
+def kv_blocks() -> tuple[Kept, ...]:
+    """Every KV block on this disk, of every model."""
+    return tuple(block_file.everything(paths.kv_dir()))
+
+
+def of(folder: Path, among: Iterable[File]) -> tuple[File, ...]:
+    """Those of the model in `folder`; two folders of the same name share them here."""
+    return tuple(each for each in among if each.model == folder.name[:MODEL_ROOM])
+
+
+def of_model(name: str, among: Iterable[File]) -> tuple[File, ...]:
+    """Those of every revision of a model: a hub id, one of our own, a folder, or a bare name."""
+    from qwen_tui.hub.snapshots import storage
+
+    folders = {Path(name).absolute(), paths.models_dir() / name}
+    if hub.is_hub_id(name):
+        folders |= set(storage(name).glob("snapshots/*"))
+    snapshot = hub.locate(name)
+    if snapshot is not None:
+        folders.add(snapshot.path)
+    starts = {folder.name[:MODEL_ROOM] for folder in folders}
+    return tuple(each for each in among if each.model in starts)
+
+
+# -- telling ---------------------------------------------------------------------------------------
+
+
+def total(files: Iterable[Packed | Kept]) -> int:
+    """Their size on disk in bytes."""
+    return sum(each.bytes for each in files)
+
+
+def packed_text(files: Iterable[Packed]) -> str:
+    """Their kinds and sizes in a few words; "" for none."""
+    return ", ".join(
+        f"{each.kind} {hub.size_text(each.bytes)}{'' if each.whole else ' (broken off)'}"
+        for each in files
+    )
+
+
+def kept_text(blocks: Iterable[Kept]) -> str:
+    """The size of KV blocks in words."""
+    return f"kept of texts: {hub.size_text(total(blocks))}"
+
+
+def note(folder: Path, files: Iterable[Packed], blocks: Iterable[Kept]) -> str:
+    """What our cache holds for the model in `folder`, as an addition to a list's last column."""
+    weights, mine = packed_text(of(folder, files)), of(folder, blocks)
+    return (f"; packed: {weights}" if weights else "") + (f"; {kept_text(mine)}" if mine else "")
+
+
+def orphan_rows(
+    folders: Iterable[Path], files: Iterable[Packed], blocks: Iterable[Kept]
+) -> list[tuple[str, ...]]:
+    """A table row for each packed file, then for each model with KV blocks, of no model in
+    `folders`; the last column says how to delete it.
+    """
+    known = {folder.name[:MODEL_ROOM] for folder in folders}
+    rows: list[tuple[str, ...]] = []
+    for file in files:
+        if file.model not in known:
+            cure = f"models rm --packed {shlex.quote(file.model)}"
+            state = f"packed, of no model listed: {cure}"
+            rows.append((file.model, "", "", hub.size_text(file.bytes), "", "", state))
+    for model in sorted({each.model for each in blocks} - known):
+        size = hub.size_text(total(each for each in blocks if each.model == model))
+        state = f"kept of texts, of no model listed: models rm --kept {shlex.quote(model)}"
+        rows.append((model, "", "", size, "", "", state))
+    return rows
+
+
+# -- deleting --------------------------------------------------------------------------------------
+
+
+def delete_packed(files: Iterable[Packed]) -> int:
+    """Delete them; the bytes freed. A process that has one mapped keeps it until it ends."""
+    freed = 0
+    for each in files:
+        try:
+            each.path.unlink(missing_ok=True)
+        except OSError as error:
+            code = NO_PERMISSION if isinstance(error, PermissionError) else IO_ERROR
+            raise Trouble(f"{each.path} cannot be removed: {error.strerror}", code=code) from None
+        freed += each.bytes
+    return freed
+
+
+def delete_kept(blocks: tuple[Kept, ...]) -> int:
+    """Delete them; the bytes freed. Trouble where some will not go."""
+    freed = block_file.delete(blocks)
+    left = [each.path for each in blocks if each.path.exists()]
+    if left:
+        raise Trouble(f"{left[0]} cannot be removed, nor {len(left) - 1} more", code=IO_ERROR)
+    return freed
