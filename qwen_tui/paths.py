@@ -48,7 +48,8 @@ def replacing(
     umask. `sync` puts the bytes on the disk before the name. The folder must exist. Raises OSError.
     """
     target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:200]}.{secrets.token_hex(4)}.partial")
+    mark = f"{os.getpid()}.{secrets.token_hex(4)}"
+    temporary = target.with_name(f".{target.name[:200]}.{mark}.partial")
     if mode is None and target.exists():
         mode = target.stat().st_mode & 0o777
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL

@@ -18,7 +18,8 @@ from qwen_tui.backends.local.kv.block_file import MODEL_ROOM, Kept
 from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
 
 _NAMED: Final = re.compile(
-    r"(?P<model>.+)-(?P<kind>[a-z0-9]+)-[0-9a-f]{24}(\.safetensors|\.(?P<writer>\d+)\.partial)",
+    r"\.?(?P<model>.+)-(?P<kind>[a-z0-9]+)-[0-9a-f]{24}"
+    r"(\.safetensors|(\.safetensors)?\.(?P<writer>\d+)(\.[0-9a-f]{8})?\.partial)",
     re.DOTALL,
 )
 

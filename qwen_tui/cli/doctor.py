@@ -143,10 +143,10 @@ def _located(model: str) -> Snapshot | None:
 def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
     from contextlib import suppress
 
-    from qwen_tui.backends.local.planning import draft_model, plan
+    from qwen_tui.backends.local.planning import draft_model, hardware, plan
     from qwen_tui.types import Trouble
 
-    decided = plan.plan(card, found)
+    decided = plan.plan(card, found, hardware.look())
     if found.draft and not decided.spread:
         with suppress(Trouble):  # what is wrong with the draft is said in its own rows
             decided = draft_model.narrowed(decided, card, found)

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from qwen_tui import paths
 from qwen_tui.hub import safetensors_header, snapshots
 from qwen_tui.hub.catalog import KNOWN
 from qwen_tui.hub.hashes import CHUNK, Report, Stopped
@@ -417,11 +417,8 @@ def _note_sizes(commit: str, files: tuple[_File, ...], env: Mapping[str, str]) -
 
 def _write(file: Path, text: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    Path(name).chmod(0o644)
-    Path(name).replace(file)
+    with paths.replacing(file, mode=0o644) as stream:
+        stream.write(text.encode())
 
 
 def _far(trouble: Trouble, bar: _Bar) -> Trouble:

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -255,8 +254,6 @@ class _Memory:
             return
         with suppress(OSError):
             paths.made(self._file.parent)
-            handle, name = tempfile.mkstemp(dir=self._file.parent, prefix="hashes-")
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"version": _VERSION, "files": self._known}, stream)
-            Path(name).replace(self._file)
+            with paths.replacing(self._file, mode=0o600) as stream:
+                stream.write(json.dumps({"version": _VERSION, "files": self._known}).encode())
         self._changed = False

@@ -24,8 +24,7 @@ from qwen_tui.backends.local.backend import opened
 from qwen_tui.backends.local.nn import bitsandbytes, nf4
 from qwen_tui.backends.local.planning import hardware
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.kernel_speed import Speeds
-from qwen_tui.backends.local.planning.plan import GIB, Machine, Plan
+from qwen_tui.backends.local.planning.plan import GIB, Machine, Plan, Speeds
 from qwen_tui.journal import environment_id
 from qwen_tui.settings import Settings
 from qwen_tui.types import NO_INPUT, TEMPORARY, USAGE, Progress, Scored, Trouble
@@ -269,7 +268,7 @@ def test_the_environment_says_where_tokens_come_from(folder: Path) -> None:
 
 def test_planning_and_the_room_itself_import_no_torch(folder: Path) -> None:
     code = (
-        "import sys, qwen_tui.backends.local, qwen_tui.backends.local.plan;"
+        "import sys, qwen_tui.backends.local, qwen_tui.backends.local.planning.plan;"
         "assert not {'torch', 'transformers', 'bitsandbytes'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures import checkpoints
 from qwen_tui import hub, paths
-from qwen_tui.cli import main
+from qwen_tui.cli import cache_files, main
 from qwen_tui.types import BAD_CONFIG, NO_INPUT, UNAVAILABLE, USAGE
 
 HEAVY = ("torch", "textual", "transformers", "tokenizers", "httpx", "httpx2", "huggingface_hub")
@@ -172,6 +172,12 @@ def test_rm_packed_leaves_the_model_and_strange_files(
     own, other = packed_file("mine"), packed_file("other")
     broken = own.with_suffix(f".{2**22 + 1}.partial")
     broken.write_bytes(b"x")
+    killed = own.with_name(f".{own.name}.{2**22 + 1}.0a1b2c3d.partial")
+    killed.write_bytes(b"x")
+    with paths.replacing(own.with_name(f"mine-int8-{'0c' * 12}.safetensors")) as stream:
+        (growing,) = own.parent.glob(f".mine-int8-*.{os.getpid()}.*.partial")
+        assert growing not in [each.path for each in cache_files.packed_weights()]
+        stream.write(b"x")
     growing = own.with_suffix(f".{os.getpid()}.partial")
     growing.write_bytes(b"x")
     strange = own.with_name("mine-notes.txt")
@@ -181,6 +187,7 @@ def test_rm_packed_leaves_the_model_and_strange_files(
     assert run("models", "rm", "--packed", "mine", "--yes") == 0
     assert mine.is_dir()
     assert [own.exists(), broken.exists(), other.exists()] == [False, False, True]
+    assert not killed.exists(), "its writer is gone"
     assert run("models", "rm", "--packed", "--yes") == 0
     assert not other.exists()
     assert strange.exists()

@@ -8,11 +8,10 @@ so it is one thread's own processor time.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -22,47 +21,14 @@ from torch import Tensor
 from qwen_tui import paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Int8
-from qwen_tui.backends.local.planning.plan import Packing
+from qwen_tui.backends.local.planning.plan import Speeds
 
 SHAPE: Final = (16_384, 4096)
 """Rows and columns of the matrix that is tried: beyond any cache in 8 bits."""
 ROWS: Final = (1, 64)
 """Positions it is multiplied with: a decoding step and a piece of a prompt."""
-WORTH: Final = 1.3
-"""How many times faster FBGEMM must be: its layout is made anew at every start."""
 TRIES: Final = 3
 FILE: Final = "kernels.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over the matrix
-    of `SHAPE`; 0 for a kernel that is not there.
-    """
-
-    bf16: float
-    fp32: float
-    int8: float
-    fbgemm16: float
-    fbgemm8: float
-
-    def dense(self) -> tuple[str, Packing]:
-        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
-        fast: it is what checkpoints are published in.
-        """
-        if self.fbgemm16 and self.fbgemm16 * WORTH < min(self.bf16, self.fp32):
-            return "fp16", "fbgemm"
-        return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
-
-    def packing8(self) -> Packing:
-        """Who multiplies with 8-bit weights."""
-        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * WORTH < self.int8 else ""
-
-    def words(self) -> str:
-        """The figures, for a person."""
-        shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
-        shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
-        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
 
 
 def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread_time) -> Speeds:
@@ -78,9 +44,8 @@ def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread
     known[key] = asdict(found)
     try:
         paths.made(file.parent)
-        fresh = file.with_suffix(f".{os.getpid()}.partial")
-        fresh.write_text(json.dumps(known, indent=1), "utf-8")
-        fresh.replace(file)
+        with paths.replacing(file, mode=0o600) as stream:
+            stream.write(json.dumps(known, indent=1).encode())
     except OSError:
         pass
     return found

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from qwen_tui import hub
 from qwen_tui.hub import Card
 from qwen_tui.types import TEMPORARY, USAGE, Trouble
-
-if TYPE_CHECKING:
-    from qwen_tui.backends.local.planning.kernel_speed import Speeds
 
 Packing: TypeAlias = Literal["", "fbgemm"]
 """Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
@@ -38,6 +35,39 @@ SLOW_NF4: Final = (
 )
 KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
+FBGEMM_GAIN: Final = 1.3
+"""How many times faster FBGEMM must be: its layout is made anew at every start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over one
+    matrix; 0 for a kernel that is not there.
+    """
+
+    bf16: float
+    fp32: float
+    int8: float
+    fbgemm16: float
+    fbgemm8: float
+
+    def dense(self) -> tuple[str, Packing]:
+        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
+        fast: it is what checkpoints are published in.
+        """
+        if self.fbgemm16 and self.fbgemm16 * FBGEMM_GAIN < min(self.bf16, self.fp32):
+            return "fp16", "fbgemm"
+        return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
+
+    def packing8(self) -> Packing:
+        """Who multiplies with 8-bit weights."""
+        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * FBGEMM_GAIN < self.int8 else ""
+
+    def words(self) -> str:
+        """The figures, for a person."""
+        shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
+        shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
+        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
 
 
 class Wishes(Protocol):
@@ -118,14 +148,10 @@ class Plan:
         return "fp32" if self.packing else self.dtype
 
 
-def plan(card: Card, wishes: Wishes, machine: Machine | None = None) -> Plan:
+def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
     """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this
     machine or checkpoint cannot grant.
     """
-    if machine is None:
-        from qwen_tui.backends.local.planning import hardware
-
-        machine = hardware.look()
     _check_context(card, wishes)
     why: list[str] = []
     device = _device(wishes, machine, why)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from qwen_tui import paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import layout, quantised, rebuilt
@@ -224,32 +224,24 @@ def sampled(folder: Path) -> Any:
 def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
     """Quantise layer by layer into `file`; it appears whole or not at all."""
     shape, kind, dtype = wanted.shape, wanted.kind, wanted.dtype
-    file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    partial = file.with_suffix(f".{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as stream:
-            writer = _Writer(stream)
-            for index in range(shape.layers):
-                done = index * reader.total // (shape.layers + 1)
-                wanted.report(Progress("quantise", done, reader.total))
-                for name, (weight, bias) in fused(reader, index).items():
-                    wanted.check()
-                    writer.linear(f"{index}.{name}", quantised(kind, weight, bias, dtype))
-                for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
-                    writer.tensor(f"{index}.{name}", norm)
-            embed = wanted.table(reader.take("model.embed_tokens.weight"))
-            writer.tensor("embed", embed)
-            writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
-            head = quantised(wanted.head, _head_weight(reader, shape, embed), None, dtype)
-            writer.linear("lm_head", head)
-            writer.close()
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
-        wanted.report(Progress("quantise", reader.total, reader.total))
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            partial.unlink()
+    paths.made(file.parent)
+    with paths.replacing(file, mode=0o600, sync=True) as stream:
+        writer = _Writer(stream)
+        for index in range(shape.layers):
+            done = index * reader.total // (shape.layers + 1)
+            wanted.report(Progress("quantise", done, reader.total))
+            for name, (weight, bias) in fused(reader, index).items():
+                wanted.check()
+                writer.linear(f"{index}.{name}", quantised(kind, weight, bias, dtype))
+            for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
+                writer.tensor(f"{index}.{name}", norm)
+        embed = wanted.table(reader.take("model.embed_tokens.weight"))
+        writer.tensor("embed", embed)
+        writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
+        head = quantised(wanted.head, _head_weight(reader, shape, embed), None, dtype)
+        writer.linear("lm_head", head)
+        writer.close()
+    wanted.report(Progress("quantise", reader.total, reader.total))
 
 
 class _Writer:
