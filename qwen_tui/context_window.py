@@ -7,6 +7,7 @@ person chose how; a refusal names every number it rests on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
 from qwen_tui.types import BAD_DATA, Token, Trouble
@@ -26,6 +27,20 @@ class Fitted(NamedTuple):
 
     prompt: tuple[Token, ...]
     max_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What a request has to fit into.
+
+    `tokens` is the most that prompt and completion may hold together (0: unknown, nothing is done);
+    `truncate`, `explicit` and `shortens` are those of `fit`.
+    """
+
+    tokens: int = 0
+    truncate: Truncate | None = None
+    explicit: bool = False
+    shortens: str = SHORTENS
 
 
 def fit(

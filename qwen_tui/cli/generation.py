@@ -14,12 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Final, cast
 
-from qwen_tui import backends, context_window, hub, journal, settings
+from qwen_tui import backends, hub, journal, settings
 from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.save import Keeping
 from qwen_tui.cli.signals import die, dying_at_once, stopping
 from qwen_tui.cli.stderr import Narrator, complain
 from qwen_tui.cli.stdout import Output, Teller, opened
+from qwen_tui.context_window import Window
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.types import (
@@ -38,6 +39,7 @@ from qwen_tui.types import (
     Progress,
     Reason,
     Request,
+    Sampling,
     Token,
     Trouble,
     joined,
@@ -90,18 +92,30 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All that is known before weights are loaded: the session so far, and the exact request."""
+    """All that is known before weights are loaded: the session so far, and the exact request.
+
+    `make(context, sampling)` asks for the same once more, fitted into that many tokens.
+    """
 
     settings: Settings
     vocab: Vocab
     context: int
     keeping: Keeping
     request: Request
+    make: Callable[[int, Sampling], Request]
 
     @property
     def session(self) -> Session:
         """What all of it happens in."""
         return self.keeping.session
+
+    def fitted(self, context: int) -> Request:
+        """The request in the context that was planned for the loaded weights, which may be smaller
+        than the checkpoint's own.
+        """
+        if not 0 < context < (self.context or context + 1):
+            return self.request
+        return self.make(context, self.request.sampling)
 
 
 Sink = Callable[[Entry | Progress], None]
@@ -155,32 +169,27 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     session = keeping.session
     session.commit(written.text, written.source)
     weigh = flags.get("choices") is not None or wanted.keep is not None
-    request = session.request(
-        chosen.sampling,
-        max_tokens=chosen.max_tokens,
-        stop=chosen.stop,
-        choices=chosen.choices if weigh else 0,
-        branches=chosen.branches,
-        ignore_eos=chosen.ignore_eos,
-    )
+
+    def make(context: int, sampling: Sampling) -> Request:
+        return session.request(
+            sampling,
+            max_tokens=chosen.max_tokens,
+            stop=chosen.stop,
+            choices=chosen.choices if weigh else 0,
+            branches=chosen.branches,
+            ignore_eos=chosen.ignore_eos,
+            window=window(chosen, context),
+            note=lambda said: narrator.warn([said]),
+        )
+
+    request = make(context, chosen.sampling)
     if not request.prompt:
         raise Trouble(
             "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
         )
     if not written.text:
         narrator.warn(["the prompt is empty; the text begins from nothing"])
-    prompt, max_tokens = context_window.fit(
-        request.prompt,
-        chosen.max_tokens,
-        context,
-        cut_side(chosen),
-        chosen.explicit("max_tokens"),
-    )
-    if len(prompt) < len(request.prompt):
-        left_out = len(request.prompt) - len(prompt)
-        narrator.warn([f"{left_out:,} tokens of the prompt were left out"])
-    request = replace(request, prompt=prompt, max_tokens=max_tokens)
-    return Plan(chosen, vocab, context, keeping, request)
+    return Plan(chosen, vocab, context, keeping, request, make)
 
 
 def found(model: str, *, weights: bool) -> tuple[Path, int]:
@@ -198,9 +207,9 @@ def found(model: str, *, weights: bool) -> tuple[Path, int]:
         return folder, 0
 
 
-def cut_side(chosen: Settings) -> context_window.Truncate | None:
-    """Where a prompt that does not fit may be cut; None: it is refused."""
-    return chosen.truncate or None
+def window(chosen: Settings, context: int) -> Window:
+    """What a request has to fit into, in a context of that many tokens (0: unknown)."""
+    return Window(context, chosen.truncate, chosen.explicit("max_tokens"))
 
 
 def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> None:
@@ -236,21 +245,22 @@ def generate(
     with dying_at_once():
         backend = load(plan.settings, narrator, sink)
     with closing(backend), stopping() as stopped:
+        request = plan.fitted(backend.context)
         narrator.say(described(backend))
         narrator.warn(getattr(backend, "warnings", ()))
         plan.keeping.begin()
-        narrator.say(f"seed {plan.request.sampling.seed}")
+        narrator.say(f"seed {request.sampling.seed}")
         lost = DONE
         try:
-            ends = stream(plan.session, plan.request, backend, narrator, stopped.cancel, sink)
-            if plan.request.branches == 1 and wanted.keep is not None:
+            ends = stream(plan.session, request, backend, narrator, stopped.cancel, sink)
+            if request.branches == 1 and wanted.keep is not None:
                 plan.session.accept()
             if told is not None:
                 told.finish()
         finally:
             lost = saved(plan.keeping, narrator)
         finish(backend, stopped.cancel)
-    return concluded(ends, plan.request, narrator) or lost, stopped.by
+    return concluded(ends, request, narrator) or lost, stopped.by
 
 
 def finish(backend: Backend, cancel: threading.Event) -> None:

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TextIO
 
-from qwen_tui import context_window, presets, settings
-from qwen_tui.cli.generation import Text, cut_side, stream
+from qwen_tui import presets, settings
+from qwen_tui.cli.generation import Text, stream, window
 from qwen_tui.cli.signals import dying_at_once, stopping
 from qwen_tui.cli.stderr import Narrator, complain
 from qwen_tui.cli.stdout import FileOutput, Output
@@ -128,7 +128,7 @@ class Workbench:
             if self._backend is None:
                 with dying_at_once():
                     self._backend = self._open(self._chosen, narrator)
-            request = self._request(self._backend, again=again)
+            request = self._request(self._backend, narrator, again=again)
             vocab = self._session.vocab
             self._told = Text(self._output, request, vocab.eos_ids if vocab else ())
             with stopping() as stopped:
@@ -144,14 +144,17 @@ class Workbench:
                 if end.message:
                     complain(Trouble(end.message, hint=end.hint))
 
-    def _request(self, backend: Backend, *, again: bool) -> Request:
+    def _request(self, backend: Backend, narrator: Narrator, *, again: bool) -> Request:
         make = self._session.regenerate if again else self._session.request
-        request = make(self._sampling, choices=self._chosen.choices, max_tokens=self._length)
-        explicit = self._chosen.explicit("max_tokens")
-        prompt, length = context_window.fit(
-            request.prompt, self._length, backend.context, cut_side(self._chosen), explicit
+        return make(
+            self._sampling,
+            max_tokens=self._length,
+            stop=self._chosen.stop,
+            choices=self._chosen.choices,
+            ignore_eos=self._chosen.ignore_eos,
+            window=window(self._chosen, backend.context),
+            note=lambda said: narrator.warn([said]),
         )
-        return replace(request, prompt=prompt, max_tokens=length)
 
     def tokens(self) -> None:
         """The tokens of the last completion: probability, spelling, and what each one beat."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
+from qwen_tui.context_window import Window, dropped_note, fit
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.byte_words import next_word, recommit
 from qwen_tui.session.discarded import elsewhere
@@ -241,12 +242,15 @@ class Session(State):
         ignore_eos: bool = False,
         score: bool = False,
         heal: bool = False,
+        window: Window | None = None,
+        note: Callable[[str], None] | None = None,
     ) -> Request:
-        """The request that goes on from the document, its seed settled.
+        """The request that goes on from the document, its seed settled, fitted into `window`.
 
         An empty document gets its seed token first; tokens the vocabulary would spell otherwise
         (text without ids, another tokenizer's, one cut by a stop string) are encoded anew. `heal`
-        backs up so that the last word can be completed freely.
+        backs up so that the last word can be completed freely. `note` is told in a line when the
+        prompt had to be shortened. Raises Trouble when it does not fit and may not be.
         """
         self.settle()
         prompt: tuple[Token, ...] = tuple(self.tokens)
@@ -255,6 +259,19 @@ class Session(State):
             prompt, prefix = self.vocab.heal(prompt)
         if sampling.seed is None:
             sampling = replace(sampling, seed=self._seeds() % SEEDS)
+        if window is not None:
+            whole = len(prompt)
+            prompt, max_tokens = fit(
+                prompt,
+                max_tokens,
+                window.tokens,
+                window.truncate,
+                window.explicit,
+                shortens=window.shortens,
+            )
+            said = dropped_note(whole, len(prompt), window.truncate)
+            if said and note is not None:
+                note(said)
         return Request(
             prompt,
             sampling,

@@ -20,7 +20,8 @@ from typing import Any, TypeAlias
 import pytest
 
 from fixtures.checkpoints import qwen2
-from qwen_tui import cli
+from qwen_tui import backends, cli
+from qwen_tui.types import Backend
 
 pytestmark = pytest.mark.e2e
 
@@ -195,7 +196,29 @@ def test_a_long_prompt_is_cut_only_when_asked(run: Run, model: str) -> None:
     for side in ("left", "middle"):
         done = run("complete", "-m", model, "-n", "5", "--truncate", side, stdin=text)
         assert done.code == 0, done.err
-        assert "left out" in done.err
+        where = "from the middle" if side == "middle" else "from the beginning"
+        assert f"tokens dropped {where}" in done.err
+
+
+def test_shortening_fits_the_context_that_the_memory_leaves(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = backends.open
+
+    def smaller(*args: Any) -> Backend:
+        backend = real(*args)
+        backend.context = 64  # a plan gives less than the checkpoint's 512 where memory is short
+        return backend
+
+    monkeypatch.setattr(backends, "open", smaller)
+    text = b"word " * 100
+    asked = ("complete", "-m", model, "-n", "5")
+    assert run(*asked, stdin=text).code == 65
+    done = run(*asked, "--truncate", "left", "--json", stdin=text)
+    assert done.code == 0, done.err
+    assert "tokens dropped from the beginning" in done.err
+    (began,) = (each for each in done.records if each["k"] == "gen")
+    assert began["prompt"]["n"] == 59
 
 
 def test_an_empty_prompt_begins_a_document(run: Run, model: str) -> None:

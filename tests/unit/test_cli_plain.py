@@ -20,11 +20,11 @@ from qwen_tui.session.session import Session
 class Bench:
     """A workbench over a script, with what it wrote."""
 
-    def __init__(self, script: Script, lines: str) -> None:
+    def __init__(self, script: Script, lines: str, *, context: int = 4096, **flags: object) -> None:
         self.session = Session.new()
-        self.backend = Scripted(script)
+        self.backend = Scripted(script, context=context)
         self.stream = io.BytesIO()
-        chosen = settings.load({"max_tokens": 20})
+        chosen = settings.load({"max_tokens": 20, **flags})
         self.bench = Workbench(
             chosen,
             self.session,
@@ -101,3 +101,12 @@ def test_ctrl_c_stops_and_keeps_what_came() -> None:
     bench = Bench(gated(" one two three", gate), "Count\n:\n")
     assert bench.session.text == "Count one two"
     assert bench.code == 0
+
+
+def test_stop_strings_and_shortening_count_here_too(capsys: pytest.CaptureFixture[str]) -> None:
+    chosen = {"stop": ["###"], "ignore_eos": True, "truncate": "left"}
+    bench = Bench([Say(" end")], "word " * 60 + "\n:\n", context=40, **chosen)
+    asked = bench.backend.requests[0]
+    assert (asked.stop, asked.ignore_eos) == (("###",), True)
+    assert len(asked.prompt) + asked.max_tokens <= 40
+    assert "tokens dropped from the beginning" in capsys.readouterr().err

@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from fixtures.tokenizers import build_tokenizer
+from qwen_tui.context_window import Window
 from qwen_tui.journal import MAX_LINE, Reader, Scribe, ids_sha256, seal
 from qwen_tui.session.session import Session, sampling_of, ulid
 from qwen_tui.types import (
@@ -709,3 +711,33 @@ def test_long_documents_stay_cheap_to_append_to(vocab: Vocab) -> None:
             assert session.text
             assert session.completion == node
     assert len(session.tail) == 20_000
+
+
+# -- the context window ----------------------------------------------------------------------------
+
+
+def test_a_long_document_is_refused_or_shortened_as_the_person_chose(vocab: Vocab) -> None:
+    session = begun(vocab, "word " * 40)
+    whole = len(session.request(Sampling(seed=1)).prompt)
+    with pytest.raises(Trouble, match="tokens"):
+        session.request(Sampling(seed=1), window=Window(16))
+    said: list[str] = []
+    window = Window(16, "left")
+    request = session.request(Sampling(seed=1), max_tokens=6, window=window, note=said.append)
+    assert len(request.prompt) + request.max_tokens <= 16
+    assert request.prompt == tuple(session.tokens[-len(request.prompt) :])
+    assert said == [
+        f"prompt truncated: {whole - len(request.prompt)} of {whole} tokens dropped from the "
+        "beginning"
+    ]
+    assert len(session.tokens) == whole
+
+
+def test_another_completion_is_fitted_as_the_first_was(vocab: Vocab) -> None:
+    session = begun(vocab, "word " * 40)
+    values: dict[str, Any] = {"max_tokens": 6, "window": Window(16, "middle")}
+    first = session.request(Sampling(seed=1), **values)
+    generation, _ = session.start(first, ENV)
+    session.happen(generation, Finished("length"))
+    again = session.regenerate(Sampling(seed=1), **values)
+    assert (again.prompt, again.max_tokens) == (first.prompt, first.max_tokens)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_tui import chat, context_window
+from qwen_tui import chat
+from qwen_tui.context_window import Window
 from qwen_tui.engine.runner import Generation, Opened, Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.studio.playback import Outcome
@@ -170,21 +171,13 @@ class Writer:
             "choices": min(settings.choices, able.choices),
             "branches": wish.branches,
             "ignore_eos": settings.ignore_eos,
+            "window": Window(
+                self.opened.context, settings.truncate, settings.explicit("max_tokens"), SHORTENS
+            ),
+            "note": lambda said: self._troubled(Trouble(said)),
         }
         make = self.session.regenerate if wish.again else self.session.request
-        request = make(controls.sampling, **values)
-        side = settings.truncate or None
-        prompt, most = context_window.fit(
-            request.prompt,
-            request.max_tokens,
-            self.opened.context,
-            side,
-            settings.explicit("max_tokens"),
-            shortens=SHORTENS,
-        )
-        if note := context_window.dropped_note(len(request.prompt), len(prompt), side):
-            self._troubled(Trouble(note))
-        return replace(request, prompt=tuple(prompt), max_tokens=most)
+        return make(controls.sampling, **values)
 
     def _turn_stops(self, wish: Wish) -> tuple[str, ...]:
         """What ends an answer of a model that does not end it itself."""
