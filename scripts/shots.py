@@ -18,7 +18,7 @@ from qwen_tui.cli import wiring
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, Doors
+from qwen_tui.tui.context import Desk, StudioContext
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """\
@@ -30,11 +30,11 @@ class Inventory:
 PATIENCE_S = 600
 
 
-def doors_of(model: str, text: str, seed: int, tokens: int, theme: str) -> Doors:
-    """The studio's doors to a real model, saving nothing."""
+def context_of(model: str, text: str, seed: int, tokens: int, theme: str) -> StudioContext:
+    """The studio's context to a real model, saving nothing."""
     flags = {"model": model, "seed": seed, "max_tokens": tokens, "save": False, "theme": theme}
     chosen = settings.load(flags)
-    return Doors(
+    return StudioContext(
         settings=chosen,
         runner=Runner(wiring.opener(chosen)),
         opener=wiring.opener,
@@ -45,9 +45,9 @@ def doors_of(model: str, text: str, seed: int, tokens: int, theme: str) -> Doors
     )
 
 
-async def shoot(doors: Doors, width: int, height: int, token: int | None) -> str:
+async def shoot(context: StudioContext, width: int, height: int, token: int | None) -> str:
     """Let the model go on, look at a token, and give the screen as SVG."""
-    app = QwenTui(doors)
+    app = QwenTui(context)
     async with app.run_test(size=(width, height)) as pilot:
         studio = app.studio
         for _ in range(PATIENCE_S * 20):
@@ -65,7 +65,7 @@ async def shoot(doors: Doors, width: int, height: int, token: int | None) -> str
         studio.go_to_pane("choices")
         await pilot.pause(0.2)
         svg = app.export_screenshot(title="qwen-tui")
-    doors.runner.close()
+    context.runner.close()
     # renderers other than browsers would drop the spaces at the ends of coloured tokens
     return svg.replace("<text ", '<text xml:space="preserve" ')
 
@@ -98,8 +98,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "assets" / "studio.png")
     given = parser.parse_args()
     width, height = map(int, given.size.split("x"))
-    doors = doors_of(given.model, given.text, given.seed, given.tokens, given.theme)
-    write(asyncio.run(shoot(doors, width, height, given.token)), given.out)
+    context = context_of(given.model, given.text, given.seed, given.tokens, given.theme)
+    write(asyncio.run(shoot(context, width, height, given.token)), given.out)
     print(given.out)
 
 

@@ -14,7 +14,7 @@ import qwen_tui
 
 PACKAGE = Path(qwen_tui.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-BORDERS = {"engine/runner.py", "cli/__init__.py", "tui/terminal/guard.py", "tui/app.py"}
+BORDERS = {"engine/runner.py", "cli/__init__.py", "tui/terminal/guarded_app.py", "tui/app.py"}
 HEAVY = (
     "torch",
     "textual",

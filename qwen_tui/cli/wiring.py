@@ -25,7 +25,7 @@ from qwen_tui.vocab import Vocab
 if TYPE_CHECKING:
     from qwen_tui.engine.runner import Opener
     from qwen_tui.tui.context import Desk
-    from qwen_tui.tui.theme.themes import Shelf
+    from qwen_tui.tui.theme.themes import ThemeSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,15 +79,15 @@ def filled(chosen: Settings) -> Settings:
     return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
 
 
-def themed(chosen: Settings, shelf: Shelf) -> Settings:
+def themed(chosen: Settings, shelf: ThemeSet) -> Settings:
     """The settings with a theme of that shelf. A flag that names another is refused (Trouble 2); a
     file or a variable that does becomes a warning, and the default stands.
     """
     origin = chosen.origin["theme"]
-    if chosen.theme in shelf.skins or not origin.explicit:
+    if chosen.theme in shelf.themes or not origin.explicit:
         return chosen
     why = f"{origin.where}: there is no theme {chosen.theme!r}"
-    there = f"there are {', '.join(shelf.skins)}"
+    there = f"there are {', '.join(shelf.themes)}"
     if origin.source == "flag":
         hint = "; ".join(map(str, shelf.problems))
         raise Trouble(f"{why} ({there})", hint=hint, code=USAGE)
@@ -114,7 +114,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
     """Open the studio and stay until it is left; the exit code."""
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
-    from qwen_tui.tui.context import Doors
+    from qwen_tui.tui.context import StudioContext
 
     shelf = every_theme()
     chosen = themed(filled(settings.load(flags)), shelf)
@@ -123,7 +123,7 @@ def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
     left = _left_behind() if chosen.save else None
     if opening.file is None and opening.session is None and not text:
         path = left
-    doors = Doors(
+    doors = StudioContext(
         settings=chosen,
         runner=Runner(opener(chosen)),
         opener=opener,
@@ -153,7 +153,7 @@ def replay_in_studio(
     from qwen_tui.cli.terminal import check_screen, take_terminal
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
-    from qwen_tui.tui.context import Desk, Doors
+    from qwen_tui.tui.context import Desk, StudioContext
 
     check_screen()
     take_terminal()
@@ -167,7 +167,7 @@ def replay_in_studio(
     def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
         return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)
 
-    doors = Doors(
+    doors = StudioContext(
         settings=chosen,
         runner=Runner(replay),
         opener=opener,

@@ -1,6 +1,6 @@
 """The application: themes, keys, palette, crash and quit around the studio.
 
-Law: `run(doors)` is the one entry; it is given a runner and a session and makes neither.
+Law: `run(context)` is the one entry; it is given a runner and a session and makes neither.
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
 from qwen_tui import paths
-from qwen_tui.tui.actions import ACTIONS, bindings, key_names, keymap
-from qwen_tui.tui.context import Doors
+from qwen_tui.tui.action_table import ACTIONS
+from qwen_tui.tui.actions import bindings, key_names, keymap
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.studio.screen import Studio
-from qwen_tui.tui.terminal.guard import Guard, GuardedApp, leave
-from qwen_tui.tui.terminal.guard import run as run_guarded
+from qwen_tui.tui.terminal.guard import Guard
+from qwen_tui.tui.terminal.guarded_app import GuardedApp, leave
+from qwen_tui.tui.terminal.guarded_app import run as run_guarded
 from qwen_tui.tui.terminal.key_order import OrderedKeys
 from qwen_tui.tui.terminal.line_filters import NoColours, NoControls
 from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.app_theme import AppTheme
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.theme.themes import Shelf, Skin
+from qwen_tui.tui.theme.themes import ThemeSet
 
 CLOSE_S: Final = 0.5
 """How long leaving waits for the engine's thread."""
@@ -35,7 +38,7 @@ SETTLE_S: Final = 0.25
 
 
 class QwenTui(OrderedKeys[int], GuardedApp[int]):
-    """The interface. `doors` is everything it is given."""
+    """The interface. `context` is everything it is given."""
 
     CSS_PATH = "app.tcss"
     TITLE = "qwen-tui"
@@ -47,24 +50,24 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     ]
     INLINE_PADDING = 0
 
-    def __init__(self, doors: Doors, *, shelf: Shelf | None = None) -> None:
+    def __init__(self, context: StudioContext, *, theme_set: ThemeSet | None = None) -> None:
         super().__init__()
-        self.doors = doors
-        self.shelf = every_theme() if shelf is None else shelf
+        self.context = context
+        self.theme_set = every_theme() if theme_set is None else theme_set
         colour = not themes.colour_refused()
-        wanted = doors.settings.theme if colour else themes.ANSI_THEME
+        wanted = context.settings.theme if colour else themes.ANSI_THEME
         self._colour = colour
-        self.skin: Skin = self.shelf.pick(wanted)
-        self.heat = Heat.of(self.skin, colour=colour)
-        self.keys, self.key_complaints = keymap(doors.settings.keys)
-        for skin in self.shelf.skins.values():
-            self.register_theme(skin.theme)
-        self.theme = self.skin.name
+        self.app_theme: AppTheme = self.theme_set.pick(wanted)
+        self.heat = Heat.of(self.app_theme, colour=colour)
+        self.keys, self.key_complaints = keymap(context.settings.keys)
+        for app_theme in self.theme_set.themes.values():
+            self.register_theme(app_theme.theme)
+        self.theme = self.app_theme.name
         self.set_keymap(self.keys)
         for action in ACTIONS:  # a keymap only moves keys that there are
             if not action.keys and action.id in self.keys:
                 self.bind(self.keys[action.id], f"screen.{action.id}", show=False)
-        self.studio = Studio(doors, self.heat)
+        self.studio = Studio(context, self.heat)
         """The one screen that is always there."""
         self.committed = False
         """No typing waits that the draft has to keep."""
@@ -78,8 +81,8 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     def on_mount(self) -> None:
         """Say what is wrong with settings, keys and themes, once."""
         self.theme_changed_signal.subscribe(self, lambda _theme: self._wear())
-        said = [*self.doors.settings.warnings, *self.key_complaints]
-        said += [self.shelf.report()] if self.shelf.problems else []
+        said = [*self.context.settings.warnings, *self.key_complaints]
+        said += [self.theme_set.report()] if self.theme_set.problems else []
         if said:
             self.notify("\n".join(said), severity="warning", timeout=10, markup=False)
 
@@ -112,18 +115,18 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     # -- looks -------------------------------------------------------------------------------------
 
     def action_theme(self) -> None:
-        """The next theme of the shelf."""
-        names = list(self.shelf.skins)
+        """The next theme of the theme_set."""
+        names = list(self.theme_set.themes)
         place = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(place + 1) % len(names)]
-        self.notify(self.shelf.skins[self.theme].title, timeout=2, markup=False)
+        self.notify(self.theme_set.themes[self.theme].title, timeout=2, markup=False)
 
     def _wear(self) -> None:
         """Textual has another theme: our text styles follow."""
-        skin = self.shelf.skins.get(self.theme)
-        if skin is not None:
-            self.skin = skin
-            self.heat = Heat.of(skin, colour=self._colour)
+        app_theme = self.theme_set.themes.get(self.theme)
+        if app_theme is not None:
+            self.app_theme = app_theme
+            self.heat = Heat.of(app_theme, colour=self._colour)
             self.studio.wear(self.heat)
 
     # -- help and palette --------------------------------------------------------------------------
@@ -144,8 +147,8 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
                 own = self.keys.get(action.id, ",".join(action.keys))
                 about = f"{action.help}  {' · '.join(key_names(own.split(',')))}"
                 yield SystemCommand(action.name, about.rstrip(), self._runs(action.id))
-        for name, skin in self.shelf.skins.items():
-            yield SystemCommand(f"Theme: {skin.title}", "Take this theme", self._takes(name))
+        for name, app_theme in self.theme_set.themes.items():
+            yield SystemCommand(f"Theme: {app_theme.title}", "Take this theme", self._takes(name))
 
     def _runs(self, action: str) -> Callable[[], None]:
         def act() -> None:
@@ -164,28 +167,27 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         return take
 
 
-_TEXTUALS: Final = (Monochrome, NoColor)
 _NO_CONTROLS: Final = NoControls()
 _NO_COLOURS: Final = NoColours()
 
 
-def every_theme() -> Shelf:
+def every_theme() -> ThemeSet:
     """The themes that ship, and the person's own over them."""
     return themes.load((paths.themes_dir(), paths.user_themes_dir()))
 
 
-def run(doors: Doors, shelf: Shelf | None = None) -> int:
+def run(context: StudioContext, theme_set: ThemeSet | None = None) -> int:
     """Run the interface until a person leaves it; the exit code.
 
     Whatever happens the session is flushed, the engine is asked to end, and the terminal is as it
     was. Where the engine's thread is stuck in a kernel the process ends here.
     """
-    app = QwenTui(doors, shelf=shelf)
-    log = doors.log or paths.made(paths.logs_dir()) / "qwen-tui.log"
+    app = QwenTui(context, theme_set=theme_set)
+    log = context.log or paths.made(paths.logs_dir()) / "qwen-tui.log"
     guard = Guard(log, flush=lambda: app.studio.desk.flush())
     try:
-        code = run_guarded(app, guard, mouse=doors.settings.mouse)
+        code = run_guarded(app, guard, mouse=context.settings.mouse)
     finally:
-        ended = doors.runner.close(CLOSE_S)
+        ended = context.runner.close(CLOSE_S)
         app.studio.desk.close(committed=app.committed)
     return leave(code, stuck=not ended)

@@ -70,7 +70,7 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class StudioContext:
     """Everything the interface is given.
 
     `runner` has loaded nothing yet; the interface calls `load()` after its first paint.

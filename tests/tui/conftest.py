@@ -19,7 +19,7 @@ from qwen_tui.session import library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, Doors
+from qwen_tui.tui.context import Desk, StudioContext
 from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.vocab import Vocab
 
@@ -131,7 +131,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
 
         if desk is None:
             desk = Desk(session) if session is not None else open_desk(None)
-        doors = Doors(
+        context = StudioContext(
             settings=chosen,
             runner=Runner(opener(chosen)),
             opener=opener,
@@ -140,13 +140,13 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
             desk=desk,
             text=text,
         )
-        app = QwenTui(doors)
+        app = QwenTui(context)
         try:
             async with app.run_test(size=size, notifications=toasts) as pilot:
                 yield Bench(app, pilot, gate, made)
         finally:
             gate.open()
-            doors.runner.close(2.0)
+            context.runner.close(2.0)
             app.studio.desk.close()
 
     return run

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from qwen_tui.tui.action_table import ACTIONS, OLD_IDS
 from qwen_tui.tui.actions import (
-    ACTIONS,
     BY_ID,
     bindings,
     groups,
@@ -60,6 +60,14 @@ def test_a_persons_keys_are_checked_and_named_when_wrong() -> None:
     assert kept == {"generate": "ctrl+k,f12"}
     assert any("genrate" in line for line in complaints)
     assert any("stop" in line for line in complaints)
+
+
+def test_a_key_bound_by_an_id_of_before_goes_on_working() -> None:
+    kept, complaints = keymap({"road_hide": "ctrl+x", "road_go": "space"})
+    assert kept == {"branch_hide": "ctrl+x", "branch_go": "space"}
+    assert complaints == []
+    assert set(OLD_IDS.values()) <= BY_ID.keys()
+    assert not OLD_IDS.keys() & BY_ID.keys()
 
 
 def test_a_persons_keys_that_clash_are_reported() -> None:

@@ -62,7 +62,7 @@ async def editing(
     app = OneEditor(text, **options)
     async with app.run_test(size=(width, height)) as pilot:
         editor = app.query_one(Editor)
-        editor.heat = Heat.of(themes.load([themes_dir()]).skins["ember"])
+        editor.heat = Heat.of(themes.load([themes_dir()]).themes["ember"])
         editor.focus()
         await pilot.pause()
         yield editor, pilot, app

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 
 from qwen_tui.safe_text import cells, graphemes
 from qwen_tui.tui.text import line_layout, token_layout
-from qwen_tui.tui.text.token_layout import Flow
+from qwen_tui.tui.text.token_layout import TokenLayout
 
 SCRAPS = (
     *(
@@ -34,12 +34,12 @@ SCRAPS = (
 TEXT = st.lists(st.sampled_from(SCRAPS), max_size=25).map("".join)
 
 
-def laid(text: str, width: int, cuts: list[int]) -> tuple[Flow, list[bytes]]:
+def laid(text: str, width: int, cuts: list[int]) -> tuple[TokenLayout, list[bytes]]:
     """The text's bytes as tokens cut anywhere, even inside characters."""
     data = text.encode()
     places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     tokens = [data[a:b] for a, b in pairwise(places)]
-    made = Flow(width)
+    made = TokenLayout(width)
     for index, token in enumerate(tokens):
         made.add(index, token)
     return made, tokens
@@ -48,7 +48,7 @@ def laid(text: str, width: int, cuts: list[int]) -> tuple[Flow, list[bytes]]:
 CUTS = st.lists(st.integers(0, 500), max_size=30)
 
 
-def picture(made: Flow) -> list[str]:
+def picture(made: TokenLayout) -> list[str]:
     return [made.shown(y) for y in range(made.height)]
 
 
@@ -87,7 +87,7 @@ def test_rows_fit_and_no_grapheme_is_cut(text: str, width: int, cuts: list[int])
     assert pieces == whole
 
 
-def unwrapped(text: str) -> Flow:
+def unwrapped(text: str) -> TokenLayout:
     """Laid out so wide that nothing wraps."""
     return laid(text, 10_000, [])[0]
 
@@ -115,7 +115,7 @@ def test_every_cell_belongs_to_a_token_in_order(text: str, width: int, cuts: lis
 
 
 def test_bytes_of_one_character_are_one_grapheme_of_many_tokens() -> None:
-    made = Flow(20)
+    made = TokenLayout(20)
     for index, byte in enumerate("a日b".encode()):
         made.add(index, bytes([byte]))
         if index == 2:
@@ -131,7 +131,7 @@ def test_bytes_of_one_character_are_one_grapheme_of_many_tokens() -> None:
 
 
 def test_an_emoji_joined_by_later_tokens_becomes_one() -> None:
-    made = Flow(20)
+    made = TokenLayout(20)
     for index, part in enumerate(("👩", "\u200d", "👧", "!")):
         made.add(index, part.encode())
     assert made.shown(0) == "👩\u200d👧!"
@@ -139,20 +139,20 @@ def test_an_emoji_joined_by_later_tokens_becomes_one() -> None:
 
 
 def test_words_wrap_after_blanks_and_ideographs_anywhere_but_before_a_stop() -> None:
-    made = Flow(10)
+    made = TokenLayout(10)
     made.add(0, "one two three\n日本語の文。章".encode())
     assert picture(made) == ["one two ", "three", "日本語の", "文。章"]
 
 
 def test_tabs_reach_the_next_stop_of_the_line() -> None:
-    made = Flow(40)
+    made = TokenLayout(40)
     made.add(0, b"\tab\tc")
     assert made.shown(0) == "    ab  c"
     assert made.raw(None, None) == "\tab\tc"
 
 
 def test_a_line_without_end_is_kept_in_bounded_blocks() -> None:
-    made = Flow(50)
+    made = TokenLayout(50)
     text = "word " * 20_000 + "日" * 3000
     data = text.encode()
     for index in range(0, len(data), 1000):
@@ -167,7 +167,7 @@ def test_a_line_without_end_is_kept_in_bounded_blocks() -> None:
 
 
 def test_rows_that_stand_are_not_reported_as_changed() -> None:
-    made = Flow(20)
+    made = TokenLayout(20)
     made.add(0, b"line\n" * 100)
     assert made.settle() == 0
     made.add(1, b"more")

@@ -14,7 +14,7 @@ from qwen_tui.tui.theme.heat import LEVEL_FLOORS, Heat, bits, level_of, percent
 
 
 def ember() -> Heat:
-    return Heat.of(themes.load([themes_dir()]).skins["ember"])
+    return Heat.of(themes.load([themes_dir()]).themes["ember"])
 
 
 def test_each_level_begins_at_its_own_probability() -> None:
@@ -53,7 +53,7 @@ def test_the_legend_names_every_level() -> None:
 
 
 def test_without_colour_there_are_styles_but_no_colours() -> None:
-    heat = Heat.of(themes.load([themes_dir()]).skins["ember"], colour=False)
+    heat = Heat.of(themes.load([themes_dir()]).themes["ember"], colour=False)
     assert {style.color for style in heat.levels} == {None}
     assert heat.style(-20) != heat.style(0)
 

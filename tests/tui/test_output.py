@@ -17,7 +17,7 @@ from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.tui.widgets.output import END_MARKS, OutputPane
 from qwen_tui.types import Token
 
-SKIN = themes.load([themes_dir()]).skins["ember"]
+APP_THEME = themes.load([themes_dir()]).themes["ember"]
 
 
 class OnePane(App[None]):
@@ -41,7 +41,7 @@ async def pane(width: int = 40, height: int = 8) -> AsyncIterator[tuple[OutputPa
     app = OnePane()
     async with app.run_test(size=(width, height)) as pilot:
         shown = app.query_one(OutputPane)
-        shown.heat = Heat.of(SKIN)
+        shown.heat = Heat.of(APP_THEME)
         shown.focus()
         await pilot.pause()
         yield shown, pilot
@@ -158,7 +158,7 @@ async def test_scores_that_come_later_colour_what_is_there() -> None:
 
 async def test_without_colour_surprise_is_still_seen() -> None:
     async with pane() as (shown, pilot):
-        shown.heat = Heat.of(SKIN, colour=False)
+        shown.heat = Heat.of(APP_THEME, colour=False)
         shown.show([*tokens("sure", p=0.99), *tokens(" rare", p=0.001)])
         await pilot.pause()
         assert not style_of(shown, "sure").bold
@@ -271,20 +271,10 @@ async def test_text_before_the_completion_is_quiet_and_only_its_end_is_shown() -
         shown.show(tokens(" fox"), context="x" * 9000 + " the quick brown")
         await pilot.pause()
         assert "the quick brown fox" in " ".join(picture(shown))
-        assert shown._flow.height < 150
+        assert shown._token_layout.height < 150
         assert style_of(shown, "quick").color == shown.heat.palette.context.color
         await pilot.press("ctrl+home")
         assert shown.cursor == 0
-
-
-async def test_tentative_and_accepted_look_different() -> None:
-    async with pane() as (shown, pilot):
-        shown.show(tokens("kept", " maybe"), accepted=1)
-        await pilot.pause()
-        assert not style_of(shown, "kept").italic
-        assert style_of(shown, "maybe").italic
-        shown.accepted = 2
-        assert not style_of(shown, "maybe").italic
 
 
 async def test_hostile_text_is_shown_and_never_passed_on() -> None:

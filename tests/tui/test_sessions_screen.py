@@ -14,7 +14,7 @@ from qwen_tui.session.session import Session
 from qwen_tui.tui.screens.sessions import Sessions, age
 
 
-class Shelf(App[None]):
+class ListApp(App[None]):
     """An app with the list over it; `answer` is what it said."""
 
     answer: Path | str | None = "nothing yet"
@@ -43,7 +43,7 @@ async def listed(pilot: Pilot[None]) -> list[str]:
 async def test_sessions_are_listed_and_found_by_their_words() -> None:
     make("The king had a golden ball", "Fairy tale")
     make("def add(a, b): [/bold]")
-    app = Shelf()
+    app = ListApp()
     async with app.run_test(size=(100, 24)) as pilot:
         assert len(await listed(pilot)) == 2
         await pilot.press(*"golden")
@@ -56,7 +56,7 @@ async def test_sessions_are_listed_and_found_by_their_words() -> None:
 
 async def test_enter_opens_the_chosen_one() -> None:
     path = make("One")
-    app = Shelf()
+    app = ListApp()
     async with app.run_test() as pilot:
         await listed(pilot)
         await pilot.press("enter")
@@ -66,7 +66,7 @@ async def test_enter_opens_the_chosen_one() -> None:
 
 async def test_escape_opens_nothing() -> None:
     make("One")
-    app = Shelf()
+    app = ListApp()
     async with app.run_test() as pilot:
         await listed(pilot)
         await pilot.press("escape")
@@ -76,7 +76,7 @@ async def test_escape_opens_nothing() -> None:
 
 async def test_a_session_can_be_renamed() -> None:
     path = make("One")
-    app = Shelf()
+    app = ListApp()
     async with app.run_test() as pilot:
         await listed(pilot)
         await pilot.press("f2")
@@ -88,7 +88,7 @@ async def test_a_session_can_be_renamed() -> None:
 
 async def test_throwing_away_asks_and_only_moves() -> None:
     path = make("One")
-    app = Shelf()
+    app = ListApp()
     async with app.run_test() as pilot:
         await listed(pilot)
         await pilot.press("down", "delete")

@@ -18,7 +18,7 @@ from qwen_tui.session import drafts, library
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, Doors
+from qwen_tui.tui.context import Desk, StudioContext
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -323,7 +323,7 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         await bench.settled()
         recorded, final, tail = bench.session, bench.document, bench.output
     runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
-    doors = Doors(
+    context = StudioContext(
         settings=Settings(save=False, backend="replay", layout=layout),
         runner=runner,
         opener=lambda _settings: runner._opener,
@@ -332,7 +332,7 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         desk=Desk(recorded),
         play=True,
     )
-    app = QwenTui(doors)
+    app = QwenTui(context)
     async with app.run_test(size=(100, 30)) as pilot:
         shown = app.studio
         for _ in range(400):

@@ -44,7 +44,7 @@ async def test_at_80_by_24_text_completion_controls_and_inspector_are_in_view(
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         shown = bench.screen()
-        for words in (BEGINNING, "there was a king", "temperature", "What it beat", "4,096"):
+        for words in (BEGINNING, "there was a king", "temperature", "Alternatives", "4,096"):
             assert words in shown
 
 

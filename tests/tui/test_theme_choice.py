@@ -28,7 +28,7 @@ def test_as_a_flag_it_is_refused_and_the_themes_there_are_are_named() -> None:
         assert there.ended() == ("exit", USAGE)
     said = there.output.decode()
     assert said.startswith("error: --theme: there is no theme 'nosuch' (there are ")
-    assert all(name in said for name in every_theme().skins)
+    assert all(name in said for name in every_theme().themes)
     assert "\x1b[?1049h" not in said
 
 

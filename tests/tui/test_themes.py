@@ -11,7 +11,9 @@ from textual.color import Color
 
 from qwen_tui.paths import themes_dir
 from qwen_tui.tui.theme import themes
+from qwen_tui.tui.theme.app_theme import HEAT_LEVELS
 from qwen_tui.tui.theme.contrast import READABLE, contrast, luminance
+from qwen_tui.tui.theme.theme_file import read
 
 GOOD = """
 name = "mine"
@@ -37,24 +39,24 @@ def inks(style: Style) -> tuple[Color, Color]:
 
 
 def test_the_themes_that_ship_are_all_usable() -> None:
-    shelf = themes.load([themes_dir()])
-    assert shelf.report() == ""
-    assert {"ember", "paper", "high-contrast", "cividis", "ansi", "tide"} <= shelf.skins.keys()
-    assert shelf.pick("no-such-theme").name == themes.DEFAULT_THEME
-    assert not shelf.pick("paper").dark
+    theme_set = themes.load([themes_dir()])
+    assert theme_set.report() == ""
+    assert {"ember", "paper", "high-contrast", "cividis", "ansi", "tide"} <= theme_set.themes.keys()
+    assert theme_set.pick("no-such-theme").name == themes.DEFAULT_THEME
+    assert not theme_set.pick("paper").dark
 
 
 @pytest.mark.parametrize("name", ["ember", "tide", "paper", "high-contrast", "cividis"])
 def test_text_is_readable_on_every_level_of_heat_and_every_level_differs(name: str) -> None:
-    skin = themes.load([themes_dir()]).skins[name]
-    for style in skin.heat:
+    app_theme = themes.load([themes_dir()]).themes[name]
+    for style in app_theme.heat:
         assert contrast(*inks(style)) >= READABLE
-    assert len({str(style.bgcolor) for style in skin.heat}) == themes.HEAT_LEVELS
+    assert len({str(style.bgcolor) for style in app_theme.heat}) == HEAT_LEVELS
 
 
 @pytest.mark.parametrize("name", ["ember", "tide", "paper", "high-contrast", "cividis"])
 def test_interface_text_is_readable_where_it_stands(name: str) -> None:
-    theme = themes.load([themes_dir()]).skins[name].theme
+    theme = themes.load([themes_dir()]).themes[name].theme
     assert theme.foreground is not None
     ink = Color.parse(theme.foreground)
     for back in (theme.background, theme.surface, theme.panel):
@@ -63,14 +65,14 @@ def test_interface_text_is_readable_where_it_stands(name: str) -> None:
 
 
 def test_the_colour_blind_safe_ramp_grows_lighter_all_the_way() -> None:
-    skin = themes.load([themes_dir()]).skins["cividis"]
-    light = [luminance(inks(style)[1]) for style in skin.heat]
+    app_theme = themes.load([themes_dir()]).themes["cividis"]
+    light = [luminance(inks(style)[1]) for style in app_theme.heat]
     assert light == sorted(light)
 
 
 def test_without_colour_meaning_is_kept_by_attributes_alone() -> None:
-    for skin in themes.load([themes_dir()]).skins.values():
-        bare = skin.without_colour()
+    for app_theme in themes.load([themes_dir()]).themes.values():
+        bare = app_theme.without_colour()
         styles = [
             *bare.heat,
             *(getattr(bare.palette, key) for key in ("escape", "match", "cursor")),
@@ -87,9 +89,9 @@ def test_no_color_counts_only_when_it_is_not_empty() -> None:
 
 def test_a_users_theme_replaces_one_of_the_same_name(tmp_path: Path) -> None:
     put(tmp_path, "mine", GOOD.replace('"mine"', '"ember"'))
-    shelf = themes.load([themes_dir(), tmp_path])
-    assert shelf.skins["ember"].theme.primary == "#336699"
-    assert list(inks(shelf.skins["ember"].heat[-1]))[1].hex == "#FFCC00"
+    theme_set = themes.load([themes_dir(), tmp_path])
+    assert theme_set.themes["ember"].theme.primary == "#336699"
+    assert list(inks(theme_set.themes["ember"].heat[-1]))[1].hex == "#FFCC00"
 
 
 def test_every_problem_of_every_broken_theme_is_named_at_once(tmp_path: Path) -> None:
@@ -118,9 +120,9 @@ def test_every_problem_of_every_broken_theme_is_named_at_once(tmp_path: Path) ->
     put(tmp_path, "c-fine", GOOD)
     (tmp_path / "d-binary.toml").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "e-folder.toml").mkdir()
-    shelf = themes.load([tmp_path, tmp_path / "does-not-exist"])
-    assert list(shelf.skins) == ["mine"]
-    report = shelf.report()
+    theme_set = themes.load([tmp_path, tmp_path / "does-not-exist"])
+    assert list(theme_set.themes) == ["mine"]
+    report = theme_set.report()
     for expected in (
         *("a-broken.toml: colour:", "dark: must be true or false", "colors.primary: '#zzz'"),
         *("colors.foreground: must be", "colors.background: missing", "colors.sky: unknown"),
@@ -133,32 +135,32 @@ def test_every_problem_of_every_broken_theme_is_named_at_once(tmp_path: Path) ->
 
 def test_a_given_heat_text_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     file = put(tmp_path, "mine", GOOD + 'text = "#eeeeee"\n')
-    skin, problems = themes.read(file)
-    assert skin is None
+    app_theme, problems = read(file)
+    assert app_theme is None
     assert any("heat.text: contrast" in str(problem) for problem in problems)
 
 
 def test_a_file_that_is_no_theme_but_a_book_is_not_read(tmp_path: Path) -> None:
     file = put(tmp_path, "book", "# " + "x" * (1 << 19))
-    assert "larger than" in str(themes.read(file)[1][0])
+    assert "larger than" in str(read(file)[1][0])
 
 
 def test_with_no_usable_theme_there_is_still_one(tmp_path: Path) -> None:
-    shelf = themes.load([tmp_path])
-    assert shelf.pick("ember").theme.ansi
+    theme_set = themes.load([tmp_path])
+    assert theme_set.pick("ember").theme.ansi
 
 
 async def test_themes_are_switched_live() -> None:
-    skins = themes.load([themes_dir()]).skins
+    every = themes.load([themes_dir()]).themes
 
     class Bare(App[None]):
         def on_mount(self) -> None:
-            for skin in skins.values():
-                self.register_theme(skin.theme)
+            for app_theme in every.values():
+                self.register_theme(app_theme.theme)
 
     app = Bare()
     async with app.run_test() as pilot:
-        for name in skins:
+        for name in every:
             app.theme = name
             await pilot.pause()
             assert app.current_theme.name == name

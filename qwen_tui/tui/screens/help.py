@@ -14,13 +14,14 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from qwen_tui.tui.actions import Action, groups, key_names
+from qwen_tui.tui.action_table import Action
+from qwen_tui.tui.actions import groups, key_names
 
 KEY_CELLS: Final = 24
 
 ABOUT: Final = (
     "A base model goes on with a text; it does not answer. Write the beginning, press the continue "
-    "key, and look at how sure the model was of every token. Every road you take stays in the "
+    "key, and look at how sure the model was of every token. Every branch you take stays in the "
     "session: nothing is overwritten, and undo only moves you back along it."
 )
 

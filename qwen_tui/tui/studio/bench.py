@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Any, Final
 
 from textual import events
 from textual.app import ComposeResult
@@ -19,25 +19,22 @@ from textual.widget import Widget
 
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Place
-from qwen_tui.tui.actions import BY_ID, key_name
-from qwen_tui.tui.context import Desk, Doors
+from qwen_tui.tui.actions import BY_ID, key_name, keymap
+from qwen_tui.tui.context import Desk, StudioContext
 from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import layout
 from qwen_tui.tui.studio.layout import Pane
 from qwen_tui.tui.studio.model_loading import Loader
 from qwen_tui.tui.studio.text_file import Seen
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.widgets.alternatives import Choices
-from qwen_tui.tui.widgets.branch_tree import Branches
+from qwen_tui.tui.widgets.alternatives import Alternatives
+from qwen_tui.tui.widgets.branch_tree import BranchTree
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.sampling import Dials
 from qwen_tui.tui.widgets.status import KeyLine, Notice, Status
 from qwen_tui.tui.widgets.tabs import SiblingTabs
-
-if TYPE_CHECKING:
-    from qwen_tui.tui.app import QwenTui
 
 INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
 NOTHING_YET: Final = "The completion appears here."
@@ -53,16 +50,17 @@ class Bench(Screen[None]):
     editor: Editor
     output: OutputPane
     dials: Dials
-    choices: Choices
-    branches: Branches
+    choices: Alternatives
+    branches: BranchTree
     status: Status
     notice: Notice
 
-    def __init__(self, doors: Doors, heat: Heat) -> None:
+    def __init__(self, doors: StudioContext, heat: Heat) -> None:
         super().__init__()
         self.doors = doors
         self._heat = heat
         self.settings = doors.settings
+        self.keys = keymap(doors.settings.keys)[0]
         self.desk: Desk = doors.desk
         self.file: Path | None = doors.file
         self.pane: Pane = "editor"
@@ -76,14 +74,9 @@ class Bench(Screen[None]):
         if doors.play:
             self.desk = Desk(Session(vocab=doors.desk.session.vocab))
 
-    @property
-    def qwen(self) -> QwenTui:
-        """The app, by its own type."""
-        return cast("QwenTui", self.app)
-
     def key_of(self, action: str) -> str:
         """The first key of an action as a person has it, in words."""
-        own = self.qwen.keys.get(action, "").split(",")[0]
+        own = self.keys.get(action, "").split(",")[0]
         return key_name(own or BY_ID[action].keys[0])
 
     def say(self, text: str, *, seconds: float = 3.0) -> None:
@@ -119,9 +112,9 @@ class Bench(Screen[None]):
                 with Vertical(id="dials-pane", classes="pane"):
                     yield Dials(controls, own=dict(settings.presets), id="dials")
                 with Vertical(id="choices-pane", classes="pane"):
-                    yield Choices(id="choices")
+                    yield Alternatives(id="choices")
                 with Vertical(id="branches-pane", classes="pane"):
-                    yield Branches(id="branches")
+                    yield BranchTree(id="branches")
         yield Notice(id="save-notice", closable=False)
         yield Notice(id="notice")
         yield Status(id="status")
@@ -129,8 +122,8 @@ class Bench(Screen[None]):
 
     def name_panes(self) -> None:
         self.query_one("#dials-pane").border_title = Content("Sampling")
-        self.query_one("#choices-pane").border_title = Content("What it beat")
-        self.query_one("#branches-pane").border_title = Content("Roads")
+        self.query_one("#choices-pane").border_title = Content("Alternatives")
+        self.query_one("#branches-pane").border_title = Content("Branches")
 
     # -- folding -----------------------------------------------------------------------------------
 

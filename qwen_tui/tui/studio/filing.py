@@ -21,6 +21,7 @@ from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.screens.sessions import Sessions
 from qwen_tui.tui.studio import layout, text_file
 from qwen_tui.tui.studio.writing import Writing
+from qwen_tui.tui.terminal.guarded_app import GuardedApp
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.types import Trouble
@@ -208,7 +209,7 @@ class Filing(Writing):
 
     def action_edit_outside(self) -> None:
         """Lend the terminal to the person's editor."""
-        guard = self.qwen.guard
+        guard = self.app.guard if isinstance(self.app, GuardedApp) else None
         text = self.editor.text
         try:
             with self.app.suspend(), guard.lent() if guard else nullcontext():

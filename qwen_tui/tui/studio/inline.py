@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from qwen_tui.session.tree import Place
-from qwen_tui.tui.context import Doors
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio import layout
 from qwen_tui.tui.studio.picture import Picture
 from qwen_tui.tui.text.editor_document import Span
@@ -58,7 +58,7 @@ class Tail:
 class Inline(Picture):
     """Writes the completion into the editor, where that is the layout."""
 
-    def __init__(self, doors: Doors, heat: Heat) -> None:
+    def __init__(self, doors: StudioContext, heat: Heat) -> None:
         super().__init__(doors, heat)
         self.inline = self.settings.layout == "inline"
         """A person wants the completion in the document."""

@@ -17,7 +17,7 @@ from textual.message import Message
 from qwen_tui import hub, presets
 from qwen_tui.engine.runner import Opened
 from qwen_tui.settings import Settings
-from qwen_tui.tui.context import Doors
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.messages import Failed, Loading, Ready
 from qwen_tui.types import Sampling, Trouble
 
@@ -50,7 +50,7 @@ class VocabRead(Message):
 class Loader:
     """Opens the first model and every other one after it. `asked`: the chooser has been shown."""
 
-    def __init__(self, doors: Doors, tell: Callable[[Message], None]) -> None:
+    def __init__(self, doors: StudioContext, tell: Callable[[Message], None]) -> None:
         self.asked = False
         self.reading = False
         """The tokenizer is being read."""

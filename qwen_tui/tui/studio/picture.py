@@ -16,7 +16,7 @@ from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
 from qwen_tui.session.generations import Run
 from qwen_tui.session.tree import Node, Place
-from qwen_tui.tui.context import Doors
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio import chat, layout
 from qwen_tui.tui.studio.bench import NOTHING_YET, Bench
 from qwen_tui.tui.studio.generation import Estimate, Wish, Writer
@@ -39,7 +39,7 @@ _READ_ONLY: Final = "{} makes a session of your own that begins with all of this
 class Picture(Bench):
     """Paints what the session says."""
 
-    def __init__(self, doors: Doors, heat: Heat) -> None:
+    def __init__(self, doors: StudioContext, heat: Heat) -> None:
         super().__init__(doors, heat)
         self.writer = self.make_writer()
         self.estimate = Estimate()

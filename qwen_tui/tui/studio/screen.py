@@ -20,8 +20,8 @@ from qwen_tui.tui.studio.filing import Filing
 from qwen_tui.tui.studio.model_loading import VocabRead
 from qwen_tui.tui.studio.picture import POLL_S
 from qwen_tui.tui.studio.playback import play
-from qwen_tui.tui.widgets.alternatives import Choices
-from qwen_tui.tui.widgets.branch_tree import Branches
+from qwen_tui.tui.widgets.alternatives import Alternatives
+from qwen_tui.tui.widgets.branch_tree import BranchTree
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.sampling import Dials
@@ -42,8 +42,8 @@ class Studio(Filing):
         self.editor = self.query_one(Editor)
         self.output = self.query_one(OutputPane)
         self.dials = self.query_one(Dials)
-        self.choices = self.query_one(Choices)
-        self.branches = self.query_one(Branches)
+        self.choices = self.query_one(Alternatives)
+        self.branches = self.query_one(BranchTree)
         self.status = self.query_one(Status)
         self.notice = self.query_one("#notice", Notice)
         self.editor.take_tail = self.take_tail
@@ -141,8 +141,8 @@ class Studio(Filing):
     def _activated(self) -> None:
         self.action_inspect()
 
-    @on(Choices.Walk)
-    def _walk(self, message: Choices.Walk) -> None:
+    @on(Alternatives.Walk)
+    def _walk(self, message: Alternatives.Walk) -> None:
         self.output.action_step(message.steps)
 
     @on(TakeChoice)
@@ -171,8 +171,8 @@ class Studio(Filing):
     def _go(self, message: GoTo) -> None:
         self.go_there(message.node, message.at)
 
-    @on(Branches.Hide)
-    def _hide(self, message: Branches.Hide) -> None:
+    @on(BranchTree.Hide)
+    def _hide(self, message: BranchTree.Hide) -> None:
         self.hide_road(message.node)
 
     # -- which actions work now --------------------------------------------------------------------

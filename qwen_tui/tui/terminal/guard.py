@@ -6,38 +6,26 @@ stray writes to the standard streams land in the log, never on the screen.
 
 from __future__ import annotations
 
-import atexit
 import faulthandler
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
-
-from rich.console import RenderableType
-from textual.app import App
-from textual.filter import LineFilter, Monochrome, NoColor
+from typing import Any, Final
 
 from qwen_tui.paths import made
-from qwen_tui.tui.terminal.shutdown import Standby, TerminalFile, within
-from qwen_tui.tui.theme.themes import WithoutColour, colour_refused
-from qwen_tui.types import CANNOT_CREATE, INTERNAL, UNAVAILABLE, Trouble
-
-if TYPE_CHECKING:
-    from textual.driver import Driver
+from qwen_tui.tui.terminal.shutdown import Standby, TerminalFile
+from qwen_tui.types import CANNOT_CREATE, UNAVAILABLE, Trouble
 
 try:
     import termios
 except ImportError:  # Windows: no modes to give back
     termios = None  # type: ignore[assignment]
-
-ReturnType = TypeVar("ReturnType")
 
 RESTORE: Final = (
     b"\x1b\\"  # the end of any sequence that was cut
@@ -109,7 +97,7 @@ class Guard:
         """Keep the terminal for painting and send descriptors 1 and 2 to the log. Textual's own
         driver on Windows paints on descriptor 1, so there they stay.
         """
-        _flush_streams()
+        flush_streams()
         self._saved = (os.dup(1), os.dup(2))
         self._stderr = sys.__stderr__
         self.output = TerminalFile(os.dup(shown))
@@ -133,7 +121,7 @@ class Guard:
                 standby.dismiss()
         self._flusher = self._restorer = None
         if self._saved is not None:
-            _flush_streams()
+            flush_streams()
             for kept, descriptor in zip(self._saved, (1, 2), strict=True):
                 os.dup2(kept, descriptor)
                 os.close(kept)
@@ -244,7 +232,8 @@ class Guard:
             self._log_stream.flush()
 
 
-def _flush_streams() -> None:
+def flush_streams() -> None:
+    """Write what waits in standard output and standard error; failures are ignored."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()
@@ -254,102 +243,3 @@ def _write_all(descriptor: int, data: bytes) -> None:
     with suppress(OSError):
         while data:
             data = data[os.write(descriptor, data) :]
-
-
-class GuardedApp(App[ReturnType], Generic[ReturnType]):
-    """A Textual app that crashes quietly and whose driver survives its terminal.
-
-    `guard` is None in tests and wherever nobody took the terminal.
-    """
-
-    guard: Guard | None = None
-    crashed: BaseException | None = None
-    """What ended it, where that was an error of ours."""
-
-    def get_driver_class(self) -> type[Driver]:
-        """The driver that survives bad input and a lost terminal; elsewhere than Unix Textual's."""
-        chosen = super().get_driver_class()
-        if chosen.__name__ != "LinuxDriver":
-            return chosen
-        from qwen_tui.tui.terminal.driver import SafeDriver
-
-        return SafeDriver
-
-    def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, but `NO_COLOR` (where it is not empty) means no colour instead of greys."""
-        kept = [
-            each
-            for each in super().get_line_filters()
-            if not isinstance(each, (Monochrome, NoColor))
-        ]
-        return [*kept, *self._colour_filters]
-
-    @cached_property
-    def _colour_filters(self) -> tuple[LineFilter, ...]:
-        return (WithoutColour(),) if colour_refused() else ()
-
-    def terminal_lost(self) -> None:
-        """The driver's word that input ended for good; on the input thread."""
-        if self.guard is not None:
-            self.guard.terminal_lost()
-        else:
-            os._exit(HANGUP_CODE)
-
-    def _handle_exception(self, error: Exception) -> None:
-        """Flush, log where it happened, and end; Textual would print every local variable."""
-        if self.crashed is None:
-            self.crashed = error
-            if self.guard is not None:
-                self.guard.record(error)
-                within(FLUSH_S, self.guard.flush)
-        self._return_code = INTERNAL
-        if self._exception is None:
-            self._exception = error
-            self._exception_event.set()
-        self._close_messages_no_wait()
-
-    def panic(self, *renderables: RenderableType) -> None:
-        """End on Textual's own complaint, as of broken CSS; it goes to the log."""
-        self._handle_exception(RuntimeError(" ".join(map(str, renderables))))
-
-    def _print_error_renderables(self) -> None:
-        """Nothing: `run` says the one line, once the terminal is given back."""
-        self._exit_renderables.clear()
-
-
-def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
-    """Run the interface to its end and give the terminal back; the exit code.
-
-    A crash is one line on standard error with the log's path, and 70.
-    """
-    try:
-        with guard:
-            app.guard = guard
-            try:
-                code = app.run(mouse=mouse)
-            except Exception as error:
-                guard.record(error)
-                within(FLUSH_S, guard.flush)
-                app.crashed = error
-                code = None
-    finally:
-        app.guard = None
-    if app.crashed is not None:
-        kind = type(app.crashed).__name__
-        print(f"qwen-tui: internal error ({kind}); details in {guard.log}", file=sys.stderr)
-        return INTERNAL
-    return (app.return_code or 0) if code is None else code
-
-
-def leave(code: int, *, stuck: bool) -> int:
-    """The exit code, unless ending the interpreter would be slow or wrong: then the process ends
-    here and now.
-
-    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`); and taking
-    torch's modules apart keeps a person waiting for seconds, for nothing.
-    """
-    if stuck or "torch" in sys.modules:
-        within(RESTORE_S, atexit._run_exitfuncs)
-        _flush_streams()
-        os._exit(code)
-    return code

@@ -108,7 +108,7 @@ def unit_breaks(
         unit = cut
 
 
-class Block:
+class LineBlock:
     """One line, or a piece of a very long one.
 
     `shown` is what stands on the screen. While every character is one unit of one cell, `starts` is
@@ -135,10 +135,6 @@ class Block:
         self.rows = [0]
 
     # -- units ------------------------------------------------------------------------------------
-
-    def unit_at(self, offset: int) -> int:
-        """The unit that holds this offset of `shown`."""
-        return bisect_right(self.starts, offset) - 1 if self.starts else offset
 
     def column(self, offset: int) -> int:
         """Cells before an offset that begins a unit."""
@@ -224,10 +220,10 @@ class Block:
         else:
             self.rows.extend(plain_breaks(self.shown, width, start))
 
-    def split_last_row(self) -> Block:
+    def split_last_row(self) -> LineBlock:
         """Cut the last row off into a block of its own."""
         at = self.rows.pop()
-        rest = Block()
+        rest = LineBlock()
         raw_at = self.raw_offset(at)
         rest.shown, self.shown = self.shown[at:], self.shown[:at]
         rest.raw, self.raw = self.raw[raw_at:], self.raw[:raw_at]

@@ -12,7 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from qwen_tui.tui.text.line_layout import Block, units
+from qwen_tui.tui.text.line_layout import LineBlock, units
 
 LONGEST_BLOCK: Final = 1 << 14
 """A line longer than this many characters is kept in several blocks, cut where a row ends."""
@@ -22,7 +22,7 @@ _JOINER: Final = re.compile("[\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\
 _TAKEN_BACK: Final = 8
 
 
-class Run(NamedTuple):
+class TextRun(NamedTuple):
     """A stretch of one row shown in one style: tokens `first` to `last` share its bytes."""
 
     text: str
@@ -31,7 +31,7 @@ class Run(NamedTuple):
     escaped: bool
 
 
-class Place(NamedTuple):
+class TokenPosition(NamedTuple):
     """Where a token stands: its first row and cell, and its last row."""
 
     y: int
@@ -39,7 +39,7 @@ class Place(NamedTuple):
     last_y: int
 
 
-class Flow:
+class TokenLayout:
     """Rows of cells for tokens added one by one. Token indexes must not fall; -1 is context.
 
     `changed` is the first row that is not as it was at the last `settle()`.
@@ -51,7 +51,7 @@ class Flow:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._blocks = [Block()]
+        self._blocks = [LineBlock()]
         self._tops = [0]
         self._ends: list[int] = [-1]
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
@@ -102,7 +102,7 @@ class Flow:
             self._blocks[-1].add_plain("\n", first, last)
             self._ends[-1] = last
             self._fit()
-            self._begin_block(Block(), last)
+            self._begin_block(LineBlock(), last)
         self._add_line(lines[-1], first, last)
         self._fit()
 
@@ -129,7 +129,7 @@ class Flow:
                 block.add_unit(unit, low, owners[at][2])
 
     @staticmethod
-    def _take_back(block: Block) -> tuple[str, list[tuple[int, int, int]]]:
+    def _take_back(block: LineBlock) -> tuple[str, list[tuple[int, int, int]]]:
         """Remove the end that what comes next may join: the last grapheme, and while that is an
         invisible joiner, the one before it. Its raw text, and (end, first, last) of its owners.
         """
@@ -159,7 +159,7 @@ class Flow:
             self._begin_block(rest, end)
             block = rest
 
-    def _begin_block(self, block: Block, end: int) -> None:
+    def _begin_block(self, block: LineBlock, end: int) -> None:
         self._tops.append(self._tops[-1] + len(self._blocks[-1].rows))
         self._blocks.append(block)
         self._ends.append(end)
@@ -179,7 +179,7 @@ class Flow:
 
     # -- asking -----------------------------------------------------------------------------------
 
-    def _find(self, y: int) -> tuple[Block, int, int]:
+    def _find(self, y: int) -> tuple[LineBlock, int, int]:
         """The block of row y and the offsets of that row's begin and end in it."""
         at = bisect_right(self._tops, y) - 1
         block = self._blocks[at]
@@ -187,10 +187,10 @@ class Flow:
         end = block.rows[row + 1] if row + 1 < len(block.rows) else len(block.shown)
         return block, block.rows[row], end
 
-    def runs(self, y: int) -> list[Run]:
+    def runs(self, y: int) -> list[TextRun]:
         """Row y, cut where the tokens or the style change; a line feed ends it as `\\n`."""
         block, start, end = self._find(y)
-        runs: list[Run] = []
+        runs: list[TextRun] = []
         piece = max(0, bisect_right(block.pieces, start) - 1)
         while start < end:
             following = block.pieces[piece + 1] if piece + 1 < len(block.pieces) else end
@@ -201,19 +201,19 @@ class Flow:
         return runs
 
     @staticmethod
-    def _cut(block: Block, start: int, stop: int, first: int, last: int) -> Iterator[Run]:
+    def _cut(block: LineBlock, start: int, stop: int, first: int, last: int) -> Iterator[TextRun]:
         """A piece of one row, cut around its escapes."""
         escape = bisect_left(block.escapes, start)
         while escape < len(block.escapes) and block.escapes[escape] < stop:
             at = block.escapes[escape]
             end = block.starts[bisect_right(block.starts, at)]
             if at > start:
-                yield Run(block.shown[start:at], first, last, False)
-            yield Run(block.shown[at:end], first, last, True)
+                yield TextRun(block.shown[start:at], first, last, False)
+            yield TextRun(block.shown[at:end], first, last, True)
             start = end
             escape += 1
         if start < stop:
-            yield Run(block.shown[start:stop], first, last, False)
+            yield TextRun(block.shown[start:stop], first, last, False)
 
     def shown(self, y: int) -> str:
         """What stands on row y, without its line feed."""
@@ -228,19 +228,19 @@ class Flow:
         offset = min(block.offset_at_column(block.column(start) + max(x, 0)), end - 1)
         return block.lasts[bisect_right(block.pieces, offset) - 1]
 
-    def place(self, index: int) -> Place:
+    def place(self, index: int) -> TokenPosition:
         """Where a token is shown; one that shows nothing stands where the next one begins."""
         at = bisect_left(self._ends, index)
         if at >= len(self._blocks):
-            return Place(self.height - 1, self.last_x, self.height - 1)
+            return TokenPosition(self.height - 1, self.last_x, self.height - 1)
         block = self._blocks[at]
         piece = bisect_left(block.lasts, index)
         if piece >= len(block.pieces):
-            return Place(self.height - 1, self.last_x, self.height - 1)
+            return TokenPosition(self.height - 1, self.last_x, self.height - 1)
         offset = block.pieces[piece]
         row = bisect_right(block.rows, offset) - 1
         x = block.column(offset) - block.column(block.rows[row])
-        return Place(self._tops[at] + row, x, self._last_row(index))
+        return TokenPosition(self._tops[at] + row, x, self._last_row(index))
 
     def _last_row(self, index: int) -> int:
         """The last row that shows a token."""
@@ -276,7 +276,7 @@ class Flow:
         return "".join(parts)
 
     @staticmethod
-    def _offset(block: Block, point: tuple[int, int], top: int) -> int:
+    def _offset(block: LineBlock, point: tuple[int, int], top: int) -> int:
         """A point as an offset of the block's shown text."""
         row = point[0] - top
         if row >= len(block.rows):

@@ -13,7 +13,7 @@ from typing import Final
 
 from rich.style import Style
 
-from qwen_tui.tui.theme.themes import HEAT_LEVELS, Palette, Skin
+from qwen_tui.tui.theme.app_theme import HEAT_LEVELS, AppTheme, Palette
 
 LEVEL_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
 """The least probability of each level but the last; in bits 0.15, 0.5, 1, 2, 3.3, 5.1, 7.6."""
@@ -31,15 +31,15 @@ def level_of(logprob: float | None) -> int | None:
 
 @dataclass(frozen=True)
 class Heat:
-    """A skin's styles, ready for painting tokens; hashable by identity of its content."""
+    """A theme's styles for painting tokens; hashable by content."""
 
     levels: tuple[Style, ...]
     palette: Palette
 
     @classmethod
-    def of(cls, skin: Skin, *, colour: bool = True) -> Heat:
-        """The styles of a skin; without colour, meaning is kept by underline, bold and italic."""
-        used = skin if colour else skin.without_colour()
+    def of(cls, theme: AppTheme, *, colour: bool = True) -> Heat:
+        """The styles of a theme; without `colour` underline, bold and italic stand for colours."""
+        used = theme if colour else theme.without_colour()
         return cls(used.heat, used.palette)
 
     def style(self, logprob: float | None) -> Style | None:

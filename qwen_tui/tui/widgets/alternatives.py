@@ -22,7 +22,7 @@ from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import TakeChoice
 from qwen_tui.tui.theme.heat import bits, percent
-from qwen_tui.tui.widgets.part_styles import Parts
+from qwen_tui.tui.widgets.part_styles import PartStyles
 from qwen_tui.types import Token
 
 BLOCKS: Final = " ▏▎▍▌▋▊▉"
@@ -76,31 +76,31 @@ def rows_of(token: Token) -> list[Row]:
     return rows
 
 
-class Choices(Parts, can_focus=True):
+class Alternatives(PartStyles, can_focus=True):
     """The token inspector: ← → walk the tokens, ↑ ↓ the candidates, Enter takes one."""
 
     DEFAULT_CSS = """
-    Choices {
+    Alternatives {
         height: 1fr;
         overflow-x: hidden;
         scrollbar-size-vertical: 1;
-        & > .choices--text { color: $foreground; }
-        & > .choices--taken { color: $accent; text-style: bold; }
-        & > .choices--percent { color: $foreground 70%; }
-        & > .choices--bar { color: $primary; }
-        & > .choices--bar-taken { color: $accent; }
-        & > .choices--cursor { background: $primary 18%; }
-        & > .choices--note { color: $foreground 50%; }
+        & > .alternatives--text { color: $foreground; }
+        & > .alternatives--taken { color: $accent; text-style: bold; }
+        & > .alternatives--percent { color: $foreground 70%; }
+        & > .alternatives--bar { color: $primary; }
+        & > .alternatives--bar-taken { color: $accent; }
+        & > .alternatives--cursor { background: $primary 18%; }
+        & > .alternatives--note { color: $foreground 50%; }
     }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "choices--text",
-        "choices--taken",
-        "choices--percent",
-        "choices--bar",
-        "choices--bar-taken",
-        "choices--cursor",
-        "choices--note",
+        "alternatives--text",
+        "alternatives--taken",
+        "alternatives--percent",
+        "alternatives--bar",
+        "alternatives--bar-taken",
+        "alternatives--cursor",
+        "alternatives--note",
     }
     BINDINGS: ClassVar = [*bindings("inspector")]
 
@@ -151,12 +151,12 @@ class Choices(Parts, can_focus=True):
             return Strip(self._about()).adjust_cell_length(width, plain)
         if place >= len(self._rows):
             return Strip.blank(width, plain)
-        over = "choices--cursor" if place == self.cursor and self.has_focus else ""
+        over = "alternatives--cursor" if place == self.cursor and self.has_focus else ""
         segments = self._candidate(self._rows[place], width, over)
         return Strip(segments).adjust_cell_length(width, self.part("", over))
 
     def _part(self, name: str, over: str = "") -> Style:
-        return self.part(f"choices--{name}", over)
+        return self.part(f"alternatives--{name}", over)
 
     def _note_line(self, place: int, width: int, plain: Style) -> Strip:
         words = self.note.split(" ")

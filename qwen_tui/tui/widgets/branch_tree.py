@@ -23,7 +23,7 @@ from qwen_tui.session.tree import Node, Place, Tree
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo
 from qwen_tui.tui.widgets.output import END_MARKS
-from qwen_tui.tui.widgets.part_styles import Parts
+from qwen_tui.tui.widgets.part_styles import PartStyles
 from qwen_tui.types import text_of
 
 FIRST_WORDS: Final = 60
@@ -72,29 +72,29 @@ def ending(node: Node) -> str:
     return END_MARKS[node.reason] if node.reason else "┄ open"
 
 
-class Branches(Parts, can_focus=True):
+class BranchTree(PartStyles, can_focus=True):
     """The panel with the tree of roads."""
 
     DEFAULT_CSS = """
-    Branches {
+    BranchTree {
         height: 1fr;
         overflow-x: hidden;
         scrollbar-size-vertical: 1;
-        & > .branches--here { color: $accent; text-style: bold; }
-        & > .branches--path { color: $foreground; }
-        & > .branches--other { color: $foreground 55%; }
-        & > .branches--guide { color: $foreground 25%; }
-        & > .branches--end { color: $foreground 45%; }
-        & > .branches--cursor { background: $primary 18%; }
+        & > .branch-tree--here { color: $accent; text-style: bold; }
+        & > .branch-tree--path { color: $foreground; }
+        & > .branch-tree--other { color: $foreground 55%; }
+        & > .branch-tree--guide { color: $foreground 25%; }
+        & > .branch-tree--end { color: $foreground 45%; }
+        & > .branch-tree--cursor { background: $primary 18%; }
     }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "branches--here",
-        "branches--path",
-        "branches--other",
-        "branches--guide",
-        "branches--end",
-        "branches--cursor",
+        "branch-tree--here",
+        "branch-tree--path",
+        "branch-tree--other",
+        "branch-tree--guide",
+        "branch-tree--end",
+        "branch-tree--cursor",
     }
     BINDINGS: ClassVar = [
         *bindings("branches"),
@@ -142,12 +142,12 @@ class Branches(Parts, can_focus=True):
             text = " Nothing written yet." if not self.rows and y == 0 else ""
             note = Segment(text, self._part("other"))
             return Strip([note]).adjust_cell_length(width, self.part(""))
-        over = "branches--cursor" if place == self.cursor and self.has_focus else ""
+        over = "branch-tree--cursor" if place == self.cursor and self.has_focus else ""
         segments = self._row(self.rows[place], width, over)
         return Strip(segments).adjust_cell_length(width, self.part("", over))
 
     def _part(self, name: str, over: str = "") -> Style:
-        return self.part(f"branches--{name}", over)
+        return self.part(f"branch-tree--{name}", over)
 
     def _row(self, row: Row, width: int, over: str) -> list[Segment]:
         node = row.node
@@ -170,10 +170,10 @@ class Branches(Parts, can_focus=True):
 
     # -- keys and mouse ----------------------------------------------------------------------------
 
-    def action_road_up(self) -> None:
+    def action_branch_up(self) -> None:
         self.cursor = max(0, self.cursor - 1)
 
-    def action_road_down(self) -> None:
+    def action_branch_down(self) -> None:
         self.cursor = max(0, min(len(self.rows) - 1, self.cursor + 1))
 
     def action_page(self, by: int) -> None:
@@ -183,12 +183,12 @@ class Branches(Parts, can_focus=True):
     def action_edge(self, side: int) -> None:
         self.cursor = 0 if side < 0 else max(0, len(self.rows) - 1)
 
-    def action_road_go(self) -> None:
+    def action_branch_go(self) -> None:
         if self.rows:
             node = self.rows[self.cursor].node
             self.post_message(GoTo(node.id, node.end))
 
-    def action_road_hide(self) -> None:
+    def action_branch_hide(self) -> None:
         if self.rows:
             self.post_message(self.Hide(self.rows[self.cursor].node.id))
 
@@ -201,4 +201,4 @@ class Branches(Parts, can_focus=True):
         if 0 <= place < len(self.rows):
             self.cursor = place
             if event.chain == 2:
-                self.action_road_go()
+                self.action_branch_go()

@@ -33,8 +33,8 @@ from qwen_tui.tui.text.editor_document import (
     WrappedRows,
     shown,
 )
+from qwen_tui.tui.theme.app_theme import PLAIN, PLAIN_LEVELS
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.theme.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Token
 from qwen_tui.vocab.alignment import shared_length
 

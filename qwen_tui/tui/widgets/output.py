@@ -25,9 +25,9 @@ from textual.selection import Selection
 from textual.strip import Strip
 
 from qwen_tui.safe_text import strip_controls
-from qwen_tui.tui.text.token_layout import Flow, Run
+from qwen_tui.tui.text.token_layout import TextRun, TokenLayout
+from qwen_tui.tui.theme.app_theme import PLAIN, PLAIN_LEVELS
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.theme.themes import PLAIN, PLAIN_LEVELS
 from qwen_tui.types import Reason, Token
 
 END_MARKS: Final[dict[Reason, str]] = {
@@ -91,9 +91,6 @@ class OutputPane(ScrollView, can_focus=True):
     """The styles; set a new one when the theme changes."""
     show_heat: reactive[bool] = reactive(True, init=False)
     """Whether tokens are coloured by their probability."""
-    accepted: reactive[int | None] = reactive(None, init=False)
-    """How many tokens from the first are in the document; the rest is shown tentative. None: no
-    difference is shown."""
     stale: reactive[bool] = reactive(False, init=False)
     """The tokens go on from another text than the one that stands now: they are shown dim."""
     follow: reactive[bool] = reactive(True, init=False)
@@ -145,7 +142,7 @@ class OutputPane(ScrollView, can_focus=True):
         self._tokens: list[Token] = []
         self._before = ""
         self._reason: Reason | None = None
-        self._flow = Flow()
+        self._token_layout = TokenLayout()
         self._strips: LRUCache[int, Strip] = LRUCache(_KEPT_STRIPS)
         self._aim = 0
 
@@ -159,7 +156,7 @@ class OutputPane(ScrollView, can_focus=True):
     @property
     def held(self) -> bytes:
         """Bytes at the end that are no whole character yet."""
-        return self._flow.held
+        return self._token_layout.held
 
     def show(
         self,
@@ -167,14 +164,12 @@ class OutputPane(ScrollView, can_focus=True):
         *,
         context: str = "",
         reason: Reason | None = None,
-        accepted: int | None = None,
     ) -> None:
         """Show these tokens instead, after `context` (dim, its last characters only).
 
         What is already there stays laid out when only later tokens or probabilities are new.
         """
         self._reason = reason
-        self.set_reactive(OutputPane.accepted, accepted)
         kept = len(self._tokens)
         pairs = zip(self._tokens, tokens, strict=False)
         same = context == self._before and kept <= len(tokens)
@@ -199,7 +194,7 @@ class OutputPane(ScrollView, can_focus=True):
     def finish(self, reason: Reason) -> None:
         """Mark the end: why there are no more tokens."""
         self._reason = reason
-        self._flow.changed = min(self._flow.changed, self._flow.height - 1)
+        self._token_layout.changed = min(self._token_layout.changed, self._token_layout.height - 1)
         self._update()
 
     def clear(self) -> None:
@@ -209,15 +204,15 @@ class OutputPane(ScrollView, can_focus=True):
 
     def _restart(self) -> None:
         """Lay everything out from nothing."""
-        self._flow.clear()
+        self._token_layout.clear()
         shown = self._before[-CONTEXT_SHOWN:]
         if shown:
             cut = "…" if len(shown) < len(self._before) else ""
-            self._flow.add(-1, (cut + shown).encode("utf-8", "replace"))
+            self._token_layout.add(-1, (cut + shown).encode("utf-8", "replace"))
         self._place(0)
 
     def _place(self, first: int) -> None:
-        add = self._flow.add
+        add = self._token_layout.add
         for index in range(first, len(self._tokens)):
             add(index, self._tokens[index].data)
 
@@ -231,9 +226,9 @@ class OutputPane(ScrollView, can_focus=True):
     def _trailer(self) -> list[tuple[str, Style]]:
         """What follows the last token: bytes that wait for the rest, and the end mark."""
         parts = []
-        if held := self._flow.held:
+        if held := self._token_layout.held:
             badge = self.heat.palette.badge
-            if self.cursor is not None and self.cursor >= self._flow.held_since:
+            if self.cursor is not None and self.cursor >= self._token_layout.held_since:
                 badge += self.heat.palette.cursor
             parts.append((f"‹{held.hex(' ').upper()} …›", badge))
         if self._reason is not None:
@@ -243,13 +238,13 @@ class OutputPane(ScrollView, can_focus=True):
     @property
     def _trailer_row(self) -> int:
         """The row of the trailer: the last one where it fits, else one more."""
-        room = self._row_width + 1 - self._flow.last_x
+        room = self._row_width + 1 - self._token_layout.last_x
         needed = sum(cell_len(text) for text, _ in self._trailer())
-        return self._flow.height - 1 + (needed > room and self._flow.last_x > 0)
+        return self._token_layout.height - 1 + (needed > room and self._token_layout.last_x > 0)
 
     def _update(self) -> None:
         """Repaint the rows that changed, grow, and stay at the end where the person is there."""
-        changed = min(self._flow.settle(), self._flow.height - 1)
+        changed = min(self._token_layout.settle(), self._token_layout.height - 1)
         for row in [row for row in list(self._strips.keys()) if row >= changed]:
             self._strips.discard(row)
         if not self.is_mounted:
@@ -263,20 +258,20 @@ class OutputPane(ScrollView, can_focus=True):
 
     def _repaint(self) -> None:
         self._strips.clear()
-        self._flow.changed = 0
+        self._token_layout.changed = 0
         self._update()
         self.refresh()
 
     def on_resize(self) -> None:
         """Lay out for the new width; what was at the top stays there."""
-        top = self._flow.token_at(int(self.scroll_offset.y), 0)
-        if self._flow.width == self._row_width:
+        top = self._token_layout.token_at(int(self.scroll_offset.y), 0)
+        if self._token_layout.width == self._row_width:
             self._update()
             return
-        self._flow.rewrap(self._row_width)
+        self._token_layout.rewrap(self._row_width)
         self._repaint()
         if not self.follow and top is not None:
-            self.scroll_to(y=self._flow.place(top).y, animate=False, force=True)
+            self.scroll_to(y=self._token_layout.place(top).y, animate=False, force=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         """Follow the end exactly while the view stands there."""
@@ -285,7 +280,7 @@ class OutputPane(ScrollView, can_focus=True):
 
     def reveal(self, index: int) -> None:
         """Scroll so that a token can be seen."""
-        place = self._flow.place(index)
+        place = self._token_layout.place(index)
         top, rows = self.scroll_offset.y, max(1, self.scrollable_content_region.height)
         if place.y < top:
             self.scroll_to(y=place.y, animate=False, force=True)
@@ -305,10 +300,6 @@ class OutputPane(ScrollView, can_focus=True):
 
     def watch_show_heat(self) -> None:
         """Paint with or without probabilities."""
-        self._repaint()
-
-    def watch_accepted(self) -> None:
-        """Paint what is tentative now."""
         self._repaint()
 
     def watch_stale(self) -> None:
@@ -337,7 +328,7 @@ class OutputPane(ScrollView, can_focus=True):
             return self._hint_line(y, width, base)
         strip = self._strips.get(row)
         if strip is None or strip.cell_length != width:
-            parts = list(self._row(row)) if row < self._flow.height else []
+            parts = list(self._row(row)) if row < self._token_layout.height else []
             parts = self._selected(row, parts)
             if row == self._trailer_row:
                 parts += self._trailer()
@@ -354,7 +345,7 @@ class OutputPane(ScrollView, can_focus=True):
     def _row(self, row: int) -> Iterator[tuple[str, Style]]:
         """The runs of a row with their styles."""
         cursor = self.cursor
-        for run in self._flow.runs(row):
+        for run in self._token_layout.runs(row):
             style = self._style(run)
             text = run.text
             under = cursor is not None and run.first <= cursor <= run.last
@@ -364,13 +355,11 @@ class OutputPane(ScrollView, can_focus=True):
                 style += self.heat.palette.cursor
             yield text, style
 
-    def _style(self, run: Run) -> Style:
+    def _style(self, run: TextRun) -> Style:
         palette = self.heat.palette
         if run.first < 0 or self.stale:
             return palette.context + palette.escape if run.escaped else palette.context
         style = Style.null()
-        if self.accepted is not None:
-            style += palette.accepted if run.last < self.accepted else palette.tentative
         token = self._tokens[run.first]
         warm = self.heat.style(self._logprob(run)) if self.show_heat else None
         if warm is not None:
@@ -380,7 +369,7 @@ class OutputPane(ScrollView, can_focus=True):
             style += palette.special
         return style + palette.escape if run.escaped else style
 
-    def _logprob(self, run: Run) -> float | None:
+    def _logprob(self, run: TextRun) -> float | None:
         """The least sure of the tokens that share a character."""
         if run.first == run.last:
             return self._tokens[run.first].logprob
@@ -415,7 +404,7 @@ class OutputPane(ScrollView, can_focus=True):
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
         """The exact text under a mouse selection less the controls that `stripped` counts."""
         ends = [None if each is None else (each.y, each.x) for each in selection]
-        text, self.stripped = strip_controls(self._flow.raw(*ends))
+        text, self.stripped = strip_controls(self._token_layout.raw(*ends))
         return text, "\n"
 
     # -- walking ----------------------------------------------------------------------------------
@@ -430,7 +419,7 @@ class OutputPane(ScrollView, can_focus=True):
         """Repaint both tokens, bring the new one into view, tell the screen."""
         for index in (old, new):
             if index is not None:
-                place = self._flow.place(index)
+                place = self._token_layout.place(index)
                 for row in range(place.y, place.last_y + 1):
                     self._strips.discard(row)
                 self._strips.discard(self._trailer_row)
@@ -443,13 +432,13 @@ class OutputPane(ScrollView, can_focus=True):
 
     def _start(self) -> int:
         """Where walking begins when no token is marked: the first one in view."""
-        return max(0, self._flow.token_at(int(self.scroll_offset.y), 0) or 0)
+        return max(0, self._token_layout.token_at(int(self.scroll_offset.y), 0) or 0)
 
     def _go(self, index: int) -> None:
         """Move the cursor and remember the cell for walking by lines."""
         self.cursor = index
         if self.cursor is not None:
-            self._aim = self._flow.place(self.cursor).x
+            self._aim = self._token_layout.place(self.cursor).x
 
     def action_step(self, by: int) -> None:
         """To the next or previous token that shows anything."""
@@ -469,13 +458,13 @@ class OutputPane(ScrollView, can_focus=True):
         if self.cursor is None:
             self._go(self._start())
             return
-        place = self._flow.place(self.cursor)
+        place = self._token_layout.place(self.cursor)
         row = (place.last_y if by > 0 else place.y) + by
-        row = max(0, min(row, self._flow.height - 1))
-        found = self._flow.token_at(row, self._aim)
-        while found is None and 0 < row < self._flow.height - 1:
+        row = max(0, min(row, self._token_layout.height - 1))
+        found = self._token_layout.token_at(row, self._aim)
+        while found is None and 0 < row < self._token_layout.height - 1:
             row += 1 if by > 0 else -1
-            found = self._flow.token_at(row, self._aim)
+            found = self._token_layout.token_at(row, self._aim)
         aim = self._aim
         self._go(len(self._tokens) - 1 if found is None else max(0, found))
         self._aim = aim
@@ -491,8 +480,8 @@ class OutputPane(ScrollView, can_focus=True):
     def action_row_edge(self, side: int) -> None:
         """To the first or last token of the row."""
         if self._tokens:
-            row = self._flow.place(self._start() if self.cursor is None else self.cursor).y
-            found = self._flow.token_at(row, 0 if side < 0 else 1 << 30)
+            row = self._token_layout.place(self._start() if self.cursor is None else self.cursor).y
+            found = self._token_layout.token_at(row, 0 if side < 0 else 1 << 30)
             self._go(max(0, found or 0))
 
     def action_edge(self, side: int) -> None:
@@ -510,7 +499,7 @@ class OutputPane(ScrollView, can_focus=True):
         offset = event.get_content_offset(self)
         if offset is None or not self._tokens or self.text_selection is not None:
             return  # the end of a drag is no click
-        index = self._flow.token_at(int(self.scroll_offset.y) + offset.y, offset.x)
+        index = self._token_layout.token_at(int(self.scroll_offset.y) + offset.y, offset.x)
         if index is None or index < 0:
             return
         if event.chain == 1:

@@ -10,7 +10,7 @@ from textual.color import Color
 from textual.scroll_view import ScrollView
 
 
-class Parts(ScrollView):
+class PartStyles(ScrollView):
     """A line-painting widget whose component classes may have translucent colours."""
 
     def __init__(self, *, id: str | None = None) -> None:

@@ -33,14 +33,14 @@ from qwen_tui.tui.sampling_controls import (
     at_fraction,
     fraction,
 )
-from qwen_tui.tui.widgets.part_styles import Parts
+from qwen_tui.tui.widgets.part_styles import PartStyles
 from qwen_tui.types import Sampling, Trouble
 
 NAME_CELLS: Final = 15
 VALUE_CELLS: Final = 7
 
 
-class Dials(Parts, can_focus=True):
+class Dials(PartStyles, can_focus=True):
     """The panel of sampling controls. A person moving one makes it say `Changed`."""
 
     DEFAULT_CSS = """

@@ -1,0 +1,115 @@
+"""The application around the guard: a crash is quiet and logged, and leaving is quick.
+
+Law: an error never paints a traceback; `run` prints one line once the terminal is given back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from rich.console import RenderableType
+from textual.app import App
+
+from qwen_tui.tui.terminal.guard import (
+    FLUSH_S,
+    HANGUP_CODE,
+    RESTORE_S,
+    Guard,
+    flush_streams,
+)
+from qwen_tui.tui.terminal.shutdown import within
+from qwen_tui.types import INTERNAL
+
+if TYPE_CHECKING:
+    from textual.driver import Driver
+
+ReturnType = TypeVar("ReturnType")
+
+
+class GuardedApp(App[ReturnType], Generic[ReturnType]):
+    """A Textual app that crashes quietly and whose driver survives its terminal.
+
+    `guard` is None in tests and wherever nobody took the terminal.
+    """
+
+    guard: Guard | None = None
+    crashed: BaseException | None = None
+    """What ended it, where that was an error of ours."""
+
+    def get_driver_class(self) -> type[Driver]:
+        """The driver that survives bad input and a lost terminal; elsewhere than Unix Textual's."""
+        chosen = super().get_driver_class()
+        if chosen.__name__ != "LinuxDriver":
+            return chosen
+        from qwen_tui.tui.terminal.driver import SafeDriver
+
+        return SafeDriver
+
+    def terminal_lost(self) -> None:
+        """The driver's word that input ended for good; on the input thread."""
+        if self.guard is not None:
+            self.guard.terminal_lost()
+        else:
+            os._exit(HANGUP_CODE)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Flush, log where it happened, and end; Textual would print every local variable."""
+        if self.crashed is None:
+            self.crashed = error
+            if self.guard is not None:
+                self.guard.record(error)
+                within(FLUSH_S, self.guard.flush)
+        self._return_code = INTERNAL
+        if self._exception is None:
+            self._exception = error
+            self._exception_event.set()
+        self._close_messages_no_wait()
+
+    def panic(self, *renderables: RenderableType) -> None:
+        """End on Textual's own complaint, as of broken CSS; it goes to the log."""
+        self._handle_exception(RuntimeError(" ".join(map(str, renderables))))
+
+    def _print_error_renderables(self) -> None:
+        """Nothing: `run` says the one line, once the terminal is given back."""
+        self._exit_renderables.clear()
+
+
+def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
+    """Run the interface to its end and give the terminal back; the exit code.
+
+    A crash is one line on standard error with the log's path, and 70.
+    """
+    try:
+        with guard:
+            app.guard = guard
+            try:
+                code = app.run(mouse=mouse)
+            except Exception as error:
+                guard.record(error)
+                within(FLUSH_S, guard.flush)
+                app.crashed = error
+                code = None
+    finally:
+        app.guard = None
+    if app.crashed is not None:
+        kind = type(app.crashed).__name__
+        print(f"qwen-tui: internal error ({kind}); details in {guard.log}", file=sys.stderr)
+        return INTERNAL
+    return (app.return_code or 0) if code is None else code
+
+
+def leave(code: int, *, stuck: bool) -> int:
+    """The exit code, unless ending the interpreter would be slow or wrong: then the process ends
+    here and now.
+
+    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`); and taking
+    torch's modules apart keeps a person waiting for seconds, for nothing.
+    """
+    if stuck or "torch" in sys.modules:
+        within(RESTORE_S, atexit._run_exitfuncs)
+        flush_streams()
+        os._exit(code)
+    return code
