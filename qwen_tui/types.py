@@ -7,7 +7,7 @@ token carries its exact bytes, so a cut inside a character is never a special ca
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
@@ -260,8 +260,9 @@ class Environment:
 class Backend(Protocol):
     """A synchronous source of events, used by one thread at a time.
 
-    `context` is the most tokens prompt and completion may hold together. `why` says in lines what
-    was chosen and why.
+    The attributes never change and may be read from any thread. `context` is the most tokens prompt
+    and completion may hold together. `why` says in lines what was chosen and why; `warnings` are
+    for everybody who runs it.
     """
 
     name: str
@@ -269,10 +270,17 @@ class Backend(Protocol):
     environment: Environment
     context: int
     why: tuple[str, ...]
+    warnings: tuple[str, ...]
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
         """Run one generation; ends with one `Finished` per branch, raises nothing but programming
         errors.
+        """
+        ...
+
+    def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Write down what makes the same prompt quicker next time: for `seconds` at most, until
+        `stopped` says yes; the last call before `close`.
         """
         ...
 

@@ -41,9 +41,7 @@ class Either:
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
         """As the backend, guessing nothing ahead."""
-        from qwen_tui.backends.local.benchmark.workloads import plainly
-
-        with plainly(self._backend):
+        with self._backend.speculating(lookup=False, draft=False):
             events = self._backend.stream(request, cancel)
             if self.bare:
                 yield from [event for event in list(events) if isinstance(event, Finished)]

@@ -118,11 +118,15 @@ class Replay:
         self.abilities = Abilities(choices=100, branches=True, token_ids=True)
         self.context = max(map(_length, recorded))
         self.why: tuple[str, ...] = ("replay: plays back what was recorded, without a model",)
+        self.warnings: tuple[str, ...] = ()
         self._recorded = recorded
         self._speed = speed
         self._max_gap = max_gap
         self._clock = clock
         self._turn: dict[str, int] = {}
+
+    def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Nothing to write down."""
 
     def close(self) -> None:
         """Nothing to free."""

@@ -208,11 +208,15 @@ class Scripted:
             id=f"{zlib.crc32(name.encode()):08x}", engine="scripted", model={"path": name}
         )
         self.why: tuple[str, ...] = ("scripted: says what it is told to",)
+        self.warnings: tuple[str, ...] = ()
         self.requests: list[Request] = []
         self.closed = False
         self._script = script
         self._clock = clock
         self._cached: tuple[int, ...] = ()
+
+    def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Nothing to write down."""
 
     def close(self) -> None:
         """Nothing to free; remembers that it was asked."""

@@ -247,7 +247,7 @@ def generate(
     with closing(backend), stopping() as stopped:
         request = plan.fitted(backend.context)
         narrator.say(described(backend))
-        narrator.warn(getattr(backend, "warnings", ()))
+        narrator.warn(backend.warnings)
         plan.keeping.begin()
         narrator.say(f"seed {request.sampling.seed}")
         lost = DONE
@@ -259,15 +259,8 @@ def generate(
                 told.finish()
         finally:
             lost = saved(plan.keeping, narrator)
-        finish(backend, stopped.cancel)
+        backend.finish(FINISH_S, stopped.cancel.is_set)
     return concluded(ends, request, narrator) or lost, stopped.by
-
-
-def finish(backend: Backend, cancel: threading.Event) -> None:
-    """Let a backend bring to the disk what makes the same prompt quicker the next time."""
-    finishing = getattr(backend, "finish", None)
-    if finishing is not None:
-        finishing(FINISH_S, cancel.is_set)
 
 
 def saved(keeping: Keeping, narrator: Narrator) -> int:

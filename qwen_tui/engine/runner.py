@@ -12,15 +12,12 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast
 
 from qwen_tui.engine.channel import Channel
 from qwen_tui.types import (
     UNAVAILABLE,
-    Abilities,
     Backend,
-    Environment,
     Finished,
     Progress,
     Reason,
@@ -35,18 +32,6 @@ Opener: TypeAlias = Callable[[Report, threading.Event], Backend]
 State: TypeAlias = Literal["idle", "loading", "ready", "failed", "closed"]
 
 CLOSED = "the engine is closed"
-
-
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What a backend says of itself once it is open: all that an interface may know of it."""
-
-    name: str
-    abilities: Abilities
-    environment: Environment
-    context: int
-    why: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
 
 
 class Generation:
@@ -97,7 +82,7 @@ class Runner:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
         self._live: list[Generation] = []
-        self._loading: Future[Opened] | None = None
+        self._loading: Future[Backend] | None = None
         self._load_cancel = threading.Event()
         self._backend: Backend | None = None
         self._progress: Progress | None = None
@@ -121,8 +106,8 @@ class Runner:
         return "failed" if loading.exception() else "ready"
 
     @property
-    def opened(self) -> Opened | None:
-        """The backend's word about itself while it is ready."""
+    def opened(self) -> Backend | None:
+        """The backend while it is ready; only its attributes may be read from other threads."""
         loading = self._loading
         return loading.result() if loading is not None and self.state == "ready" else None
 
@@ -146,11 +131,11 @@ class Runner:
 
     # -- what can be asked -------------------------------------------------------------------------
 
-    def load(self) -> Future[Opened]:
+    def load(self) -> Future[Backend]:
         """Open the backend if it is not open; a failed opening is tried again.
 
-        The future resolves on the engine's thread (`asyncio.wrap_future` it) to `Opened`, or fails
-        with `Trouble` and with nothing else.
+        The future resolves on the engine's thread (`asyncio.wrap_future` it) to the backend, of
+        which only the attributes are read elsewhere, or fails with `Trouble` and nothing else.
         """
         with self._guard:
             return self._load()
@@ -167,7 +152,7 @@ class Runner:
             generation.end("failed", CLOSED)
         return generation
 
-    def swap(self, opener: Opener) -> Future[Opened]:
+    def swap(self, opener: Opener) -> Future[Backend]:
         """Switch to another backend: cancels what runs, waits or loads, closes the old one, opens
         the new.
         """
@@ -213,13 +198,13 @@ class Runner:
         self._load_cancel.set()
         self.cancel()
 
-    def _load(self) -> Future[Opened]:
+    def _load(self) -> Future[Backend]:
         """Under the guard: the opening that counts now, begun if there is none or the last one
         failed.
         """
         if self._loading is not None and self.state in ("loading", "ready"):
             return self._loading
-        loading: Future[Opened] = Future()
+        loading: Future[Backend] = Future()
         # so that nobody's wrapper can cancel it for everybody
         loading.set_running_or_notify_cancel()
         if self._closed:
@@ -246,25 +231,17 @@ class Runner:
         if self.on_progress is not None:
             self.on_progress(progress)
 
-    def _open(self, opener: Opener, loading: Future[Opened], cancel: threading.Event) -> None:
+    def _open(self, opener: Opener, loading: Future[Backend], cancel: threading.Event) -> None:
         try:
             if cancel.is_set():
                 raise Trouble("loading was cancelled")
             self._backend = backend = opener(self._report, cancel)
-            opened = Opened(
-                backend.name,
-                backend.abilities,
-                backend.environment,
-                backend.context,
-                tuple(backend.why),
-                tuple(getattr(backend, "warnings", ())),
-            )
         except BaseException as error:  # a border; native code panics outside Exception
             _, trouble = explained(error)
             self._release()
             loading.set_exception(trouble)
         else:
-            loading.set_result(opened)
+            loading.set_result(backend)
 
     def _release(self) -> None:
         backend, self._backend = self._backend, None

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 from textual.message import Message
 
-from qwen_tui.engine.runner import Opened
-from qwen_tui.types import Progress, Trouble
+from qwen_tui.types import Backend, Progress, Trouble
 
 
 class Loading(Message):
@@ -26,7 +25,7 @@ class Loading(Message):
 class Ready(Message):
     """The model is open."""
 
-    opened: Opened
+    opened: Backend
 
 
 @dataclass

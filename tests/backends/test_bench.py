@@ -67,7 +67,7 @@ def test_a_step_reads_every_weight_but_the_embedding(folder: Path) -> None:
     sizes = {"fast": 0, "reference": 0}
     for path in sizes:
         backend = local(folder, path=path, dtype="fp32")
-        sizes[path] = workloads.bytes_per_step(backend)
+        sizes[path] = backend.step_bytes
         backend.close()
     matrices = 2 * (64 * 64 * 2 + 32 * 64 * 2 + 3 * 64 * 64) + 333 * 64
     assert sizes["fast"] == 4 * matrices
@@ -103,7 +103,7 @@ def test_only_the_passage_written_anew_is_guessed_ahead(folder: Path) -> None:
     once, again = subject.rewrite(1)
     assert once.drafted == 0
     assert once.emitted == again.emitted == BRIEF.passage
-    with workloads.plainly(backend):
+    with backend.speculating(lookup=False, draft=False):
         assert backend._engine.ahead == 0
     assert backend._engine.ahead > 0
     backend.close()

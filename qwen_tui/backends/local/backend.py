@@ -9,6 +9,7 @@ import platform
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from importlib import metadata
@@ -106,6 +107,48 @@ class Local:
         if not request.prompt and end is not None:
             request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
         return Run(self._engine, request, cancel).stream()
+
+    @property
+    def speculates(self) -> bool:
+        """Whether ids are guessed ahead, by prompt lookup or by a draft model."""
+        return self._engine.ahead > 0
+
+    @property
+    def drafts(self) -> bool:
+        """Whether a draft model is loaded."""
+        return self._engine.drafter is not None
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, wherever they lie."""
+        return self._model.weight_bytes
+
+    @property
+    def step_bytes(self) -> int:
+        """Weight bytes that one decoding step reads."""
+        return self._model.step_bytes
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that one token adds to the KV cache; 0 where it cannot be told."""
+        return self._model.kv_bytes
+
+    @contextmanager
+    def speculating(self, *, lookup: bool, draft: bool) -> Iterator[None]:
+        """Meanwhile ids are guessed by prompt lookup and by the draft model only where it is True;
+        by neither, each forward gives one token.
+        """
+        engine = self._engine
+        self._engine = replace(
+            engine,
+            ahead=engine.ahead if lookup or draft else 0,
+            lookup=engine.lookup and lookup,
+            drafter=engine.drafter if draft else None,
+        )
+        try:
+            yield
+        finally:
+            self._engine = engine
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
         """Wait until the last prompt is kept on disk, at most for so long; call it last."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui import chat
 from qwen_tui.context_window import Window
-from qwen_tui.engine.runner import Generation, Opened, Runner
+from qwen_tui.engine.runner import Generation, Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.studio.playback import Outcome
 from qwen_tui.tui.studio.pump import pump
-from qwen_tui.types import Event, Finished, Mode, Progress, Request, Trouble
+from qwen_tui.types import Backend, Event, Finished, Mode, Progress, Request, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
@@ -64,7 +64,7 @@ class Writer:
         self.session = session
         self.runner = runner
         self.settings = settings
-        self.opened: Opened | None = None
+        self.opened: Backend | None = None
         self.wish: Wish | None = None
         """What waits for the model."""
         self.last_seed: int | None = None
@@ -109,7 +109,7 @@ class Writer:
         self.wish = None
         self._begin_after(self._task, wish)
 
-    def ready(self, opened: Opened) -> None:
+    def ready(self, opened: Backend) -> None:
         """The model is open: begin what waited."""
         self.opened = opened
         self.fulfil()

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 from qwen_tui import hub, presets
-from qwen_tui.engine.runner import Opened
 from qwen_tui.settings import Settings
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.messages import Failed, Loading, Ready
-from qwen_tui.types import Sampling, Trouble
+from qwen_tui.types import Backend, Sampling, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -91,7 +90,7 @@ class Loader:
         runner = self._doors.runner
         future = runner.swap(self._doors.opener(settings)) if swap else runner.load()
 
-        def done(future: Future[Opened]) -> None:
+        def done(future: Future[Backend]) -> None:
             error = future.exception()
             if error is None:
                 self._say(turn, Ready(future.result()))

@@ -16,7 +16,8 @@ from typing import Any, Final, TypeAlias
 
 import torch
 
-from qwen_tui import backends, hub
+from qwen_tui import hub
+from qwen_tui.backends.local.backend import Local, opened
 from qwen_tui.backends.local.benchmark import bandwidth, quality
 from qwen_tui.backends.local.benchmark.figures import Figure, Protocol, Result, memory
 from qwen_tui.backends.local.benchmark.workloads import (
@@ -27,12 +28,11 @@ from qwen_tui.backends.local.benchmark.workloads import (
     SAMPLED,
     SAMPLED_NOTE,
     Subject,
-    bytes_per_step,
     kv_per_token,
     step_s,
 )
 from qwen_tui.settings import Settings
-from qwen_tui.types import Backend, Progress
+from qwen_tui.types import Progress
 
 REWRITTEN: Final = 3
 """Rounds in which a passage is written anew: it is long."""
@@ -61,7 +61,7 @@ def loaded(
     report: Report,
     cancel: threading.Event,
     mark: bandwidth.Watermark,
-) -> tuple[Backend, Load]:
+) -> tuple[Local, Load]:
     """Open the backend through its door, and decode one token: what is mapped is read by then."""
     stages: set[str] = set()
 
@@ -72,7 +72,7 @@ def loaded(
 
     began = time.perf_counter()
     # What is measured is the model, not what an earlier run left on the disk.
-    backend = backends.open(replace(settings, kv_disk=0.0), see, cancel)
+    backend = opened(replace(settings, kv_disk=0.0), see, cancel)
     seconds = time.perf_counter() - began
     try:
         subject = Subject(backend, Protocol(tokens=1), known)
@@ -191,8 +191,7 @@ class Rounds:
         blocks = [self._read, self._greedy, self._sampled, self._prompts]
         if subject.backend.abilities.branches:
             blocks.append(self._siblings)
-        engine = getattr(subject.backend, "_engine", None)
-        if number < REWRITTEN and getattr(engine, "ahead", False):
+        if number < REWRITTEN and subject.backend.speculates:
             blocks.append(self._rewrite)
         if subject.drafts:
             blocks.append(self._drafted)
@@ -240,16 +239,11 @@ class Rounds:
                 "decode, sampled", "tok/s", tuple(s.tok_s for s in sampled), SAMPLED_NOTE
             ),
         }
-        weights = bytes_per_step(subject.backend)
-        if weights:
-            held = LEAD + subject.protocol.tokens // 2
-            step = weights + kv_per_token * held
-            note = f"{hub.size_text(step)} a token at the bandwidth below"
-            for name, each in (("greedy", greedy), ("sampled", sampled)):
-                share = tuple(
-                    100 * s.tok_s * step / read for s, read in zip(each, reads, strict=True)
-                )
-                figures[f"share_{name}"] = Figure(f"share of the bound, {name}", "%", share, note)
+        step = subject.backend.step_bytes + kv_per_token * (LEAD + subject.protocol.tokens // 2)
+        note = f"{hub.size_text(step)} a token at the bandwidth below"
+        for name, each in (("greedy", greedy), ("sampled", sampled)):
+            share = tuple(100 * s.tok_s * step / read for s, read in zip(each, reads, strict=True))
+            figures[f"share_{name}"] = Figure(f"share of the bound, {name}", "%", share, note)
         label = (
             "read bandwidth" if subject.backend.environment.device == "cpu" else "copy bandwidth"
         )
@@ -325,12 +319,7 @@ class Rounds:
         own memory.
         """
         self._mark.look()
-        model = getattr(self._subject.backend, "_model", None)
-        network = getattr(model, "_network", None)
-        every = int(getattr(network, "nbytes", 0)) or bytes_per_step(self._subject.backend)
-        figures = {}
-        if every:
-            figures["weights"] = memory("weights", every)
+        figures = {"weights": memory("weights", self._subject.backend.weight_bytes)}
         kilo = kv_per_token * 1024
         figures["kv"] = memory("KV cache of 1,024 tokens", kilo)
         figures["own_peak"] = memory("own memory at most", self._mark.bytes, "RssAnon")

@@ -9,20 +9,14 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import Any, Final
-
-import torch
 
 from qwen_tui import hub
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.benchmark.figures import Protocol
-from qwen_tui.backends.local.decoding.engine import Engine
-from qwen_tui.backends.local.nn.qwen2 import Qwen2
 from qwen_tui.types import (
     GENERIC,
-    Backend,
     Emitted,
     Event,
     Finished,
@@ -57,7 +51,7 @@ class Subject:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Local,
         protocol: Protocol,
         known: int,
         openings: Sequence[Sequence[int]] = (),
@@ -84,7 +78,7 @@ class Subject:
         request = asked(ids, **values)
         if ahead:
             return ended(self.backend.stream(request, threading.Event()))
-        with plainly(self.backend):
+        with self.backend.speculating(lookup=False, draft=False):
             return ended(self.backend.stream(request, threading.Event()))
 
     def decode(self, sampling: Sampling, seed: int, *, branches: int = 1) -> Stats:
@@ -113,7 +107,7 @@ class Subject:
             "sampling": GREEDY,
             "max_tokens": min(self.protocol.passage, room),
         }
-        with plainly(self.backend):
+        with self.backend.speculating(lookup=False, draft=False):
             events = list(self.backend.stream(asked(ids, **values), threading.Event()))
         for event in events:
             if isinstance(event, Emitted):
@@ -125,8 +119,7 @@ class Subject:
     @property
     def drafts(self) -> bool:
         """Whether a draft model is loaded, and there are texts to try it on."""
-        engine = getattr(self.backend, "_engine", None)
-        return bool(self._openings) and getattr(engine, "drafter", None) is not None
+        return bool(self._openings) and self.backend.drafts
 
     def drafted(self, seed: int) -> tuple[Stats, Stats]:
         """An opening gone on with token by token, and once more with the draft model's guesses and
@@ -138,7 +131,7 @@ class Subject:
             "max_tokens": self.protocol.tokens + 1,
         }
         once = self.run(ids, **values)[0]
-        with changed(self.backend, lookup=False):
+        with self.backend.speculating(lookup=False, draft=True):
             return once, self.run(ids, ahead=True, **values)[0]
 
     def warm_up(self) -> None:
@@ -156,25 +149,6 @@ class Subject:
 def asked(ids: Sequence[int], **values: Any) -> Request:
     """A request for a prompt of these ids that runs to its length."""
     return Request(tuple(Token(each, b"") for each in ids), **{"ignore_eos": True, **values})
-
-
-def plainly(backend: Backend) -> AbstractContextManager[None]:
-    """Meanwhile nothing is guessed ahead: one forward, one token."""
-    return changed(backend, ahead=0)
-
-
-@contextmanager
-def changed(backend: Backend, **values: Any) -> Iterator[None]:
-    """Meanwhile the engine has other values, where there is one of ours."""
-    engine = getattr(backend, "_engine", None)
-    if not isinstance(engine, Engine) or not isinstance(backend, Local):
-        yield
-        return
-    backend._engine = replace(engine, **values)
-    try:
-        yield
-    finally:
-        backend._engine = engine
 
 
 def ended(events: Iterator[Event]) -> list[Stats]:
@@ -195,24 +169,7 @@ def step_s(stats: Stats) -> float:
     return stats.decode_s / max(1, stats.emitted - 1)
 
 
-def kv_per_token(backend: Backend, card: hub.Card) -> int:
+def kv_per_token(backend: Local, card: hub.Card) -> int:
     """Bytes of keys and values that one token adds to the cache."""
-    network = getattr(getattr(backend, "_model", None), "_network", None)
-    if isinstance(network, Qwen2):
-        shape = network.shape
-        return 2 * shape.layers * shape.kv_heads * shape.head * network.dtype.itemsize
     found = backend.environment
-    return hub.needs(card, found.dtype, found.quant).kv_per_token
-
-
-def bytes_per_step(backend: Backend) -> int:
-    """Weight bytes one decoding step must read; 0 where the backend does not show its network."""
-    network = getattr(getattr(backend, "_model", None), "_network", None)
-    if isinstance(network, Qwen2):
-        return network.nbytes_per_token
-    if isinstance(network, torch.nn.Module):
-        table, head = network.get_input_embeddings(), network.get_output_embeddings()  # type: ignore[operator]
-        tied = head is not None and head.weight is table.weight
-        every = sum(part.nbytes for part in network.parameters())
-        return every - (0 if tied else int(table.weight.nbytes))
-    return 0
+    return backend.kv_bytes or hub.needs(card, found.dtype, found.quant).kv_per_token

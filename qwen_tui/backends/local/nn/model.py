@@ -54,6 +54,21 @@ class Model(Protocol):
         """
         ...
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, wherever they lie."""
+        ...
+
+    @property
+    def step_bytes(self) -> int:
+        """Weight bytes that one decoding step reads, whatever the batch."""
+        ...
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes that one position takes in a row of the cache; 0 where it cannot be told."""
+        ...
+
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
     ) -> Tensor:

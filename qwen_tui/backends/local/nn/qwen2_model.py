@@ -101,6 +101,22 @@ class FastModel:
         """Logits a position has, padding rows included."""
         return self._network.shape.vocab
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights, mapped ones too."""
+        return self._network.nbytes
+
+    @property
+    def step_bytes(self) -> int:
+        """Weight bytes that one decoding step reads, whatever the batch."""
+        return self._network.nbytes_per_token
+
+    @property
+    def kv_bytes(self) -> int:
+        """Bytes of keys and values that one position adds to a row of the cache."""
+        shape = self._network.shape
+        return 2 * shape.layers * shape.kv_heads * shape.head * self._network.dtype.itemsize
+
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
     ) -> Tensor:

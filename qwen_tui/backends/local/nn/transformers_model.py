@@ -77,6 +77,24 @@ class Reference:
         """No guessing here: the yardstick takes one step at a time."""
         return 0
 
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weights."""
+        return sum(part.nbytes for part in self._network.parameters())
+
+    @property
+    def step_bytes(self) -> int:
+        """Weight bytes that one decoding step reads: all but a token table that is not the head."""
+        table = self._network.get_input_embeddings()
+        head = self._network.get_output_embeddings()
+        tied = head is not None and head.weight is table.weight
+        return self.weight_bytes - (0 if tied else int(table.weight.nbytes))
+
+    @property
+    def kv_bytes(self) -> int:
+        """0: the kinds of cache behind this path are too many."""
+        return 0
+
     @torch.inference_mode()
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
