@@ -153,14 +153,14 @@ def test_the_read_kernel_says_bytes_per_second() -> None:
 
 
 def test_a_packed_file_is_found_by_the_name_that_loading_gives_it(folder: Path) -> None:
-    from qwen_tui.cli import packed
+    from qwen_tui.cli import cache_files
 
     local(folder, path="fast", quant="int8", dtype="bf16").close()
-    (file,) = packed.of(folder, packed.found())
+    (file,) = cache_files.of(folder, cache_files.packed_weights())
     assert file.kind == "int8"
     assert file.whole
-    assert packed.of_model(str(folder), packed.found()) == (file,)
-    assert packed.of_model("other", packed.found()) == ()
+    assert cache_files.of_model(str(folder), cache_files.packed_weights()) == (file,)
+    assert cache_files.of_model("other", cache_files.packed_weights()) == ()
 
 
 # -- the quality gate ------------------------------------------------------------------------------
