@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from qwen_tui import __version__
 from qwen_tui.session import library
+from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.store import Store
 from qwen_tui.types import IO_ERROR, NO_INPUT, TEMPORARY, Entry, Trouble
@@ -62,7 +63,7 @@ class Keeping:
                 assert self._store is not None
                 self._store.put(entry)
         elif self._save is not None:
-            self._store = library.new_store(self.session)
+            self._store = new_store(self.session)
             self.session.sink = self._take
 
     def close(self) -> str:
@@ -80,7 +81,7 @@ class Keeping:
         return str(store.path)
 
 
-def _known(save: str, vocab: Vocab | None) -> library.Loaded | None:
+def _known(save: str, vocab: Vocab | None) -> OpenSession | None:
     """The session that is meant, open for writing; None when there is none of that name."""
     try:
         path = library.resolve(save)
@@ -88,7 +89,7 @@ def _known(save: str, vocab: Vocab | None) -> library.Loaded | None:
         if trouble.code != NO_INPUT or os.sep in save:
             raise
         return None
-    loaded = library.open_session(Path(path), vocab=vocab)
+    loaded = open_session(Path(path), vocab=vocab)
     if loaded.store is None:
         loaded.close()
         raise Trouble(f"{save} cannot be added to: {loaded.read_only}", code=TEMPORARY)

@@ -163,13 +163,13 @@ def search(
 ) -> None:
     """Find TEXT in all sessions, every branch and title; exit 1 where it stands nowhere."""
     from qwen_tui.cli.tables import show as show_table
-    from qwen_tui.session import library
+    from qwen_tui.session.identity import id_of
     from qwen_tui.session.search import search as search_sessions
 
     hits = search_sessions(text, limit=limit)
     rows = [
         (
-            library.id_of(hit.path)[:ID_SHOWN],
+            id_of(hit.path)[:ID_SHOWN],
             hit.title,
             " ".join(f"{hit.before}[{hit.match}]{hit.after}".split()),
         )

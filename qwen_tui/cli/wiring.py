@@ -17,6 +17,7 @@ from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.save import APP
 from qwen_tui.cli.stderr import Narrator
 from qwen_tui.session import library
+from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.types import USAGE, Backend, Progress, Trouble
@@ -24,7 +25,6 @@ from qwen_tui.vocab import Vocab
 
 if TYPE_CHECKING:
     from qwen_tui.engine.runner import Opener
-    from qwen_tui.tui.context import Desk
     from qwen_tui.tui.theme.themes import ThemeSet
 
 
@@ -52,7 +52,7 @@ class Opening:
 
 def loaded(name: str) -> Session:
     """The stored session of that name, to be read only; Trouble when there is none."""
-    opened = library.open_session(library.resolve(name), read_only=True)
+    opened = open_session(library.resolve(name), read_only=True)
     opened.close()
     return opened.session
 
@@ -95,19 +95,17 @@ def themed(chosen: Settings, shelf: ThemeSet) -> Settings:
     return replace(chosen, theme=shelf.pick(chosen.theme).name, warnings=warnings)
 
 
-def desk(chosen: Settings, path: Path | None, title: str = "") -> Desk:
+def desk(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
     """A session file opened to go on with (read-only where it must be), or a new session of that
     title.
     """
-    from qwen_tui.tui.context import Desk
-
     if path is None:
         session = Session.new(title=title, app=APP)
-        return Desk(session, library.new_store(session) if chosen.save else None)
-    opened = library.open_session(path, read_only=not chosen.save)
-    if chosen.save:
-        return Desk.of(opened)
-    return Desk(opened.session, badges=tuple(opened.report.badges()))
+        return OpenSession(session, new_store(session) if chosen.save else None)
+    opened = open_session(path, read_only=not chosen.save)
+    if not chosen.save:
+        opened.read_only = ""  # nothing is written, so nothing stands against going on with it
+    return opened
 
 
 def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
@@ -153,7 +151,7 @@ def replay_in_studio(
     from qwen_tui.cli.terminal import check_screen, take_terminal
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
-    from qwen_tui.tui.context import Desk, StudioContext
+    from qwen_tui.tui.context import StudioContext
 
     check_screen()
     take_terminal()
@@ -173,7 +171,7 @@ def replay_in_studio(
         opener=opener,
         vocab=lambda chosen: None,
         open_desk=lambda path: desk(chosen, path),
-        desk=Desk(session),
+        desk=OpenSession(session),
         play=True,
     )
     return run(doors, shelf)
@@ -190,13 +188,13 @@ def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:
     vocab = Vocab.load(folder)
     text = opening.text()
     if opening.session is not None:
-        held = library.open_session(
+        held = open_session(
             library.resolve(opening.session), vocab=vocab, read_only=not chosen.save
         )
         session, store = held.session, held.store
     else:
         session = Session.new(title=opening.title, app=APP, vocab=vocab)
-        store = library.new_store(session) if chosen.save else None
+        store = new_store(session) if chosen.save else None
     with Narrator() as narrator:
         narrator.warn(chosen.warnings)
     if text:

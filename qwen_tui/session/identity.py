@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+from pathlib import Path
 from typing import Final
 
 SEEDS: Final = 2**64
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
 
 
 def crockford(value: int, length: int) -> str:
@@ -27,3 +30,19 @@ def fresh_id() -> str:
 def fresh_seed() -> int:
     """A random 64-bit seed."""
     return secrets.randbits(64)
+
+
+def id_of(path: Path) -> str:
+    """The session id a file's name says, "" when it says none."""
+    found = _ULID.match(path.name)
+    return found[0].upper() if found else ""
+
+
+def created(id: str) -> float:
+    """When a ULID was made, Unix seconds; 0.0 when it is none."""
+    if not _ULID.match(id):
+        return 0.0
+    value = 0
+    for digit in id[:10].upper():
+        value = value * 32 + _BASE32.index(digit)
+    return value / 1000

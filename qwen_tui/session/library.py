@@ -1,4 +1,4 @@
-"""The library: the session files of this machine, found, opened, followed, renamed, removed.
+"""The library: the session files of this machine, listed, found by name, renamed, removed.
 
 Law: what is looked at is never changed; what is removed goes to the trash, and only `purge`, which
 the caller asks about, deletes. Needs no model.
@@ -7,48 +7,38 @@ the caller asks about, deletes. Needs no model.
 from __future__ import annotations
 
 import difflib
-import errno
-import gc
 import os
-import re
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Final
+from typing import BinaryIO, Final
 
-from qwen_tui.journal import VERSION, Read, read
+from qwen_tui.journal import Read, read
 from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
-from qwen_tui.session.identity import ulid
+from qwen_tui.session.identity import created, id_of, ulid
 from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
+from qwen_tui.session.opening import hold, new_store, open_session
 from qwen_tui.session.session import Session
-from qwen_tui.session.store import Saving, SessionFile, Store, Taken, file_name
+from qwen_tui.session.store import Taken
 from qwen_tui.types import (
     NO_INPUT,
     TEMPORARY,
     USAGE,
     Added,
-    Entry,
     Head,
     Titled,
     Trouble,
 )
 
-if TYPE_CHECKING:
-    from qwen_tui.vocab import Vocab
-
 FRONT: Final = 64 * 1024
 BACK: Final = 8 * 1024 * 1024
 """How much of a file's front and back is read to list it."""
 CHUNK: Final = 1024 * 1024
-MAX_POLL: Final = 8 * 1024 * 1024
 PREVIEW: Final = 200
 ADOPT_S: Final = 5.0
 """Seconds to save what was found typed and never saved."""
-
-_ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +55,6 @@ class Listing:
     modified: float
     size: int
     preview: str
-
-
-def id_of(path: Path) -> str:
-    """The session id a file's name says, "" when it says none."""
-    found = _ULID.match(path.name)
-    return found[0].upper() if found else ""
-
-
-def _created(id: str) -> float:
-    """When a ULID was made, Unix seconds; 0.0 when it is none."""
-    if not _ULID.match(id):
-        return 0.0
-    value = 0
-    for digit in id[:10].upper():
-        value = value * 32 + "0123456789ABCDEFGHJKMNPQRSTVWXYZ".index(digit)
-    return value / 1000
 
 
 def _front(file: BinaryIO) -> tuple[Head | None, str]:
@@ -121,8 +95,8 @@ def listing(path: Path) -> Listing:
     id = head.id if head is not None and head.id else id_of(path)
     title = titled.title if titled is not None else head.title if head is not None else ""
     tags = titled.tags if titled is not None else ()
-    created = _created(id) or found.st_mtime
-    return Listing(path, id, title, tags, created, found.st_mtime, found.st_size, preview)
+    began = created(id) or found.st_mtime
+    return Listing(path, id, title, tags, began, found.st_mtime, found.st_size, preview)
 
 
 def files(folder: Path | None = None) -> list[Path]:
@@ -177,161 +151,6 @@ def resolve(name: str, folder: Path | None = None) -> Path:
     near = difflib.get_close_matches(name, words, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see them with: qwen-tui sessions list"
     raise Trouble(f"there is no session {name!r}", hint=hint, code=NO_INPUT)
-
-
-# -- opening ---------------------------------------------------------------------------------------
-
-
-class Follower:
-    """Reads what another process appends to a session file; `poll` it a few times a second."""
-
-    def __init__(self, path: Path, loader: Loader) -> None:
-        self._loader = loader
-        self._offset = loader.report.size
-        self._fd = open_regular(path)
-        self.lost = False
-        """The file became shorter: it is another one now."""
-
-    def poll(self) -> list[Entry]:
-        """The entries that came since the last time, at most `MAX_POLL` bytes of them."""
-        if self._fd < 0 or self.lost:
-            return []
-        if os.fstat(self._fd).st_size < self._offset:
-            self.lost = True
-            return []
-        data = os.pread(self._fd, MAX_POLL, self._offset)
-        whole = data[: data.rfind(b"\n") + 1]
-        if not whole and len(data) == MAX_POLL:
-            whole = data
-        self._offset += len(whole)
-        return [entry for raw in whole.splitlines(True) for entry in self._loader.feed(raw)]
-
-    def close(self) -> None:
-        """Stop following."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-@dataclass(slots=True)
-class Loaded:
-    """An opened session. `read_only` says why nothing is saved, "" when it is. `store` is None
-    then. `follower` gives what another process is writing.
-    """
-
-    session: Session
-    path: Path
-    report: Report
-    read_only: str = ""
-    store: Store | None = None
-    follower: Follower | None = None
-
-    @property
-    def badges(self) -> list[str]:
-        """Short lines for the status line: what the file has suffered, why it is read-only."""
-        out = self.report.badges()
-        if waiting := len(self.session.interrupted()):
-            out.append("an interrupted generation" if waiting == 1 else f"{waiting} interrupted")
-        return out + ([self.read_only] if self.read_only else [])
-
-    def close(self, timeout: float = 2.0) -> bool:
-        """Flush and let go of the file. True when everything is saved."""
-        if self.follower is not None:
-            self.follower.close()
-        return self.store.close(timeout) if self.store is not None else True
-
-
-def open_session(
-    path: Path,
-    *,
-    vocab: Vocab | None = None,
-    read_only: bool = False,
-    confirmed: bool = False,
-    on_state: Callable[[Saving], None] | None = None,
-) -> Loaded:
-    """Read a session file and, unless `read_only`, go on saving to it.
-
-    A file that is open elsewhere, not writable, from a newer version, or without its head (until
-    `confirmed`) is opened read-only and says so. Raises Trouble when there is nothing to open.
-    """
-    held, why = (None, "read-only") if read_only else _hold(path)
-    loader = Loader()
-    session = Session(vocab=vocab)
-    try:
-        with _keeping_everything():
-            for entry in load(path, loader, ended=isinstance(why, Taken)):
-                session.apply(entry)
-    except BaseException:
-        if held is not None:
-            held.close()
-        raise
-    report = loader.finish()
-    reason = str(why) if why else _unsafe(report, confirmed)
-    loaded = Loaded(session, path, report, reason)
-    session.id = session.id or id_of(path) or path.stem
-    if isinstance(why, Taken):
-        session.followed = True
-        loaded.follower = Follower(path, loader)
-    if reason or held is None:
-        if held is not None:
-            held.close()
-        return loaded
-    loaded.store = Store(held, entries=session.entries, on_state=on_state)
-    session.sink = loaded.store.put
-    if report.headless:
-        head = Head(session.id)
-        session.entries.insert(0, head)
-        loaded.store.put(head)
-    return loaded
-
-
-@contextmanager
-def _keeping_everything() -> Iterator[None]:
-    """No garbage collection: millions of objects are made and all stay, each pass is for nothing
-    and costs as much as the reading itself.
-    """
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
-
-
-def _hold(path: Path) -> tuple[SessionFile | None, str | Taken]:
-    try:
-        return SessionFile.hold(path), ""
-    except Taken as taken:
-        return None, taken
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Trouble(f"{path} cannot be opened: {error.strerror}", code=NO_INPUT) from error
-        return None, f"{path.name} cannot be written"
-
-
-def _unsafe(report: Report, confirmed: bool) -> str:
-    if report.newer:
-        return f"written by a newer version (this one knows format {VERSION})"
-    if report.headless and report.records and not confirmed:
-        return "the head of the file is missing"
-    return ""
-
-
-def new_store(
-    session: Session,
-    folder: Path | None = None,
-    *,
-    on_state: Callable[[Saving], None] | None = None,
-) -> Store:
-    """Save a session that has no file: to a new one in `folder` (default: ours), made when the next
-    entry comes, or at once when the session has text already.
-    """
-    place = sessions_dir() if folder is None else folder
-    path = place / file_name(session.id, session.title)
-    store = Store(path, entries=session.entries, lazily=not len(session.tree), on_state=on_state)
-    session.sink = store.put
-    return store
 
 
 def adopt_orphans(*, app: str = "") -> list[Path]:
@@ -406,7 +225,7 @@ def trash(path: Path) -> Path:
     """Move a session file to the trash; returns where it lies. Raises Trouble when it is open
     elsewhere.
     """
-    held, why = _hold(path)
+    held, why = hold(path)
     if isinstance(why, Taken):
         raise why
     try:

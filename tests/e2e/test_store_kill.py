@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from qwen_tui.session.library import open_session
 from qwen_tui.session.loader import Loader, load
+from qwen_tui.session.opening import open_session
 from qwen_tui.session.session import Session
 from qwen_tui.types import Sampling
 

@@ -15,6 +15,8 @@ import pytest
 from fixtures.checkpoints import qwen2
 from qwen_tui import paths
 from qwen_tui.session import library
+from qwen_tui.session.identity import id_of
+from qwen_tui.session.opening import open_session
 
 if sys.platform == "win32" or shutil.which("tmux") is None:
     pytest.skip("there is no tmux", allow_module_level=True)
@@ -89,10 +91,10 @@ def test_write_continue_be_killed_come_back_stop_and_leave(tmux: Tmux, tmp_path:
     tmux.until(lambda shown: "LEFT-WITH-137" in shown, "killed")
 
     (path,) = library.files()
-    session = library.open_session(path, read_only=True).session
+    session = open_session(path, read_only=True).session
     assert session.text == "Hello before the model"
     assert len(session.interrupted()) == 1
-    tmux.again(f"{program} --open {library.id_of(path)}")
+    tmux.again(f"{program} --open {id_of(path)}")
     tmux.until(lambda shown: "interrupted" in shown, "the interrupted completion")
     tmux.press("C-j")
     tmux.until(lambda shown: "tok/s" in shown and "Stop" in shown, "going on")
@@ -103,7 +105,7 @@ def test_write_continue_be_killed_come_back_stop_and_leave(tmux: Tmux, tmp_path:
     tmux.until(lambda shown: "✓ saved" in shown, "saved")
     tmux.press("C-q")
     tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
-    assert len(library.open_session(path, read_only=True).session.tree) > len(session.tree)
+    assert len(open_session(path, read_only=True).session.tree) > len(session.tree)
 
 
 def test_typing_survives_a_kill_before_anything_was_generated(tmux: Tmux, tmp_path: Path) -> None:
@@ -123,7 +125,7 @@ def test_typing_survives_a_kill_before_anything_was_generated(tmux: Tmux, tmp_pa
     tmux.press("C-q")
     tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
     (path,) = library.files()
-    assert library.open_session(path, read_only=True).session.text == "Never generated from"
+    assert open_session(path, read_only=True).session.text == "Never generated from"
     assert drafts() == []
 
 

@@ -15,11 +15,11 @@ from fixtures.scripts import Gate, Say, Script, Scripted
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.backends import scripted
 from qwen_tui.engine.runner import Runner
-from qwen_tui.session import library
+from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, StudioContext
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.vocab import Vocab
 
@@ -108,7 +108,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         settings: Settings | None = None,
         save: bool = False,
         session: Session | None = None,
-        desk: Desk | None = None,
+        desk: OpenSession | None = None,
         loading: tuple[Any, ...] = (),
         vocab_of: Callable[[Settings], Vocab | None] | None = None,
         gated: bool = False,
@@ -123,14 +123,14 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         def opener(_settings: Settings) -> Any:
             return scripted.opener(steps, loading=loading, made=made, **backend)
 
-        def open_desk(path: Path | None) -> Desk:
+        def open_desk(path: Path | None) -> OpenSession:
             if path is not None:
-                return Desk.of(library.open_session(path, read_only=not save))
+                return open_session(path, read_only=not save)
             fresh = Session.new(app="test")
-            return Desk(fresh, library.new_store(fresh) if save else None)
+            return OpenSession(fresh, new_store(fresh) if save else None)
 
         if desk is None:
-            desk = Desk(session) if session is not None else open_desk(None)
+            desk = OpenSession(session) if session is not None else open_desk(None)
         context = StudioContext(
             settings=chosen,
             runner=Runner(opener(chosen)),

@@ -10,6 +10,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList
 
 from qwen_tui.session import library
+from qwen_tui.session.opening import new_store
 from qwen_tui.session.session import Session
 from qwen_tui.tui.screens.sessions import Sessions, age
 
@@ -28,7 +29,7 @@ class ListApp(App[None]):
 
 def make(text: str, title: str = "") -> Path:
     session = Session.new(title=title)
-    store = library.new_store(session)
+    store = new_store(session)
     session.commit(text)
     assert store.close()
     return store.path

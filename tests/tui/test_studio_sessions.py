@@ -15,10 +15,11 @@ from qwen_tui import paths
 from qwen_tui.backends.replay import Replay, takes
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session import drafts, library
+from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, StudioContext
+from qwen_tui.tui.context import StudioContext
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -36,7 +37,7 @@ async def test_what_happens_is_saved_and_said_so(studio: Studio) -> None:
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         await bench.until(lambda: "✓ saved" in bench.screen(), "the mark")
-        loaded = library.open_session(only_session(), read_only=True)
+        loaded = open_session(only_session(), read_only=True)
         assert loaded.session.text == BEGINNING
         assert b"".join(t.data for t in loaded.session.tail).decode().startswith(WHOLE)
 
@@ -51,7 +52,7 @@ async def test_a_session_comes_back_as_it_was_left(studio: Studio) -> None:
         await bench.pilot.press("ctrl+right")
         bench.studio.desk.flush()
         path = only_session()
-    desk = Desk.of(library.open_session(path))
+    desk = open_session(path)
     async with studio(desk=desk, save=True) as bench:
         assert bench.document == BEGINNING + " there"
         assert bench.output.startswith(" was a king")
@@ -71,7 +72,7 @@ async def test_an_interrupted_completion_is_marked_and_gone_on_with(studio: Stud
         source = only_session()
         copy = source.with_name("01AAAAAAAAAAAAAAAAAAAAAAAA-copy.jsonl")
         copy.write_bytes(source.read_bytes())  # what a killed process leaves
-    desk = Desk.of(library.open_session(copy))
+    desk = open_session(copy)
     async with studio((Say(" castle"),), desk=desk, save=True) as bench:
         await bench.ready()
         assert "interrupted" in bench.screen()
@@ -89,7 +90,7 @@ async def test_typing_that_was_never_sent_comes_back(studio: Studio) -> None:
         bench.studio.keep_draft()
         bench.studio.desk.flush()
         path = only_session()
-    desk = Desk.of(library.open_session(path))
+    desk = open_session(path)
     async with studio(desk=desk, save=True) as bench:
         assert bench.document == BEGINNING + " and more"
         assert bench.studio.dirty
@@ -104,7 +105,7 @@ async def test_a_text_that_was_only_typed_is_a_session_when_it_is_left(
         await bench.pilot.press(key)
         await bench.until(lambda: bool(library.files()), "a file")
         bench.studio.desk.close(committed=bench.app.committed)
-    assert library.open_session(only_session(), read_only=True).session.text == "A lonely text"
+    assert open_session(only_session(), read_only=True).session.text == "A lonely text"
     assert drafts.orphans([]) == []
 
 
@@ -137,10 +138,10 @@ async def test_the_seed_that_is_shown_made_what_is_shown(studio: Studio) -> None
 
 async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: Studio) -> None:
     session = Session.new()
-    store = library.new_store(session)
+    store = new_store(session)
     session.commit("Their text")
     store.flush(2.0)
-    desk = Desk.of(library.open_session(store.path))
+    desk = open_session(store.path)
     try:
         async with studio(desk=desk, save=True) as bench:
             await bench.ready()
@@ -328,8 +329,8 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         runner=runner,
         opener=lambda _settings: runner._opener,
         vocab=lambda _settings: None,
-        open_desk=lambda _path: Desk(Session.new()),
-        desk=Desk(recorded),
+        open_desk=lambda _path: OpenSession(Session.new()),
+        desk=OpenSession(recorded),
         play=True,
     )
     app = QwenTui(context)

@@ -12,7 +12,7 @@ import pytest
 from fixtures.scripts import Say, Scripted, spelled
 from qwen_tui import cli, paths
 from qwen_tui.cli.playback import rhythms, steps
-from qwen_tui.session import library
+from qwen_tui.session.opening import new_store
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
     BAD_DATA,
@@ -30,7 +30,7 @@ from qwen_tui.types import (
 def written(title: str, text: str, said: str) -> Path:
     """A session file with one completion, accepted."""
     session = Session.new(title=title)
-    store = library.new_store(session)
+    store = new_store(session)
     session.commit(text)
     request = session.request(Sampling(seed=1))
     backend = Scripted([Say(said)])

@@ -14,11 +14,10 @@ import pytest
 from qwen_tui import paths
 from qwen_tui.journal import line, record, seal
 from qwen_tui.session import library
+from qwen_tui.session.identity import id_of
 from qwen_tui.session.library import (
     fork,
     list_sessions,
-    new_store,
-    open_session,
     purge,
     rename,
     resolve,
@@ -27,6 +26,7 @@ from qwen_tui.session.library import (
     trashed,
     verify,
 )
+from qwen_tui.session.opening import new_store, open_session
 from qwen_tui.session.search import search
 from qwen_tui.session.session import Session
 from qwen_tui.session.store import Taken
@@ -73,7 +73,7 @@ def test_sessions_are_listed_last_used_first() -> None:
     assert listed[0].preview == "def main():\n    pass\n"
     assert old.name.endswith("-an-old-tale.jsonl")
     assert new.name.endswith("-def-main-pass.jsonl")
-    assert listed[0].id == library.id_of(new)
+    assert listed[0].id == id_of(new)
 
 
 def test_what_is_no_session_does_not_spoil_the_list() -> None:
@@ -87,7 +87,7 @@ def test_what_is_no_session_does_not_spoil_the_list() -> None:
 def test_a_session_is_meant_by_path_id_prefix_or_title() -> None:
     path = saved("My Tale", "words", at=1.6e9)
     other = saved("Another", "words", at=1.7e9)
-    id = library.id_of(path)
+    id = id_of(path)
 
     for name in (str(path), id, id.lower(), id[:12], "my tale", path.name, path.stem):
         assert resolve(name) == path
@@ -221,7 +221,7 @@ def test_without_its_head_a_file_waits_for_a_yes() -> None:
     loaded = open_session(path)
     assert "head" in loaded.read_only
     assert loaded.session.text == "Once"
-    assert loaded.session.id == library.id_of(path)
+    assert loaded.session.id == id_of(path)
     assert loaded.store is None
 
     confirmed = open_session(path, confirmed=True)

@@ -17,10 +17,11 @@ from textual.css.query import NoMatches
 from textual.screen import Screen
 from textual.widget import Widget
 
+from qwen_tui.session.opening import OpenSession
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Place
 from qwen_tui.tui.actions import BY_ID, key_name, keymap
-from qwen_tui.tui.context import Desk, StudioContext
+from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import layout
 from qwen_tui.tui.studio.layout import Pane
@@ -61,7 +62,7 @@ class Bench(Screen[None]):
         self._heat = heat
         self.settings = doors.settings
         self.keys = keymap(doors.settings.keys)[0]
-        self.desk: Desk = doors.desk
+        self.desk: OpenSession = doors.desk
         self.file: Path | None = doors.file
         self.pane: Pane = "editor"
         self.roads_open = False
@@ -72,7 +73,7 @@ class Bench(Screen[None]):
         self.seen = Seen.of(self.file) if self.file else Seen(None)
         self.recorded = doors.desk.session.entries if doors.play else []
         if doors.play:
-            self.desk = Desk(Session(vocab=doors.desk.session.vocab))
+            self.desk = OpenSession(Session(vocab=doors.desk.session.vocab))
 
     def key_of(self, action: str) -> str:
         """The first key of an action as a person has it, in words."""

@@ -15,7 +15,7 @@ from textual.app import SuspendNotSupported
 
 from qwen_tui.safe_text import visible
 from qwen_tui.session import library
-from qwen_tui.tui.context import Desk
+from qwen_tui.session.opening import OpenSession, new_store
 from qwen_tui.tui.screens.dialogs import AskLine, Confirm
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.screens.sessions import Sessions
@@ -96,7 +96,7 @@ class Filing(Writing):
         self.keep_text()
         self.put_on_desk(desk)
 
-    def put_on_desk(self, desk: Desk) -> None:
+    def put_on_desk(self, desk: OpenSession) -> None:
         """Work on another session from here on; the old one is saved and let go."""
         old, writer, clean = self.desk, self.writer, not self.dirty
         self.desk = desk
@@ -120,9 +120,9 @@ class Filing(Writing):
     def fork_session(self) -> None:
         """Put a copy of this session, saved on its own, on the desk."""
         session = library.fork(self.desk.session)
-        store = library.new_store(session) if self.settings.save else None
+        store = new_store(session) if self.settings.save else None
         self.keep_draft()
-        self.put_on_desk(Desk(session, store))
+        self.put_on_desk(OpenSession(session, store))
         self.say("A session of your own now.")
 
     def action_save_elsewhere(self) -> None:
