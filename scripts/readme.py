@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from qwen_tui.cli import app
+from qwen_tui.cli.options import SUBJECTS
 from qwen_tui.tui.actions import key_table
 
 README = Path(__file__).resolve().parent.parent / "README.md"
@@ -42,13 +43,12 @@ def options() -> str:
     group: Any = typer.main.get_command(app)
     subjects: dict[str, list[str]] = {}
     for parameter in group.commands["complete"].params:
-        if parameter.param_type_name != "option" or getattr(parameter, "hidden", False):
+        if parameter.param_type_name != "option":
             continue
-        subject = getattr(parameter, "rich_help_panel", None) or "Other"
         names = "/".join((*parameter.opts, *parameter.secondary_opts))
-        subjects.setdefault(subject, []).append(f"`{names}`")
+        subjects.setdefault(parameter.rich_help_panel, []).append(f"`{names}`")
     rows = ["| subject | options of `complete` |", "|---|---|"]
-    rows += [f"| {subject} | {' · '.join(names)} |" for subject, names in subjects.items()]
+    rows += [f"| {subject} | {' · '.join(subjects[subject])} |" for subject in SUBJECTS]
     return "\n".join(rows)
 
 

@@ -24,14 +24,8 @@ def register(app: typer.Typer) -> None:
     app.command("bench", cls=Command)(bench)
 
 
+@options.takes(*options.COMPUTE, "draft", "context")
 def bench(
-    model: options.Model = None,
-    quant: options.Quant = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    draft: options.Draft = None,
-    context: options.Context = None,
     tokens: Annotated[
         int | None,
         typer.Option(
@@ -68,6 +62,7 @@ def bench(
         bool, typer.Option("--json", rich_help_panel=options.OUTPUT, help="one JSON object")
     ] = False,
     quiet: options.Quiet = False,
+    **flags: Any,
 ) -> None:  # fmt: skip
     """Measure how fast the model runs on this machine.
 
@@ -82,10 +77,6 @@ def bench(
     from qwen_tui.cli.tables import safe_json
     from qwen_tui.types import USAGE, Trouble
 
-    flags = {
-        "model": model, "quant": quant, "device": device,
-        "dtype": dtype, "threads": threads, "context": context, "draft": draft,
-    }  # fmt: skip
     chosen = settings.load(flags)
     if chosen.backend != "local":
         raise Trouble(

@@ -11,10 +11,13 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from qwen_tui.cli.arguments import STUDIO, existing
+from qwen_tui.settings.fields import OUTPUT
 
 
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
-    """Options under their subjects (`rich_help_panel`), in the order subjects first appear."""
+    """Options under their subjects (`rich_help_panel`), in the order subjects first appear;
+    those of the output and those under no subject are last.
+    """
     subjects: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
         row = parameter.get_help_record(ctx)
@@ -24,8 +27,9 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
             subject = subject or ("Options" if is_option else "Arguments")
             row = row if is_option else (row[0].split(" ")[0], row[1])
             subjects.setdefault(subject, []).append(row)
-    if "Options" in subjects:
-        subjects["Options"] = subjects.pop("Options")
+    for last in (OUTPUT, "Options"):
+        if last in subjects:
+            subjects[last] = subjects.pop(last)
     for subject, rows in subjects.items():
         with formatter.section(subject):
             formatter.write_dl(rows, col_max=28)

@@ -6,7 +6,7 @@ on the main thread; an interrupted completion is flushed and saved before the si
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -35,109 +35,9 @@ def register(app: typer.Typer) -> None:
     app.command(cls=SavingCommand, epilog=EPILOG)(complete)
 
 
-def complete(
-    ctx: typer.Context,
-    file: Annotated[
-        str | None,
-        typer.Argument(metavar="FILE|-", help="the prompt; - or nothing: standard input"),
-    ] = None,
-    prompt: Annotated[
-        str | None,
-        typer.Option(
-            "-p", "--prompt", metavar="TEXT", rich_help_panel=options.INPUT, help="the prompt"
-        ),
-    ] = None,
-    encoding: options.Encoding = None,
-    escape: options.Escape = False,
-    special: options.Special = None,
-    model: options.Model = None,
-    quant: options.Quant = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    lookup: options.Lookup = None,
-    kv_disk: options.KvDisk = None,
-    draft: options.Draft = None,
-    max_tokens: options.MaxTokens = None,
-    context: options.Context = None,
-    truncate: options.Truncate = None,
-    stop: options.Stop = None,
-    ignore_eos: options.IgnoreEos = None,
-    branches: Annotated[
-        int | None,
-        typer.Option(
-            "-N", "--num", metavar="K", rich_help_panel=options.LENGTH, help="K completions"
-        ),
-    ] = None,
-    preset: options.Preset = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    min_p: options.MinP = None,
-    typical_p: options.Typical = None,
-    repetition_penalty: options.RepetitionPenalty = None,
-    repeat_last_n: options.RepeatLastN = None,
-    presence_penalty: options.PresencePenalty = None,
-    frequency_penalty: options.FrequencyPenalty = None,
-    order: options.Samplers = None,
-    seed: options.Seed = None,
-    logit_bias: options.LogitBias = None,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json", rich_help_panel=options.OUTPUT, help="every event, one JSON line each"
-        ),
-    ] = False,
-    choices: Annotated[
-        int | None,
-        typer.Option(
-            "--logprobs", metavar="N", rich_help_panel=options.OUTPUT,
-            help="with --json: the N likeliest tokens at every place",
-        ),
-    ] = None,
-    echo: Annotated[
-        bool,
-        typer.Option(
-            "--echo/--no-echo", rich_help_panel=options.OUTPUT, help="the prompt first (no)"
-        ),
-    ] = False,
-    raw: Annotated[
-        bool,
-        typer.Option(
-            "--raw", rich_help_panel=options.OUTPUT,
-            help="exact bytes on a terminal too, control characters included",
-        ),
-    ] = False,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "-o", "--output", metavar="FILE", rich_help_panel=options.OUTPUT,
-            help="write there what standard output would have had",
-        ),
-    ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            "--save", metavar="[NAME]", rich_help_panel=options.OUTPUT,
-            help="keep it as a session: a new one, or added to the one of that name",
-        ),
-    ] = None,
-    quiet: options.Quiet = False,
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run", rich_help_panel=options.OUTPUT,
-            help="show the exact tokens that would be sent; loads no weights",
-        ),
-    ] = False,
-) -> None:  # fmt: skip
+@options.takes(*options.named(*options.SUBJECTS), own=options.Wanted)
+def complete(**parameters: Any) -> None:
     """Continue a text once: `qwen-tui complete prompt.txt`, or `… | qwen-tui complete`."""
-    from qwen_tui.cli.generation import Wanted, run
+    from qwen_tui.cli.generation import run
 
-    raise typer.Exit(
-        run(
-            Wanted(
-                **{name: ctx.params[name] for name in Wanted.NAMES}, flags=options.flags(ctx.params)
-            )
-        )
-    )
+    raise typer.Exit(run(options.Wanted(parameters)))

@@ -40,14 +40,8 @@ def register(app: typer.Typer) -> None:
     app.command("doctor", cls=Command)(doctor)
 
 
+@options.takes(*options.COMPUTE, "draft", "context")
 def doctor(
-    model: options.Model = None,
-    quant: options.Quant = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
-    draft: options.Draft = None,
-    context: options.Context = None,
     verify_weights: Annotated[
         bool,
         typer.Option(
@@ -55,6 +49,7 @@ def doctor(
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object")] = False,
+    **flags: Any,
 ) -> None:
     """Show how the model would run here and why; versions, terminal, places on disk.
 
@@ -65,11 +60,7 @@ def doctor(
     from qwen_tui.cli.stderr import Narrator
     from qwen_tui.cli.tables import safe_json, show
 
-    parameters = {
-        "model": model, "quant": quant, "device": device,
-        "dtype": dtype, "threads": threads, "context": context, "draft": draft,
-    }  # fmt: skip
-    found = settings.load(parameters)
+    found = settings.load(flags)
     with Narrator() as narrator:
         narrator.warn(found.warnings)
         about, code = _model(found, verify=verify_weights, narrator=narrator)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, cast
+from typing import Any, Final, cast
 
 from qwen_tui import backends, hub, journal, settings
 from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.options import Wanted
 from qwen_tui.cli.save import Keeping
 from qwen_tui.cli.signals import die, dying_at_once, stopping
 from qwen_tui.cli.stderr import Narrator, complain
@@ -65,29 +66,6 @@ a prompt again next time would take longer than this, but a slow disk must not h
 
 RNG: Final = "philox4x32-10"
 """The counter-based generator that draws tokens, as a session names it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What the command line asks for beside the settings: where from, where to, in which form."""
-
-    NAMES: ClassVar = (
-        "file", "prompt", "encoding", "escape", "as_json", "echo", "raw", "output", "keep",
-        "quiet", "dry_run",
-    )  # fmt: skip
-
-    file: str | None
-    prompt: str | None
-    encoding: str | None
-    escape: bool
-    as_json: bool
-    echo: bool
-    raw: bool
-    output: str | None
-    keep: str | None
-    quiet: bool
-    dry_run: bool
-    flags: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +132,7 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     if wanted.escape and flags.get("stop"):
         flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
     chosen = settings.load(flags)
-    if wanted.keep is None and not chosen.explicit("kv_disk"):
+    if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
     narrator.warn(chosen.warnings)
     folder, context = found(chosen.model, weights=not wanted.dry_run)
@@ -165,10 +143,10 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
     spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
-    keeping = Keeping(wanted.keep, spelling, sink)
+    keeping = Keeping(wanted.save_as, spelling, sink)
     session = keeping.session
     session.commit(written.text, written.source)
-    weigh = flags.get("choices") is not None or wanted.keep is not None
+    weigh = flags.get("choices") is not None or wanted.save_as is not None
 
     def make(context: int, sampling: Sampling) -> Request:
         return session.request(
@@ -253,7 +231,7 @@ def generate(
         lost = DONE
         try:
             ends = stream(plan.session, request, backend, narrator, stopped.cancel, sink)
-            if request.branches == 1 and wanted.keep is not None:
+            if request.branches == 1 and wanted.save_as is not None:
                 plan.session.accept()
             if told is not None:
                 told.finish()

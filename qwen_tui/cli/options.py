@@ -1,198 +1,156 @@
-"""The options that several commands share, each declared once.
+"""The options of the command line: the settings', from their one table, and those of `complete`.
 
-Law: a parameter is called as the setting it sets, so `flags` needs no table of translations.
+Law: a parameter is called as the setting it sets; what several commands share is declared once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeAlias
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_origin, get_type_hints
 
 import typer
 
-MODEL: Final = "Model"
-LENGTH: Final = "Length and context"
-SAMPLING: Final = "Sampling"
-OUTPUT: Final = "Output"
-INPUT: Final = "Prompt"
+from qwen_tui.settings.fields import FIELD, FIELDS, INPUT, LENGTH, MODEL, OUTPUT, SAMPLING, Field
 
+SUBJECTS: Final = (INPUT, MODEL, LENGTH, SAMPLING, OUTPUT)
+"""The subjects of a completion's options, in the order in which help lists them."""
+COMPUTE: Final = ("model", "quant", "device", "dtype", "threads")
+"""The settings that say which model runs, and how."""
 
-def _option(*names: str, help: str, panel: str, metavar: str | None = None) -> Any:
-    return typer.Option(*names, help=help, rich_help_panel=panel, metavar=metavar)
+_KEYWORD: Final = inspect.Parameter.KEYWORD_ONLY
+Command = TypeVar("Command", bound=Callable[..., None])
 
-
-Model: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "-m", "--model", metavar="NAME", panel=MODEL, help="a hub id, a local folder, or `demo`"
-    ),
-]
-Quant: TypeAlias = Annotated[
-    str | None, _option("--quant", metavar="KIND", panel=MODEL, help="auto, none, int8, int4, nf4")
-]
-Device: TypeAlias = Annotated[
-    str | None,
-    _option("--device", metavar="NAME", panel=MODEL, help="auto, cpu, cuda, cuda:N, mps"),
-]
-Dtype: TypeAlias = Annotated[
-    str | None, _option("--dtype", metavar="TYPE", panel=MODEL, help="auto, bf16, fp16, fp32")
-]
-Threads: TypeAlias = Annotated[
-    int | None, _option("--threads", metavar="N", panel=MODEL, help="CPU threads; 0: all that help")
-]
-Context: TypeAlias = Annotated[
-    int | None,
-    _option(
-        "-c", "--ctx-size", metavar="N", panel=LENGTH,
-        help="most tokens of prompt and completion together; 0: the model's own",
-    ),
-]  # fmt: skip
-MaxTokens: TypeAlias = Annotated[
-    int | None,
-    _option(
-        "-n", "--max-tokens", "--n-predict", metavar="N", panel=LENGTH,
-        help="most tokens to generate (256); -1: to the end of text or a full context",
-    ),
-]  # fmt: skip
-Truncate: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "--truncate", metavar="SIDE", panel=LENGTH,
-        help="left or middle: what to leave out of a prompt that does not fit (else refused)",
-    ),
-]  # fmt: skip
-Stop: TypeAlias = Annotated[
-    list[str] | None,
-    _option(
-        "-r", "--stop", metavar="TEXT", panel=LENGTH,
-        help="end where this text would come; may be given several times",
-    ),
-]  # fmt: skip
-Lookup: TypeAlias = Annotated[
-    bool | None,
-    typer.Option(
-        "--lookup/--no-lookup", rich_help_panel=MODEL,
-        help="guess ahead from text that was seen before; faster, and the text is the same",
-    ),
-]  # fmt: skip
-KvDisk: TypeAlias = Annotated[
-    float | None,
-    _option(
-        "--kv-disk", metavar="GIB", panel=MODEL,
-        help="room on disk for what the model made of long texts (4); 0: keep nothing",
-    ),
-]  # fmt: skip
-Draft: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "--draft", metavar="MODEL", panel=MODEL,
-        help="a smaller model of the same vocabulary that guesses ahead; the text is the same",
-    ),
-]  # fmt: skip
-IgnoreEos: TypeAlias = Annotated[
-    bool | None,
-    typer.Option(
-        "--ignore-eos", rich_help_panel=LENGTH, help="go on where the model would end the text"
-    ),
-]
-Preset: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "--preset", metavar="NAME", panel=SAMPLING,
-        help="raw, checkpoint, balanced, creative, precise, deterministic, llama.cpp, hf",
-    ),
-]  # fmt: skip
-Temperature: TypeAlias = Annotated[
-    float | None,
-    _option(
-        "--temp", "--temperature", metavar="T", panel=SAMPLING, help="1 as is, 0 the likeliest"
-    ),
-]
-TopK: TypeAlias = Annotated[
-    int | None, _option("--top-k", metavar="K", panel=SAMPLING, help="keep the K likeliest; 0: off")
-]
-TopP: TypeAlias = Annotated[
-    float | None,
-    _option(
-        "--top-p", metavar="P", panel=SAMPLING, help="keep the likeliest that add up to P; 1: off"
-    ),
-]
-MinP: TypeAlias = Annotated[
-    float | None,
-    _option(
-        "--min-p", metavar="P", panel=SAMPLING,
-        help="keep what is at least P as likely as the likeliest; 0: off",
-    ),
-]  # fmt: skip
-Typical: TypeAlias = Annotated[
-    float | None,
-    _option("--typical", metavar="P", panel=SAMPLING, help="keep the least surprising P; 1: off"),
-]
-RepetitionPenalty: TypeAlias = Annotated[
-    float | None,
-    _option(
-        "--repeat-penalty", "--repetition-penalty", metavar="X", panel=SAMPLING,
-        help="make what was said less likely; 1: off",
-    ),
-]  # fmt: skip
-RepeatLastN: TypeAlias = Annotated[
-    int | None,
-    _option(
-        "--repeat-last-n", metavar="N", panel=SAMPLING,
-        help="the penalties look at the last N tokens (64); -1: all, 0: off",
-    ),
-]  # fmt: skip
-PresencePenalty: TypeAlias = Annotated[
-    float | None,
-    _option("--presence-penalty", metavar="X", panel=SAMPLING, help="-2 to 2; 0: off"),
-]
-FrequencyPenalty: TypeAlias = Annotated[
-    float | None,
-    _option("--frequency-penalty", metavar="X", panel=SAMPLING, help="-2 to 2; 0: off"),
-]
-Samplers: TypeAlias = Annotated[
-    str | None,
-    _option(
-        "--samplers", metavar="A;B;C", panel=SAMPLING,
-        help="the stages in their order: bias;penalties;top_k;typical_p;top_p;min_p;temperature",
-    ),
-]  # fmt: skip
-Seed: TypeAlias = Annotated[
-    int | None, _option("-s", "--seed", metavar="N", panel=SAMPLING, help="-1: a fresh one")
-]
-LogitBias: TypeAlias = Annotated[
-    list[str] | None,
-    _option(
-        "--logit-bias", metavar="ID=X", panel=SAMPLING,
-        help="add X to a token's score (198=-inf bans it); may be given several times",
-    ),
-]  # fmt: skip
-Special: TypeAlias = Annotated[
-    bool | None,
-    typer.Option(
-        "--special/--no-special",
-        rich_help_panel=INPUT,
-        help="read spellings such as <|endoftext|> as those tokens, or as plain text",
-    ),
-]
-Escape: TypeAlias = Annotated[
-    bool,
-    typer.Option(
-        "--escape", rich_help_panel=INPUT, help=r"carry out \n, \t, \xHH … in prompt and stop texts"
-    ),
-]
 Encoding: TypeAlias = Annotated[
     str | None,
-    _option("--encoding", metavar="NAME", panel=INPUT, help="the prompt's encoding, if not UTF-8"),
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        rich_help_panel=INPUT,
+        help="the prompt's encoding, if not UTF-8",
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("-q", "--quiet", rich_help_panel=OUTPUT, help="only errors on stderr")
 ]
+Raw: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--raw", rich_help_panel=OUTPUT,
+        help="exact bytes on a terminal too, control characters included",
+    ),
+]  # fmt: skip
+SessionName: TypeAlias = Annotated[
+    str, typer.Argument(metavar="SESSION", help="a path, an id, its beginning, or a title")
+]
 
 
-def flags(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """What `settings.load` takes, out of a command's parameters (`None`: not given)."""
-    from qwen_tui.presets import NAMES
-    from qwen_tui.settings import FIELD
+def named(*subjects: str, without: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The settings whose options stand under those subjects, in the order of the table."""
+    return tuple(
+        each.name
+        for each in FIELDS
+        if each.option and each.option.subject in subjects and each.name not in without
+    )
 
-    return {name: parameters[name] for name in (*FIELD, *NAMES) if name in parameters}
+
+def _off(given: bool | None) -> bool | None:
+    return False if given else None
+
+
+def _parameter(spec: Field) -> inspect.Parameter:
+    """A setting's option as Typer reads it: None where it was not given."""
+    option = spec.option
+    assert option is not None
+    declared = typer.Option(
+        *option.names.split(),
+        metavar=option.metavar,
+        rich_help_panel=option.subject,
+        help=spec.help,
+        callback=_off if option.names.startswith("--no-") else None,
+    )
+    kind: Any = Annotated[option.kind | None, declared]
+    return inspect.Parameter(spec.name, _KEYWORD, default=None, annotation=kind)
+
+
+def _own_parameters(declared: type) -> list[inspect.Parameter]:
+    hints = get_type_hints(declared, include_extras=True)
+    return [
+        inspect.Parameter(name, _KEYWORD, default=getattr(declared, name), annotation=kind)
+        for name, kind in hints.items()
+        if get_origin(kind) is Annotated
+    ]
+
+
+def takes(*settings: str, own: type | None = None) -> Callable[[Command], Command]:
+    """Give a command the options of these settings, which it gets as its last `**parameters`; and
+    before them those that the class `own` declares, an annotated attribute each.
+    """
+
+    def extended(command: Command) -> Command:
+        signature = inspect.signature(command, eval_str=True)
+        kept = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
+        kept += _own_parameters(own) if own is not None else []
+        given = [_parameter(FIELD[name]) for name in settings]
+        vars(command)["__signature__"] = signature.replace(parameters=[*kept, *given])
+        return command
+
+    return extended
+
+
+def _out(*names: str, help: str, metavar: str | None = None) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=OUTPUT, metavar=metavar)
+
+
+class Wanted:
+    """What `complete` is asked for beside the settings: where from, where to, in which form.
+
+    Each annotated attribute is a parameter of the command; `flags` are the settings given.
+    """
+
+    file: Annotated[
+        str | None,
+        typer.Argument(metavar="FILE|-", help="the prompt; - or nothing: standard input"),
+    ] = None
+    prompt: Annotated[
+        str | None,
+        typer.Option("-p", "--prompt", metavar="TEXT", rich_help_panel=INPUT, help="the prompt"),
+    ] = None
+    encoding: Encoding = None
+    escape: Annotated[
+        bool,
+        typer.Option(
+            "--escape",
+            rich_help_panel=INPUT,
+            help=r"carry out \n, \t, \xHH … in prompt and stop texts",
+        ),
+    ] = False
+    as_json: Annotated[bool, _out("--json", help="every event, one JSON line each")] = False
+    echo: Annotated[bool, _out("--echo/--no-echo", help="the prompt first (no)")] = False
+    raw: Raw = False
+    output: Annotated[
+        str | None,
+        _out(
+            "-o", "--output", metavar="FILE", help="write there what standard output would have had"
+        ),
+    ] = None
+    save_as: Annotated[
+        str | None,
+        _out(
+            "--save",
+            metavar="[NAME]",
+            help="keep it as a session: a new one, or added to the one of that name",
+        ),
+    ] = None
+    quiet: Quiet = False
+    dry_run: Annotated[
+        bool, _out("--dry-run", help="show the exact tokens that would be sent; loads no weights")
+    ] = False
+
+    def __init__(self, parameters: Mapping[str, Any]) -> None:
+        self.flags: dict[str, Any] = {}
+        for name, value in parameters.items():
+            if hasattr(type(self), name):
+                setattr(self, name, value)
+            else:
+                self.flags[name] = value

@@ -6,7 +6,7 @@ of today differs, never merely that it does.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,11 +22,9 @@ def register(app: typer.Typer) -> None:
     app.command(cls=Command)(replay)
 
 
+@options.takes(*options.COMPUTE)
 def replay(
-    ctx: typer.Context,
-    session: Annotated[
-        str, typer.Argument(metavar="SESSION", help="a path, an id, its beginning, or a title")
-    ],
+    session: options.SessionName,
     speed: Annotated[
         float,
         typer.Option(
@@ -42,10 +40,7 @@ def replay(
     tui: Annotated[
         bool, typer.Option("--tui", rich_help_panel=PLAY, help="in the studio, tokens and all")
     ] = False,
-    raw: Annotated[
-        bool,
-        typer.Option("--raw", rich_help_panel=PLAY, help="exact bytes on a terminal too"),
-    ] = False,
+    raw: options.Raw = False,
     verify: Annotated[
         bool,
         typer.Option(
@@ -53,12 +48,8 @@ def replay(
             help="read the stored tokens with the model and compare their logprobs",
         ),
     ] = False,
-    model: options.Model = None,
-    quant: options.Quant = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    threads: options.Threads = None,
     quiet: options.Quiet = False,
+    **flags: Any,
 ) -> None:  # fmt: skip
     """Play a session back: the prompt, then the completion with its own rhythm, without a model.
 
@@ -71,7 +62,6 @@ def replay(
         raise Trouble("--max-gap is a number of seconds, 0 or more", code=USAGE)
     if verify and tui:
         raise Trouble("--verify and --tui exclude each other", code=USAGE)
-    flags = options.flags(ctx.params)
     if verify:
         from qwen_tui.cli.verify import verified
 

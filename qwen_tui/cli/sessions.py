@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.options import Raw, SessionName
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ ID_SHOWN: Final = 10
 
 FORMS: Final = ("txt", "md", "html", "json")
 
-Name = Annotated[
-    str, typer.Argument(metavar="SESSION", help="a path, an id, its beginning, or a title")
-]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON line each")]
 
 
@@ -82,8 +80,8 @@ def list_sessions(as_json: AsJson = False) -> None:
 
 
 def show(
-    name: Name,
-    raw: Annotated[bool, typer.Option("--raw", help="exact bytes on a terminal too")] = False,
+    name: SessionName,
+    raw: Raw = False,
 ) -> None:
     """Print a session's text: the document and the completion that is shown with it."""
     from qwen_tui.cli.stdout import Teller, opened
@@ -98,14 +96,14 @@ def show(
         teller.finish()
 
 
-def rename(name: Name, title: Annotated[str, typer.Argument(metavar="TITLE")]) -> None:
+def rename(name: SessionName, title: Annotated[str, typer.Argument(metavar="TITLE")]) -> None:
     """Give a session a title; its file keeps its name."""
     from qwen_tui.session import library
 
     library.rename(library.resolve(name), title)
 
 
-def remove(name: Name) -> None:
+def remove(name: SessionName) -> None:
     """Move a session to the trash."""
     from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
@@ -143,7 +141,7 @@ def purge(
     print(f"{count} sessions{size} are gone", file=sys.stderr)
 
 
-def verify(name: Name) -> None:
+def verify(name: SessionName) -> None:
     """Read every line of a session file and list what is damaged; exit 65 if anything is."""
     from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
@@ -180,7 +178,7 @@ def search(
 
 
 def export(
-    name: Name,
+    name: SessionName,
     form: Annotated[
         str | None,
         typer.Option("--as", metavar="FORM", help="txt, md, html or json; else as FILE ends"),

@@ -15,7 +15,18 @@ from typing import Any
 
 from qwen_tui import paths, presets
 from qwen_tui.presets import Preset
-from qwen_tui.settings.fields import DTYPES, FIELD, FIELDS, QUANTS, Field, Origin, Settings, Source
+from qwen_tui.settings.fields import (
+    DTYPES,
+    FIELD,
+    FIELDS,
+    QUANTS,
+    SETTINGS,
+    Field,
+    Option,
+    Origin,
+    Settings,
+    Source,
+)
 from qwen_tui.settings.layers import (
     ENV_PREFIX,
     MAX_FILE,
@@ -36,6 +47,7 @@ __all__ = [
     "QUANTS",
     "VERSION",
     "Field",
+    "Option",
     "Origin",
     "Settings",
     "Source",
@@ -71,8 +83,7 @@ def load(
     ]
     own = {name: each for layer in layers for name, each in layer.presets.items()}
     values: dict[str, Any] = {}
-    origin = dict.fromkeys(("sampling", *FIELD, "keys"), Origin("default"))
-    origin |= dict.fromkeys((f"sampling.{name}" for name in presets.NAMES), Origin("default"))
+    origin = dict.fromkeys(("sampling", *setting_names(), "keys"), Origin("default"))
     sampling = Sampling()
     keys: dict[str, str] = {}
     for layer in layers:
@@ -141,7 +152,7 @@ def for_checkpoint(settings: Settings, folder: Path) -> Settings:
 
 def setting_names() -> tuple[str, ...]:
     """Every name `config` shows, in order: settings, `sampling.<value>`."""
-    return (*FIELD, *(f"sampling.{name}" for name in presets.NAMES))
+    return (*SETTINGS, *(f"sampling.{name}" for name in presets.NAMES))
 
 
 def value_of(settings: Settings, name: str) -> Any:

@@ -1,6 +1,7 @@
-"""The settings as one frozen value, and the table of what each of them may be.
+"""The settings as one frozen value, and the one table of what each may be and how it is given.
 
-Law: a check raises ValueError with a sentence for a person; nothing is read from anywhere here.
+Law: command line, variables, files, help and README read this table; a check raises ValueError with
+a sentence for a person; nothing is read from anywhere here.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, Final, Literal, TypeAlias
 
 from qwen_tui import presets
 from qwen_tui.context_window import Truncate
 from qwen_tui.presets import Preset
-from qwen_tui.types import DEFAULT_MODEL, MAX_STOP, Sampling
+from qwen_tui.types import DEFAULT_MODEL, DEFAULT_ORDER, MAX_STOP, Sampling
 
 DTYPES: Final[Mapping[str, str]] = {
     "auto": "auto",
@@ -99,16 +101,52 @@ class Settings:
 # -- what each setting may be ----------------------------------------------------------------------
 
 
+MODEL: Final = "Model"
+LENGTH: Final = "Length and context"
+SAMPLING: Final = "Sampling"
+INPUT: Final = "Prompt"
+OUTPUT: Final = "Output"
+VIEW: Final = "Studio"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How a setting is given on the command line: its names with spaces between (`--on/--off` for a
+    switch), the subject it stands under in help, what stands for its value, and the type that the
+    parser makes of it. A switch of which there is only a `--no-…` is turned off by it.
+    """
+
+    names: str
+    subject: str
+    metavar: str | None = None
+    kind: Any = str
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting that is not a sampling value: how a value from outside becomes ours, and who may
-    set it.
+    """One setting: how a value from outside becomes ours, its option, and who may set it.
+
+    `sampling`: a value of `Settings.sampling`, in a file under `[sampling]`. `project`: a project's
+    file may set it. `option` None: it has none.
     """
 
     name: str
     help: str
     check: Callable[[object], Any]
+    option: Option | None = None
     project: bool = False
+    sampling: bool = False
+
+    @property
+    def flag(self) -> str:
+        """What to call it in a message about a command line: its own name as an option if there is
+        such a one, else its option's first long name.
+        """
+        own = "--" + self.name.replace("_", "-")
+        if self.option is None:
+            return own
+        names = self.option.names.replace("/", " ").split()
+        return own if own in names else next(name for name in names if name.startswith("--"))
 
 
 def _text(value: object) -> str:
@@ -191,41 +229,121 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+def _sampling(name: str, help: str, option: Option) -> Field:
+    return Field(name, help, partial(presets.checked, name), option, True, True)
+
+
+_DIAL_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "temperature": ("--temp --temperature", "T"),
+    "top_k": ("--top-k", "K"),
+    "top_p": ("--top-p", "P"),
+    "min_p": ("--min-p", "P"),
+    "typical_p": ("--typical", "P"),
+    "repetition_penalty": ("--repeat-penalty --repetition-penalty", "X"),
+    "presence_penalty": ("--presence-penalty", "X"),
+    "frequency_penalty": ("--frequency-penalty", "X"),
+    "repeat_last_n": ("--repeat-last-n", "N"),
+}
+"""The option names of each numeric sampling value, and what stands for its value."""
+
+
+def _dial(dial: presets.Dial) -> Field:
+    names, metavar = _DIAL_OPTIONS[dial.name]
+    option = Option(names, SAMPLING, metavar, int if dial.integer else float)
+    return _sampling(dial.name, dial.help, option)
+
+
 FIELDS: Final = (
-    Field("model", "a hub id, a local folder, or `demo`", _text),
+    Field(
+        "model", "a hub id, a local folder, or `demo`", _text,
+        Option("-m --model", MODEL, "NAME"),
+    ),
     Field("backend", "where tokens come from", _text),
-    Field("device", "auto, cpu, cuda, cuda:N, mps, xpu", _device),
-    Field("dtype", "auto, bf16, fp16, fp32, or torch's names", _one_of(DTYPES)),
-    Field("quant", "auto, none, int8, int4, nf4", _one_of(_same(*QUANTS))),
     Field(
-        "context", "most tokens of prompt and completion; 0: the model's", _whole(0, 2**31), True
+        "quant", "auto, none, int8, int4, nf4", _one_of(_same(*QUANTS)),
+        Option("--quant", MODEL, "KIND"),
     ),
-    Field("threads", "CPU threads; 0: as the machine allows", _whole(0, 4096)),
-    Field("lookup", "guess ahead from text that was seen before", _switch),
-    Field("kv_disk", "most GiB kept on disk so that long texts resume at once; 0: none", _size),
-    Field("draft", "a smaller model that guesses ahead: as `model`; empty: none", _text_or_none),
-    Field("preset", "a named set of sampling values", _text, True),
-    Field("max_tokens", "most tokens to generate; -1: until the end", _whole(-1, 2**31), True),
-    Field("branches", "how many completions at once", _whole(1, 64), True),
-    Field("stop", "texts that end a completion", _stops, True),
-    Field("ignore_eos", "go on where the model would end", _switch, True),
-    Field("special", "read special tokens' spellings as tokens", _switch),
     Field(
-        "truncate",
-        "what to do with a prompt that does not fit: refuse, left, middle",
+        "device", "auto, cpu, cuda, cuda:N, mps, xpu", _device,
+        Option("--device", MODEL, "NAME"),
+    ),
+    Field(
+        "dtype", "auto, bf16, fp16, fp32, or torch's names", _one_of(DTYPES),
+        Option("--dtype", MODEL, "TYPE"),
+    ),
+    Field(
+        "threads", "CPU threads; 0: all that help", _whole(0, 4096),
+        Option("--threads", MODEL, "N", int),
+    ),
+    Field(
+        "lookup", "guess ahead from text that was seen before; faster, and the text is the same",
+        _switch, Option("--lookup/--no-lookup", MODEL, kind=bool),
+    ),
+    Field(
+        "kv_disk", "most GiB on disk so that long texts resume at once (4); 0: keep nothing",
+        _size, Option("--kv-disk", MODEL, "GIB", float),
+    ),
+    Field(
+        "draft", "a smaller model of the same vocabulary that guesses ahead; the text is the same",
+        _text_or_none, Option("--draft", MODEL, "MODEL"),
+    ),
+    Field(
+        "max_tokens", "most tokens to generate (256); -1: to the end of text or a full context",
+        _whole(-1, 2**31), Option("-n --max-tokens --n-predict", LENGTH, "N", int), project=True,
+    ),
+    Field(
+        "context", "most tokens of prompt and completion together; 0: the model's own",
+        _whole(0, 2**31), Option("-c --ctx-size", LENGTH, "N", int), project=True,
+    ),
+    Field(
+        "truncate", "shorten a prompt that does not fit: left or middle (else it is refused)",
         _one_of({"refuse": None, "left": "left", "middle": "middle"}),
-        True,
+        Option("--truncate", LENGTH, "SIDE"), project=True,
     ),
-    Field("choices", "candidates reported per token", _whole(0, 100), True),
-    Field("save", "save sessions as they happen", _switch),
-    Field("theme", "the name of a theme", _text, True),
+    Field(
+        "stop", "end where this text would come; may be given several times", _stops,
+        Option("-r --stop", LENGTH, "TEXT", list[str]), project=True,
+    ),
+    Field(
+        "ignore_eos", "go on where the model would end the text", _switch,
+        Option("--ignore-eos", LENGTH, kind=bool), project=True,
+    ),
+    Field(
+        "branches", "K completions", _whole(1, 64),
+        Option("-N --num", LENGTH, "K", int), project=True,
+    ),
+    Field(
+        "special", "read spellings such as <|endoftext|> as those tokens, or as plain text",
+        _switch, Option("--special/--no-special", INPUT, kind=bool),
+    ),
+    Field(
+        "preset", ", ".join(each.name for each in presets.PRESETS), _text,
+        Option("--preset", SAMPLING, "NAME"), project=True,
+    ),
+    Field(
+        "choices", "with --json: the N likeliest tokens at every place", _whole(0, 100),
+        Option("--logprobs", OUTPUT, "N", int), project=True,
+    ),
+    Field("save", "leave nothing on the disk", _switch, Option("--no-save", VIEW, kind=bool)),
+    Field("theme", "colours", _text, Option("--theme", VIEW, "NAME"), project=True),
     Field("heat", "colour the output by probability", _switch),
     Field(
-        "layout",
-        "where a completion is written: panes (beside the text), inline (in the text)",
-        _one_of(_same("panes", "inline")),
-        True,
+        "layout", "where a completion is written: panes (beside the text), inline (in the text)",
+        _one_of(_same("panes", "inline")), project=True,
     ),
-    Field("mouse", "use the mouse", _switch),
-)
+    Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
+    *map(_dial, presets.DIALS),
+    _sampling(
+        "order", f"the stages in their order: {';'.join(DEFAULT_ORDER)}",
+        Option("--samplers", SAMPLING, "A;B;C"),
+    ),
+    _sampling("seed", "-1: a fresh one", Option("-s --seed", SAMPLING, "N", int)),
+    _sampling(
+        "logit_bias", "add X to a token's score (198=-inf bans it); may be given several times",
+        Option("--logit-bias", SAMPLING, "ID=X", list[str]),
+    ),
+)  # fmt: skip
+"""Every setting; help lists the options of a subject in this order."""
 FIELD: Final[Mapping[str, Field]] = {each.name: each for each in FIELDS}
+SETTINGS: Final = tuple(each.name for each in FIELDS if not each.sampling)
+"""The names of the settings that are not sampling values."""

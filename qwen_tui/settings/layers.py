@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from qwen_tui import paths, presets
 from qwen_tui.presets import Preset
-from qwen_tui.settings.fields import FIELD, FIELDS, Field, Source
+from qwen_tui.settings.fields import FIELD, FIELDS, SETTINGS, Field, Source
 from qwen_tui.types import BAD_CONFIG, USAGE, Trouble
 
 VERSION: Final = 1
@@ -25,14 +25,6 @@ ENV_PREFIX: Final = "QWEN_TUI_"
 MAX_FILE: Final = 1 << 20
 _TABLES: Final = ("sampling", "keys", "presets")
 _SECOND_NAMES: Final[Mapping[str, str]] = {"temp": "temperature", "ctx_size": "context"}
-_OPTIONS: Final[Mapping[str, str]] = {
-    "context": "--ctx-size",
-    "branches": "--num",
-    "choices": "--logprobs",
-    "typical_p": "--typical",
-    "order": "--samplers",
-}
-"""The options of the command line that are not called as the setting they set."""
 
 
 @dataclass(slots=True)
@@ -44,6 +36,11 @@ class Layer:
     sampling: dict[str, tuple[Any, str]] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     presets: dict[str, Preset] = field(default_factory=dict)
+
+    def put(self, spec: Field, value: object, where: str) -> None:
+        """Check a value and keep it; ValueError as the field's check."""
+        kept = self.sampling if spec.sampling else self.values
+        kept[spec.name] = (spec.check(value), where)
 
 
 def _plain(name: str) -> str:
@@ -60,44 +57,36 @@ def from_flags(flags: Mapping[str, Any]) -> Layer:
     """What a command line set (None and empty lists: not given); Trouble 2 for a bad value."""
     layer = Layer("flag")
     for given, value in flags.items():
-        name = _plain(given)
-        shown = _OPTIONS.get(name, "--" + name.replace("_", "-"))
         if value is None or (isinstance(value, list | tuple) and not value):
             continue
+        spec = FIELD.get(_plain(given))
+        if spec is None:
+            raise KeyError(f"{given!r} is no setting{_nearest(_plain(given), FIELD)}")
         try:
-            if name in FIELD:
-                layer.values[name] = (FIELD[name].check(value), shown)
-            elif name in presets.NAMES:
-                layer.sampling[name] = (presets.checked(name, value), shown)
-            else:
-                raise KeyError(f"{given!r} is no setting{_nearest(name, (*FIELD, *presets.NAMES))}")
+            layer.put(spec, value, spec.flag)
         except ValueError as error:
-            raise Trouble(f"{shown}: {error}", code=USAGE) from None
+            raise Trouble(f"{spec.flag}: {error}", code=USAGE) from None
     return layer
 
 
 def from_environment(env: Mapping[str, str], warn: Callable[[str], None]) -> Layer:
     """What `QWEN_TUI_<NAME>` variables set; a bad or misspelled one is a warning."""
     layer = Layer("environment")
-    for name in (*FIELD, *presets.NAMES):
-        variable = ENV_PREFIX + name.upper()
+    for spec in FIELDS:
+        variable = ENV_PREFIX + spec.name.upper()
         value = env.get(variable, "")
-        if not value:
-            continue
-        try:
-            if name in FIELD:
-                layer.values[name] = (FIELD[name].check(value), variable)
-            else:
-                layer.sampling[name] = (presets.checked(name, value), variable)
-        except ValueError as error:
-            warn(f"{variable}: {error}; ignored")
+        if value:
+            try:
+                layer.put(spec, value, variable)
+            except ValueError as error:
+                warn(f"{variable}: {error}; ignored")
     _name_misspelled(env, warn)
     return layer
 
 
 def _name_misspelled(env: Mapping[str, str], warn: Callable[[str], None]) -> None:
     """Say which variables are nearly ours; other programs may have their own of that prefix."""
-    known = [ENV_PREFIX + name.upper() for name in (*FIELD, *presets.NAMES)]
+    known = [ENV_PREFIX + name.upper() for name in FIELD]
     for variable in sorted(env):
         if variable.startswith(ENV_PREFIX) and variable not in (*known, paths.HOME_VARIABLE):
             near = get_close_matches(variable, known, 1, cutoff=0.9)
@@ -191,31 +180,30 @@ class FileLayer:
             self._warn(f"{self.file} {newer}")
         for given, value in tables.items():
             name = _plain(given)
-            if self.project and name != "sampling" and not (name in FIELD and FIELD[name].project):
-                known = name in FIELD or name in _TABLES
-                allowed = ("sampling", *(each.name for each in FIELDS if each.project))
-                why = (
-                    "a project's file may not set this; ignored (it belongs into the user's file)"
-                    if known
-                    else f"there is no such setting{_nearest(name, allowed)}; ignored"
-                )
-                self._reject((), given, why)
-            elif name in FIELD:
-                self._value(given, FIELD[name], value)
+            spec = FIELD.get(name)
+            if spec is not None and spec.sampling:
+                self._reject((), given, "belongs under [sampling]; ignored")
+            elif self.project and name != "sampling" and not (spec and spec.project):
+                self._reject((), given, self._not_for_a_project(name))
+            elif spec is not None:
+                try:
+                    self.layer.put(spec, value, self._at((), given))
+                except ValueError as error:
+                    self._reject((), given, f"{error}; ignored")
             elif name in _TABLES:
                 getattr(self, f"_{name}")(given, value)
-            elif name in presets.NAMES:
-                self._reject((), given, "belongs under [sampling]; ignored")
             else:
-                near = _nearest(name, (*FIELD, *_TABLES))
+                near = _nearest(name, (*SETTINGS, *_TABLES))
                 self._reject((), given, f"there is no such setting{near}; ignored")
         return self.layer
 
-    def _value(self, given: str, spec: Field, value: object) -> None:
-        try:
-            self.layer.values[spec.name] = (spec.check(value), self._at((), given))
-        except ValueError as error:
-            self._reject((), given, f"{error}; ignored")
+    @staticmethod
+    def _not_for_a_project(name: str) -> str:
+        """Why a project's file may not set it, or what it may set that is spelled so."""
+        if name in FIELD or name in _TABLES:
+            return "a project's file may not set this; ignored (it belongs into the user's file)"
+        allowed = ("sampling", *(name for name in SETTINGS if FIELD[name].project))
+        return f"there is no such setting{_nearest(name, allowed)}; ignored"
 
     def _sampling_values(self, table: tuple[str, ...], value: object) -> dict[str, tuple[Any, str]]:
         if not isinstance(value, dict):
