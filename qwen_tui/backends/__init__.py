@@ -23,19 +23,16 @@ NAMES: Final = {"local": "qwen_tui.backends.local:open"}
 def open(
     settings: Settings, report: Callable[[Progress], None], cancel: threading.Event
 ) -> Backend:
-    """Import and open the backend that the settings name, reporting how far it is.
+    """Import and open the backend that the setting `engine` names, reporting how far it is.
 
     Blocks for as long as loading takes; `cancel` gives it up. Raises Trouble for everything a
     person can mend, and lets defects through.
     """
-    if settings.backend not in NAMES:
-        raise Trouble(
-            f"there is no backend {settings.backend!r}",
-            hint=f"backends: {', '.join(NAMES)}",
-            code=BAD_CONFIG,
-        )
+    name = "local" if settings.endpoint() is None else "remote"
+    if name not in NAMES:
+        raise Trouble("this version opens local models only", code=BAD_CONFIG)
     report(Progress("import", 0, 1))
-    module, _, factory = NAMES[settings.backend].partition(":")
+    module, _, factory = NAMES[name].partition(":")
     opened = getattr(import_module(module), factory)
     report(Progress("import", 1, 1))
     return cast("Backend", opened(settings, report, cancel))

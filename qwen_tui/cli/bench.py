@@ -78,10 +78,8 @@ def bench(
     from qwen_tui.types import USAGE, Trouble
 
     chosen = settings.load(flags)
-    if chosen.backend != "local":
-        raise Trouble(
-            f"bench measures this machine, not the backend {chosen.backend!r}", code=USAGE
-        )
+    if chosen.engine not in settings.LOCAL:
+        raise Trouble("bench measures this machine, not a server", code=USAGE)
     with Narrator(quiet=quiet) as narrator, dying_at_once():
         narrator.warn(chosen.warnings)
         from qwen_tui.backends.local.benchmark.run import measure

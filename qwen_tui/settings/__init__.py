@@ -15,6 +15,7 @@ from typing import Any
 
 from qwen_tui import paths, presets
 from qwen_tui.presets import Preset
+from qwen_tui.settings.endpoints import LOCAL, Endpoint
 from qwen_tui.settings.fields import (
     DTYPES,
     FIELD,
@@ -43,9 +44,11 @@ __all__ = [
     "ENV_PREFIX",
     "FIELD",
     "FIELDS",
+    "LOCAL",
     "MAX_FILE",
     "QUANTS",
     "VERSION",
+    "Endpoint",
     "Field",
     "Option",
     "Origin",
@@ -82,6 +85,7 @@ def load(
         from_flags(flags),
     ]
     own = {name: each for layer in layers for name, each in layer.presets.items()}
+    engines = {name: each for layer in layers for name, each in layer.engines.items()}
     values: dict[str, Any] = {}
     origin = dict.fromkeys(("sampling", *setting_names(), "keys"), Origin("default"))
     sampling = Sampling()
@@ -93,7 +97,13 @@ def load(
             keys[action] = bound
             origin[f"keys.{action}"] = origin["keys"] = Origin(layer.source, where)
     return Settings(
-        **values, sampling=sampling, keys=keys, presets=own, origin=origin, warnings=tuple(warnings)
+        **values,
+        sampling=sampling,
+        keys=keys,
+        presets=own,
+        engines=engines,
+        origin=origin,
+        warnings=tuple(warnings),
     )
 
 

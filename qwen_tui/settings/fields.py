@@ -16,7 +16,9 @@ from typing import Any, Final, Literal, TypeAlias
 from qwen_tui import presets
 from qwen_tui.context_window import Truncate
 from qwen_tui.presets import Preset
-from qwen_tui.types import DEFAULT_MODEL, DEFAULT_ORDER, MAX_STOP, Sampling
+from qwen_tui.settings import endpoints
+from qwen_tui.settings.endpoints import Endpoint
+from qwen_tui.types import BAD_CONFIG, DEFAULT_MODEL, DEFAULT_ORDER, MAX_STOP, Sampling, Trouble
 
 DTYPES: Final[Mapping[str, str]] = {
     "auto": "auto",
@@ -60,12 +62,12 @@ class Settings:
 
     `draft` "": no model guesses ahead. `context` 0: as much as the checkpoint allows. `threads` 0:
     as the machine allows. `kv_disk`: in GiB. `max_tokens` -1: until eos or a full context.
-    `truncate` None: refuse what does not fit. `keys`: action id → keys, comma separated. `backend`:
-    a name of `backends.NAMES`.
+    `truncate` None: refuse what does not fit. `keys`: action id → keys, comma separated. `engine`:
+    `local`, a name of `engines`, or an address. `stall`: in seconds, 0 waits forever.
     """
 
     model: str = DEFAULT_MODEL
-    backend: str = "local"
+    engine: str = "local"
     device: str = "auto"
     dtype: str = "auto"
     quant: str = "auto"
@@ -74,6 +76,9 @@ class Settings:
     lookup: bool = True
     kv_disk: float = 4.0
     draft: str = ""
+    stall: float = 60.0
+    parallel: int = 8
+    lenient: bool = False
     preset: str = presets.DEFAULT_PRESET
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int = 256
@@ -90,6 +95,7 @@ class Settings:
     mouse: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
+    engines: Mapping[str, Endpoint] = field(default_factory=dict)
     origin: Mapping[str, Origin] = field(default_factory=dict, compare=False)
     warnings: tuple[str, ...] = field(default=(), compare=False)
 
@@ -97,11 +103,25 @@ class Settings:
         """Whether a person set it: `explicit("max_tokens")`, `explicit("sampling.top_p")`."""
         return name in self.origin and self.origin[name].explicit
 
+    def endpoint(self) -> Endpoint | None:
+        """The server that `engine` names, None for this machine; Trouble (78) for no such name."""
+        try:
+            return endpoints.chosen(self.engine, self.engines)
+        except KeyError:
+            near = get_close_matches(self.engine, self.engines, 1)
+            cure = f"; did you mean {near[0]}?" if near else ""
+            raise Trouble(
+                f"there is no engine {self.engine!r}{cure}",
+                hint=f"local, an http:// address, or a table [engines.{self.engine}] with its url",
+                code=BAD_CONFIG,
+            ) from None
+
 
 # -- what each setting may be ----------------------------------------------------------------------
 
 
 MODEL: Final = "Model"
+SERVER: Final = "Server"
 LENGTH: Final = "Length and context"
 SAMPLING: Final = "Sampling"
 INPUT: Final = "Prompt"
@@ -185,16 +205,19 @@ def _whole(low: int, high: int) -> Callable[[object], int]:
     return check
 
 
-def _size(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(f"a number of GiB is wanted, not {value!r}")
-    try:
-        size = float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(f"a number of GiB is wanted, not {value!r}") from None
-    if not 0 <= size <= MOST_GIB:
-        raise ValueError(f"{value} is not from 0 to {MOST_GIB:,}")
-    return size
+def _number(unit: str, most: int) -> Callable[[object], float]:
+    def check(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
+            raise ValueError(f"a number of {unit} is wanted, not {value!r}")
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise ValueError(f"a number of {unit} is wanted, not {value!r}") from None
+        if not 0 <= number <= most:
+            raise ValueError(f"{value} is not from 0 to {most:,}")
+        return number
+
+    return check
 
 
 def _one_of(names: Mapping[str, Any]) -> Callable[[object], Any]:
@@ -258,7 +281,10 @@ FIELDS: Final = (
         "model", "a hub id, a local folder, or `demo`", _text,
         Option("-m --model", MODEL, "NAME"),
     ),
-    Field("backend", "where tokens come from", _text),
+    Field(
+        "engine", "local, a name under [engines], or a server's http:// address",
+        endpoints.checked_engine, Option("--engine", SERVER, "NAME|URL"),
+    ),
     Field(
         "quant", "auto, none, int8, int4, nf4", _one_of(_same(*QUANTS)),
         Option("--quant", MODEL, "KIND"),
@@ -281,11 +307,23 @@ FIELDS: Final = (
     ),
     Field(
         "kv_disk", "most GiB on disk so that long texts resume at once (4); 0: keep nothing",
-        _size, Option("--kv-disk", MODEL, "GIB", float),
+        _number("GiB", MOST_GIB), Option("--kv-disk", MODEL, "GIB", float),
     ),
     Field(
         "draft", "a smaller model of the same vocabulary that guesses ahead; the text is the same",
         _text_or_none, Option("--draft", MODEL, "MODEL"),
+    ),
+    Field(
+        "stall", "give a server up after so long without a byte (60); 0: never",
+        _number("seconds", 86_400), Option("--stall", SERVER, "SECONDS", float),
+    ),
+    Field(
+        "parallel", "most requests to a server at once (8)", _whole(1, 1024),
+        Option("--parallel", SERVER, "N", int),
+    ),
+    Field(
+        "lenient", "go on without sampling values that a server does not know", _switch,
+        Option("--lenient", SERVER, kind=bool),
     ),
     Field(
         "max_tokens", "most tokens to generate (256); -1: to the end of text or a full context",

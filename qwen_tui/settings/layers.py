@@ -17,14 +17,20 @@ from typing import Any, Final
 
 from qwen_tui import paths, presets
 from qwen_tui.presets import Preset
+from qwen_tui.settings import endpoints
+from qwen_tui.settings.endpoints import Endpoint
 from qwen_tui.settings.fields import FIELD, FIELDS, SETTINGS, Field, Source
 from qwen_tui.types import BAD_CONFIG, USAGE, Trouble
 
 VERSION: Final = 1
 ENV_PREFIX: Final = "QWEN_TUI_"
 MAX_FILE: Final = 1 << 20
-_TABLES: Final = ("sampling", "keys", "presets")
-_SECOND_NAMES: Final[Mapping[str, str]] = {"temp": "temperature", "ctx_size": "context"}
+_TABLES: Final = ("sampling", "keys", "presets", "engines")
+_SECOND_NAMES: Final[Mapping[str, str]] = {
+    "temp": "temperature",
+    "ctx_size": "context",
+    "backend": "engine",
+}
 
 
 @dataclass(slots=True)
@@ -36,6 +42,7 @@ class Layer:
     sampling: dict[str, tuple[Any, str]] = field(default_factory=dict)
     keys: dict[str, tuple[str, str]] = field(default_factory=dict)
     presets: dict[str, Preset] = field(default_factory=dict)
+    engines: dict[str, Endpoint] = field(default_factory=dict)
 
     def put(self, spec: Field, value: object, where: str) -> None:
         """Check a value and keep it; ValueError as the field's check."""
@@ -246,3 +253,13 @@ class FileLayer:
             values = self._sampling_values((given, name), table)
             sampling = replace(presets.RAW, **{key: each for key, (each, _) in values.items()})
             self.layer.presets[name] = Preset(name, name, str(help_text) or "your own", sampling)
+
+    def _engines(self, given: str, value: object) -> None:
+        if not isinstance(value, dict):
+            self._reject((), given, "a table is wanted; ignored")
+            return
+        for name, table in value.items():
+            try:
+                self.layer.engines[name] = endpoints.endpoint(name, table)
+            except ValueError as error:
+                self._reject((given,), name, f"{error}; ignored")

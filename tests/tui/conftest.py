@@ -118,7 +118,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         gate = Gate()
         made: list[Scripted] = []
         steps = script if script is not None else (Say(STORY, gate=gate if gated else None),)
-        chosen = replace(settings or Settings(), backend="scripted", save=save)
+        chosen = replace(settings or Settings(), engine="scripted", save=save)
 
         def opener(_settings: Settings) -> Any:
             return scripted.opener(steps, loading=loading, made=made, **backend)

@@ -325,7 +325,7 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         recorded, final, tail = bench.session, bench.document, bench.output
     runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
     context = StudioContext(
-        settings=Settings(save=False, backend="replay", layout=layout),
+        settings=Settings(save=False, engine="replay", layout=layout),
         runner=runner,
         opener=lambda _settings: runner._opener,
         vocab=lambda _settings: None,

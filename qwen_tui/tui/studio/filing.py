@@ -62,7 +62,7 @@ class Filing(Writing):
         self.writer.stop()
         # A draft was named for one model, and seldom fits another.
         draft = self.settings.draft if name == self.settings.model else ""
-        self.settings = replace(self.settings, model=name, backend="local", draft=draft)
+        self.settings = replace(self.settings, model=name, engine="local", draft=draft)
         self.writer.settings = self.settings
         self.writer.lost()
         self.writer.wish = waiting

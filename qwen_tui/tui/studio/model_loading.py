@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from textual.message import Message
 
 from qwen_tui import hub, presets
-from qwen_tui.settings import Settings
+from qwen_tui.settings import LOCAL, Settings
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.messages import Failed, Loading, Ready
 from qwen_tui.types import Backend, Sampling, Trouble
@@ -110,7 +110,7 @@ class Loader:
 
 def _makers(settings: Settings) -> tuple[Sampling | None, bool]:
     """What a local checkpoint's makers sample with, and whether they tuned it to answer."""
-    if settings.backend != "local":
+    if settings.engine not in LOCAL:
         return None, False
     with suppress(Trouble):
         found = hub.find(settings.model)
