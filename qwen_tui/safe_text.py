@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
-from functools import cache, lru_cache
-from itertools import groupby
+from collections.abc import Iterable
+from functools import cache
 from typing import Final
 
 CLUSTER_CUT: Final = 32
@@ -165,18 +164,13 @@ def _escape(character: str) -> str:
     return REPLACEMENT if 0xD800 <= point <= 0xDFFF else f"<U+{point:04X}>"
 
 
-def _shown(text: str) -> Iterator[tuple[str, bool]]:
-    for cluster in graphemes(text):
-        if cluster == "\r\n":
-            yield _escape("\r"), True
-            yield "\n", False
-        elif len(cluster) == 1:
-            unsafe = _SUSPECT.match(cluster) is not None
-            yield (_escape(cluster) if unsafe else cluster), unsafe
-        else:
-            yield cluster[:CLUSTER_CUT], False
-            if len(cluster) > CLUSTER_CUT:
-                yield f"<+{len(cluster) - CLUSTER_CUT}>", True
+def _shown(cluster: str) -> str:
+    if cluster == "\r\n":
+        return _escape("\r") + "\n"
+    if len(cluster) == 1:
+        return _escape(cluster) if _SUSPECT.match(cluster) else cluster
+    over = len(cluster) - CLUSTER_CUT
+    return cluster if over <= 0 else f"{cluster[:CLUSTER_CUT]}<+{over}>"
 
 
 def _plain(text: str) -> bool:
@@ -186,24 +180,14 @@ def _plain(text: str) -> bool:
     return not _SUSPECT.search(text) and (len(text) <= CLUSTER_CUT or not _CROWD.search(text))
 
 
-def visible_runs(text: str) -> list[tuple[str, bool]]:
-    """The safe text in runs, each with whether it is an escape that stands for something else.
+def visible(text: str) -> str:
+    """The text as it may be written to a terminal.
 
     C0 and DEL become Control Pictures, lone surrogates U+FFFD, and C1, bidi controls, separators
-    and invisible characters `<U+202E>`; of a cluster of more than 32 code points the rest is told
-    as `<+9>`. No run is empty; no text, no runs.
+    and invisible characters `<U+202E>`; of a cluster of more than `CLUSTER_CUT` code points the
+    rest is told as `<+9>`.
     """
-    if not text:
-        return []
-    if _plain(text):
-        return [(text, False)]
-    grouped = groupby(_shown(text), key=lambda run: run[1])
-    return [("".join(shown for shown, _ in runs), escape) for escape, runs in grouped]
-
-
-def visible(text: str) -> str:
-    """The text as it may be written to a terminal; `visible_runs` says which parts are escapes."""
-    return text if _plain(text) else "".join(shown for shown, _ in _shown(text))
+    return text if _plain(text) else "".join(map(_shown, graphemes(text)))
 
 
 def strip_controls(text: str) -> tuple[str, int]:
@@ -215,59 +199,3 @@ def strip_controls(text: str) -> tuple[str, int]:
     clusters = (c.replace("\r", "") for c in graphemes(text))
     kept = "".join(c for c in clusters if len(c) != 1 or not _SUSPECT.match(c))
     return kept, len(text) - len(kept)
-
-
-_WIDE_SYMBOLS: Final = re.compile(
-    r"[\u2630-\u2637\u268a-\u268f\u4dc0-\u4dff\U0001d300-\U0001d356\U0001d360-\U0001d376"
-    r"\U00020000-\U0003ffff]"
-)
-"""Wide by Unicode 16, narrow or unassigned in the tables of older Pythons."""
-
-_NO_WIDTH: Final = re.compile(
-    rf"[{_CONTROL}\u1160-\u11ff\u3164\uffa0\u2028\u2029\ud7b0-\ud7c6\ud7cb-\ud7fb\U0001f3fb-\U0001f3ff]"
-)
-_WIDE_FORMAT: Final = re.compile(
-    r"[\xad\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd]"
-)
-
-
-@lru_cache(maxsize=8192)
-def _width(character: str) -> int:
-    category = unicodedata.category(character)
-    if _NO_WIDTH.match(character) or category in ("Mn", "Mc", "Me"):
-        return 0
-    if category == "Cf":
-        return 1 if _WIDE_FORMAT.match(character) else 0
-    if _WIDE_SYMBOLS.match(character):
-        return 2
-    return 2 if category != "Cn" and unicodedata.east_asian_width(character) in "WF" else 1
-
-
-_PICTURE: Final = re.compile(rf"[0-9#*{_PICTOGRAPH}]")
-
-
-def cells(text: str) -> int:
-    """Columns the text takes in a terminal, a grapheme or a whole row of them.
-
-    Marks take none, wide characters two, what ZWJ joins to an emoji none, and U+FE0F makes a narrow
-    emoji wide: the rules of `rich.cells`, so that layouts agree. Line feeds and tabs count nothing.
-    """
-    if text.isascii() and text.isprintable():
-        return len(text)
-    if "\u200d" not in text and "\ufe0f" not in text:
-        return sum(map(_width, text))
-    total = 0
-    base = ""
-    skip = False
-    for character in text:
-        if skip:
-            skip = False
-        elif character == "\u200d":
-            skip = True
-        elif character == "\ufe0f":
-            total += bool(base and _width(base) == 1 and _PICTURE.match(base))
-            base = ""
-        elif width := _width(character):
-            total += width
-            base = character
-    return total

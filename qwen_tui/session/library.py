@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from qwen_tui.journal import Read, read
+from qwen_tui.journal import read
 from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, ulid
-from qwen_tui.session.loader import Loader, Report, lines, load, open_regular
+from qwen_tui.session.loader import Loader, Report, load, open_regular
 from qwen_tui.session.opening import hold, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.store import Taken
@@ -196,13 +196,6 @@ def verify(path: Path) -> Report:
     for _ in load(path, loader):
         pass
     return loader.finish()
-
-
-def dump(path: Path) -> Iterable[tuple[int, Read]]:
-    """Every line of a file with its number, as it reads by itself."""
-    with os.fdopen(open_regular(path), "rb") as file:
-        for number, (raw, _) in enumerate(lines(file), 1):
-            yield number, read(raw)
 
 
 # -- changing --------------------------------------------------------------------------------------

@@ -49,7 +49,6 @@ class Report:
     size: int = 0
     damages: list[Damage] = field(default_factory=list)
     counts: dict[Kind, int] = field(default_factory=dict)
-    torn_tail: bool = False
     headless: bool = False
     newer: bool = False
 
@@ -216,7 +215,6 @@ class Loader:
         elif raw.startswith(_CONFLICT):
             self.report.note(number, "conflict", "a merge conflict marker")
         elif last:
-            self.report.torn_tail = True
             self.report.note(number, "torn", "the last line is cut short")
         elif whole == 0 and raw.startswith(b'{"k":"') and not raw.endswith(b"}"):
             self.report.note(number, "torn", "a line that is cut short")

@@ -150,8 +150,7 @@ def open_session(
     loaded.store = Store(held, entries=session.entries, on_state=on_state)
     session.sink = loaded.store.put
     if report.headless:
-        head = Head(session.id)
-        session.entries.insert(0, head)
+        session.apply(head := Head(session.id))
         loaded.store.put(head)
     return loaded
 

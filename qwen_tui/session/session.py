@@ -24,7 +24,7 @@ from qwen_tui.session.byte_words import next_word, recommit
 from qwen_tui.session.discarded import elsewhere
 from qwen_tui.session.generations import Run, parameters, sampling_of
 from qwen_tui.session.identity import SEEDS, fresh_id, fresh_seed, ulid
-from qwen_tui.session.state import State, Turn
+from qwen_tui.session.state import State
 from qwen_tui.session.tree import Layout, Place
 from qwen_tui.types import (
     Added,
@@ -56,7 +56,7 @@ from qwen_tui.types import (
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
 
-__all__ = ["Session", "Turn", "parameters", "recommit", "sampling_of", "ulid"]
+__all__ = ["Session", "parameters", "recommit", "sampling_of", "ulid"]
 
 MOST_TOKENS: Final = 100_000
 MOST_BYTES: Final = 1024 * 1024
@@ -440,13 +440,6 @@ class Session(State):
         while seed in used:
             seed = (seed + 1) % SEEDS
         return seed
-
-    def resume(self, node: str) -> int:
-        """Accept all that an interrupted node holds, so that a request goes on from its last token.
-        Returns n of "continue from token n".
-        """
-        self.accept(node)
-        return len(self.tree[node].tokens)
 
     def abandon(self, generation: str) -> None:
         """Stop expecting events of a generation; without its end it counts as interrupted."""

@@ -7,7 +7,6 @@ Law: state changes in `apply(entry)` and nowhere else, so a session from a file 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from qwen_tui.session.generations import Branch, Run
@@ -35,15 +34,6 @@ from qwen_tui.types import (
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """One turn of a chat on the head's path: the nodes that hold it and its text."""
-
-    role: str
-    text: str
-    nodes: tuple[str, ...]
 
 
 class State:
@@ -262,22 +252,21 @@ class State:
                 places.extend(range(part.start, part.stop))
         return tokens, places
 
-    def turns(self) -> list[Turn]:
-        """The chat turns of the head's path, tail included; text outside turns has role ""."""
-        out: list[Turn] = []
+    def turns(self) -> list[tuple[str, str]]:
+        """(role, text) of the document's chat turns, the shown answer left out; text outside turns
+        has role "". Folded tokens end a turn.
+        """
+        out: list[tuple[str, str]] = []
         joins = False
-        for part in self.tree.chain(self.head.node):
+        for part in self.parts():
             if part.node.folded:
                 joins = False
                 continue
-            role = part.node.role or ""
-            text = text_of(part.tokens)
-            if joins and out and out[-1].role == role:
-                last = out.pop()
-                text, nodes = last.text + text, (*last.nodes, part.node.id)
+            role, text = part.node.role or "", text_of(part.tokens)
+            if joins and out[-1][0] == role:
+                out[-1] = (role, out[-1][1] + text)
             else:
-                nodes = (part.node.id,)
-            out.append(Turn(role, text, nodes))
+                out.append((role, text))
             joins = True
         return out
 
@@ -318,11 +307,6 @@ class State:
                 out.append(id)
         return out
 
-    def shown_tokens(self, node: str) -> Sequence[Token]:
-        """The tokens by which a completion goes on from the head: its own, beyond the head."""
-        found = self.tree[node]
-        return found.tokens[max(0, self.head.at - found.at) :]
-
     def accept_end(self, node: str) -> int:
         """Path length up to which a node is accepted: all but an eos token that ended it."""
         found = self.tree[node]
@@ -361,14 +345,8 @@ class State:
         """The generation that fills a node; None for a person's."""
         return self.runs.get(self.tree[node].generation or "")
 
-    def branch_of(self, node: str) -> Branch | None:
-        """The branch of its generation that fills a node."""
-        run = self.run_of(node)
-        index = self.tree[node].branch
-        return run.branches[index] if run is not None and index < len(run.branches) else None
-
     def is_interrupted(self, node: str) -> bool:
-        """A model's node whose generation neither ended nor runs here: go on with `resume`."""
+        """A model's node whose generation neither ended nor runs here: go on with `accept`."""
         found = self.tree[node]
         run = self.run_of(node)
         if self.followed:

@@ -15,7 +15,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -206,17 +206,17 @@ class _Put(NamedTuple):
 class Store:
     """Appends entries to one session file from a thread of its own.
 
-    `place` is a held file, or the path of a file to be made when the first entry comes (at once if
-    not `lazily`). `entries` are those the session has already: in the held file, or, for a path, to
-    be written first. With them a conflict or rescue file is whole. `on_state` is called on the
-    store's thread whenever `state` changes. Not usable after `close`.
+    `place` is a locked file, or the path of a file to be made when the first entry comes (at once
+    if not `lazily`). `entries` is the session's own list, which only grows: those in it now are in
+    the locked file, or, for a path, are written first; with it a conflict or rescue file is whole.
+    `on_state` is called on the store's thread whenever `state` changes. Not usable after `close`.
     """
 
     def __init__(
         self,
         place: SessionFile | Path,
         *,
-        entries: Iterable[Entry] = (),
+        entries: list[Entry],
         lazily: bool = True,
         on_state: Callable[[Saving], None] | None = None,
         retry_s: float = RETRY_S,
@@ -226,7 +226,9 @@ class Store:
         held = place if isinstance(place, SessionFile) else None
         self._file = held
         self._path = place.path if isinstance(place, SessionFile) else place
-        self._entries: list[tuple[Entry, int]] = []
+        self._entries = entries
+        self._times: list[int] = []
+        """When each entry that was taken came, Unix milliseconds."""
         self._on_state = on_state
         self._clock = clock
         self._writers = writers
@@ -242,15 +244,19 @@ class Store:
         self._retry_at = 0.0
         self._synced_at = time.monotonic()
         self._state = Saving(self._path)
-        for entry in entries:
-            self._keep(entry, int(clock() * 1000), stored=held is not None)
+        now = int(clock() * 1000)
+        if held is not None:
+            self._times = [now] * len(entries)
+        else:
+            for entry in entries:
+                self._keep(entry, now)
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
     # -- any thread --------------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
-        """Hand in an entry: the session's `sink`. Returns at once, never raises."""
+        """Hand in the next of the session's entries: its `sink`. Returns at once, never raises."""
         self._handed += 1
         self._queue.put(_Put(entry, int(self._clock() * 1000), time.monotonic()))
 
@@ -351,11 +357,9 @@ class Store:
         self._writer = self._writers()
         self._counter = 0
 
-    def _keep(self, entry: Entry, unix_ms: int, *, stored: bool = False) -> None:
-        """Remember an entry and, unless the file has it, its line."""
-        self._entries.append((entry, unix_ms))
-        if stored:
-            return
+    def _keep(self, entry: Entry, unix_ms: int) -> None:
+        """Remember when an entry came, and the line that the file lacks."""
+        self._times.append(unix_ms)
         line = self._line(entry, unix_ms)
         self._bytes += len(line)
         if not self._broken:
@@ -409,7 +413,7 @@ class Store:
         """The path, with the slug of the first text when it has none."""
         if self._file is not None or "-" in self._path.stem:
             return self._path
-        texts = (entry.text for entry, _ in self._entries if isinstance(entry, Added))
+        texts = (entry.text for entry in self._entries if isinstance(entry, Added))
         first = next((text for text in texts if text.strip()), "")
         return self._path.with_name(f"{self._path.stem}-{slug(first[:200])}.jsonl")
 
@@ -477,7 +481,8 @@ class Store:
     def _write_whole(self, file: SessionFile) -> None:
         self._fresh_scribe()
         batch = b""
-        for entry, unix_ms in sorted(self._entries, key=lambda kept: not isinstance(kept[0], Head)):
+        taken = zip(self._entries, self._times, strict=False)
+        for entry, unix_ms in sorted(taken, key=lambda kept: not isinstance(kept[0], Head)):
             batch += self._line(entry, unix_ms)
             if len(batch) >= BATCH_BYTES:
                 file.append_all(batch)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.style import Style
 
-from qwen_tui.safe_text import cells, visible
+from qwen_tui.safe_text import visible
 from qwen_tui.tui.text.editor_document import ROW_MOST, FaithfulDocument, Span, WrappedRows, shown
 
 HOSTILE = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029\r\ng\rh\x00i\x1b[31m\u202ej\u200b\n\nend\r\n"
@@ -57,7 +58,7 @@ def test_wrapped_rows_fit_and_keep_all(text: str, width: int) -> None:
     wrapped = WrappedRows(FaithfulDocument(text).shown, width)
     sections = wrapped.get_sections(0)
     assert "".join(sections) == shown(text)
-    assert all(cells(section) <= width + 1 for section in sections)
+    assert all(cell_len(section) <= width + 1 for section in sections)
 
 
 def test_a_click_inside_a_wide_character_is_on_it() -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from fixtures.scripts import Say
 from fixtures.tokenizers import build_tokenizer
-from qwen_tui.tui.studio import chat
 from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
@@ -63,7 +62,7 @@ async def test_the_next_message_follows_the_answer(studio: Studio, chatty: Vocab
         sent = b"".join(token.data for token in bench.made[0].requests[1].prompt).decode()
         assert "One<|im_end|>\n<|im_start|>assistant\n Yes." in sent
         assert sent.endswith("<|im_start|>user\nTwo<|im_end|>\n<|im_start|>assistant\n")
-        assert [role for role, _ in chat.heard(bench.session)] == ["user", "assistant", "user"]
+        assert [role for role, _ in bench.session.turns()] == ["user", "assistant", "user"]
 
 
 async def test_an_answer_can_be_asked_for_again(studio: Studio, chatty: Vocab) -> None:

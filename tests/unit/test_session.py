@@ -268,7 +268,8 @@ def test_accepting_a_part_and_then_words(vocab: Vocab) -> None:
     node = complete(session, " is", " what", " it", " is")
     session.accept(upto=1)
     assert session.text == "It is"
-    assert session.shown_tokens(node)[0].data == b" what"
+    assert session.tail[0] == session.tree[node].tokens[1]
+    assert session.tail[0].data == b" what"
     assert session.accept_word()
     assert session.text == "It is what"
     assert session.accept_word()
@@ -478,7 +479,8 @@ def test_a_generation_without_an_end_was_interrupted_and_can_go_on(vocab: Vocab)
 
     assert again.interrupted() == [node]
     assert again.runs[again.tree[node].generation or ""].interrupted
-    assert again.resume(node) == 2
+    assert again.accept(node)
+    assert len(again.tree[node].tokens) == 2
     assert text_of(again.request(Sampling()).prompt) == "Once upon a"
 
 
@@ -596,10 +598,7 @@ def test_chat_turns_are_nodes_and_their_template_is_folded(vocab: Vocab) -> None
 
     assert session.text == "Hi <|im_end|>Hello"
     assert text_of(session.tokens).startswith("<|im_start|>user\nHi <|im_end|><|im_end|>\n")
-    assert [(turn.role, turn.text) for turn in session.turns()] == [
-        ("user", "Hi <|im_end|>"),
-        ("assistant", "Hello<|im_end|>"),
-    ]
+    assert session.turns() == [("user", "Hi <|im_end|>"), ("assistant", "Hello")]
     assert session.tree[nodes[0]].role == "assistant"
     layout = session.layout()
     assert layout.text == session.text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from qwen_tui import chat
 from qwen_tui.session.session import Session
-from qwen_tui.types import Trouble, text_of
+from qwen_tui.types import Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -27,23 +27,6 @@ BASE: Final = (
 )
 
 
-def heard(session: Session) -> list[tuple[str, str]]:
-    """(role, text) of the turns up to the head, the answer that is shown left out."""
-    turns: list[tuple[str, str]] = []
-    joins = False
-    for part in session.parts():
-        if part.node.folded:
-            joins = False
-            continue
-        role, text = part.node.role or "", text_of(part.tokens)
-        if joins and turns[-1][0] == role:
-            turns[-1] = (role, turns[-1][1] + text)
-        else:
-            turns.append((role, text))
-        joins = True
-    return turns
-
-
 def is_chat(session: Session) -> bool:
     """Whether the head stands in a conversation."""
     return any(part.node.role in SPEAKERS for part in session.parts())
@@ -52,7 +35,7 @@ def is_chat(session: Session) -> bool:
 def transcript(session: Session) -> str:
     """The conversation before the answer that is shown."""
     lines = []
-    for role, text in heard(session):
+    for role, text in session.turns():
         lines.append(f"── {SPEAKERS.get(role, role or 'Text')} ──\n{text.rstrip()}\n\n")
     return "".join(lines) + (f"── {SPEAKERS['assistant']} ──\n" if lines else "")
 
@@ -63,6 +46,6 @@ def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:
     Raises Trouble when there is no template or it fails.
     """
     session.accept()
-    turns = [turn for turn in heard(session) if turn[0]]
+    turns = [turn for turn in session.turns() if turn[0]]
     tail = chat.tail(vocab, turns, (role, text), path=session.tokens)
     session.add_turn(role, tail.tokens, before=tail.before, after=tail.after)

@@ -9,12 +9,13 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from rich.style import Style
 from textual.color import Color
 from textual.filter import LineFilter
 
-from qwen_tui.safe_text import cells, visible
+from qwen_tui.safe_text import visible
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -38,11 +39,11 @@ def _same_width(segment: Segment) -> str:
     """The text made visible, in the cells it was laid out for."""
     room = segment.cell_length
     shown = visible(segment.text.replace("\n", "␊").replace("\t", " "))
-    if cells(shown) != room:
+    if cell_len(shown) != room:
         shown = _CONTROL.sub("\N{REPLACEMENT CHARACTER}", segment.text)
-        while shown and cells(shown) > room:
+        while shown and cell_len(shown) > room:
             shown = shown[:-1]
-    return shown + " " * (room - cells(shown))
+    return shown + " " * (room - cell_len(shown))
 
 
 class NoColours(LineFilter):

@@ -14,6 +14,7 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Final, Literal
 
+from rich.cells import cell_len
 from rich.style import Style
 from textual._wrap import compute_wrap_offsets
 from textual.document._document import Document, EditResult, Location
@@ -22,7 +23,7 @@ from textual.document._wrapped_document import WrappedDocument
 from textual.expand_tabs import expand_tabs_inline, get_tab_widths
 from textual.geometry import Offset, Size
 
-from qwen_tui.safe_text import cells, graphemes, visible
+from qwen_tui.safe_text import graphemes, visible
 from qwen_tui.tui.text.line_layout import ALONE, NARROW, plain_breaks, unit_breaks
 
 ROW_CUT: Final = 1024
@@ -294,7 +295,7 @@ class WrappedRows(WrappedDocument):
         bounds = _bounds(row)
         if bounds is None:
             return plain_breaks(row, self._width)
-        widths = (cells(row[a:b]) for a, b in pairwise(bounds))
+        widths = (cell_len(row[a:b]) for a, b in pairwise(bounds))
         return unit_breaks(row, bounds, list(accumulate(widths, initial=0)), self._width)
 
     def wrap(self, width: int, tab_width: int | None = None) -> None:
@@ -350,7 +351,7 @@ class WrappedRows(WrappedDocument):
         section = bisect_right(self._wrap_offsets[row], column)
         begin = self._wrap_offsets[row][section - 1] if section else 0
         text = self.document.get_line(row)[begin:column]
-        x = cells(expand_tabs_inline(text, self._tab_width) if "\t" in text else text)
+        x = cell_len(expand_tabs_inline(text, self._tab_width) if "\t" in text else text)
         return Offset(x, self._line_index_to_offsets[row][section])
 
     def get_sections(self, line_index: int) -> list[str]:
@@ -367,7 +368,7 @@ class WrappedRows(WrappedDocument):
         section = sections[place]
         x = at = 0
         for cluster in graphemes(section):
-            width = self._tab_width - x % self._tab_width if cluster == "\t" else cells(cluster)
+            width = self._tab_width - x % self._tab_width if cluster == "\t" else cell_len(cluster)
             if x + width > x_offset:
                 break
             x += width

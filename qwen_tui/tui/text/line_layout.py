@@ -11,7 +11,9 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
-from qwen_tui.safe_text import cells, graphemes, visible
+from rich.cells import cell_len
+
+from qwen_tui.safe_text import graphemes, visible
 
 TAB_STOP: Final = 4
 
@@ -54,7 +56,7 @@ def units(text: str, column: int) -> Iterator[Unit]:
             unit = Unit(raw, raw, len(raw), False)
         else:
             shown = visible(raw)
-            unit = Unit(raw, shown, cells(shown), shown != raw)
+            unit = Unit(raw, shown, cell_len(shown), shown != raw)
         column += unit.cells
         yield unit
 
