@@ -154,7 +154,7 @@ def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[st
     rows = [("draft", f"{found.draft}  ({found.origin['draft']})")]
     machine = hardware.look()
     decided = draft_model.narrowed(plan.plan(card, found, machine), card, found)
-    if decided.spread or draft_model.shape_of(snapshot.path) is None:
+    if decided.spread or card.shape is None:
         draft_model.located(found)
         return [*rows, ("", "not used: the model runs through transformers")]
     vocab = Vocab.load(snapshot.path)

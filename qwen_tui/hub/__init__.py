@@ -6,10 +6,12 @@ imported in it alone.
 
 from __future__ import annotations
 
-from qwen_tui.hub.card import Card, Needs, card, needs
+from qwen_tui.hub.card import Card, card
 from qwen_tui.hub.catalog import KNOWN, Known
 from qwen_tui.hub.download import pull
 from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
+from qwen_tui.hub.memory_needs import Needs, needs
+from qwen_tui.hub.qwen2_shape import Shape
 from qwen_tui.hub.safetensors_header import Tensor, header, problems, shards, size_text
 from qwen_tui.hub.snapshots import (
     DEMO,
@@ -32,6 +34,7 @@ __all__ = [
     "Fingerprint",
     "Known",
     "Needs",
+    "Shape",
     "Snapshot",
     "Stopped",
     "Tensor",

@@ -19,11 +19,11 @@ from fixtures.opening import asked, end, ids, local, run
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Int8
-from qwen_tui.backends.local.nn.qwen2 import Shape
 from qwen_tui.backends.local.nn.torchscript import scripted
 from qwen_tui.backends.local.planning import kernel_speed
 from qwen_tui.backends.local.planning.plan import Speeds
 from qwen_tui.backends.local.weights import packed_file
+from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Request, Sampling, Scored, Trouble
 
 needed = pytest.mark.skipif(not fbgemm.available(), reason="this torch has no FBGEMM here")

@@ -419,7 +419,7 @@ def test_a_cpu_reads_a_large_model_in_8_bits_unless_told_otherwise(seven: hub.Ca
     assert any(line.startswith("int8: half the bytes") for line in found.why)
     assert planned(seven, machine(), quant="none").quant == "none"
     assert planned(seven, machine(), dtype="bf16").quant == "none"
-    assert planned(replace(seven, model_type="llama"), machine()).quant == "none"
+    assert planned(replace(seven, model_type="llama", shape=None), machine()).quant == "none"
     half = replace(seven, parameters=500_000_000, table_parameters=136_000_000)
     assert planned(half, machine()).quant == "none"
     assert planned(seven, machine(free={"cpu": 9 * GIB})).quant == "nf4"
@@ -432,7 +432,9 @@ def test_four_bits_are_of_the_kind_that_the_device_multiplies(seven: hub.Card) -
     assert planned(seven, machine(**small, bitsandbytes=False)).quant == "int4"
     assert planned(seven, machine(**GPU, **small, nf4_kernel=False)).quant == "nf4"
     for found in (machine(**GPU, **small), machine()):
-        asked_for = replace(seven, model_type="llama") if found.devices == ("cpu",) else seven
+        asked_for = (
+            replace(seven, model_type="llama", shape=None) if found.devices == ("cpu",) else seven
+        )
         with pytest.raises(Trouble, match="int4"):
             planned(asked_for, found, quant="int4")
     with pytest.raises(Trouble) as refused:

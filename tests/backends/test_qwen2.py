@@ -20,8 +20,9 @@ from qwen_tui.backends.local.nn.int4 import Int4
 from qwen_tui.backends.local.nn.linear import Dense, Int8, Kind, integers
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.nf4 import Nf4
-from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2, Shape
+from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2
 from qwen_tui.backends.local.weights import packed_file
+from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Trouble
 
 

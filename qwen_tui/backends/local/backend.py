@@ -26,11 +26,9 @@ from qwen_tui.backends.local.decoding.prefix_constraint import Spellings
 from qwen_tui.backends.local.kv.disk_cache import Archive, Measures, for_model
 from qwen_tui.backends.local.kv.prefix_cache import Held
 from qwen_tui.backends.local.nn.model import Model
-from qwen_tui.backends.local.nn.qwen2 import Shape
 from qwen_tui.backends.local.nn.qwen2_model import FastModel
 from qwen_tui.backends.local.planning import draft_model, hardware
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.draft_model import shape_of
 from qwen_tui.backends.local.planning.plan import Machine, Plan
 from qwen_tui.backends.local.weights import transformers_loader
 from qwen_tui.settings import Settings
@@ -194,7 +192,7 @@ def opened(
     if plan.device == "cpu":
         torch.set_num_threads(plan.threads)
     vocab = Vocab.load(snapshot.path)
-    shape = None if path == "reference" or plan.spread else shape_of(snapshot.path)
+    shape = None if path == "reference" or plan.spread else card.shape
     if shape is not None and settings.draft:
         plan = draft_model.narrowed(plan, card, settings)
     beside, more = _beside(settings, snapshot, vocab, plan, machine, shape is not None)
@@ -204,8 +202,7 @@ def opened(
         guesses, notes = _own(beside.folder, beside.shape, beside.plan, report, cancel)
         draft, more = (guesses, beside.plan.context), (*more, *notes)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
-    ours = kernels != REFERENCE
-    kept = for_model(snapshot.path, plan, settings, measures) if ours else None
+    kept = for_model(snapshot.path, shape, plan, settings, measures) if shape else None
     return Local(
         card.name,
         model,
@@ -228,7 +225,7 @@ def _beside(
     plan: Plan,
     machine: Machine,
     own: bool,
-) -> tuple[draft_model.Companion | None, tuple[str, ...]]:
+) -> tuple[draft_model.DraftModel | None, tuple[str, ...]]:
     """The draft model that was asked for, and what is to be said of it."""
     if not settings.draft:
         return None, ()
@@ -240,7 +237,7 @@ def _beside(
 
 
 def _own(
-    folder: Path, shape: Shape, plan: Plan, report: Report, cancel: threading.Event
+    folder: Path, shape: hub.Shape, plan: Plan, report: Report, cancel: threading.Event
 ) -> tuple[FastModel, tuple[str, ...]]:
     """Our own forward over a checkpoint, and what was odd in loading it."""
     from qwen_tui.backends.local.weights import packed_file
@@ -265,7 +262,7 @@ def _own(
 
 def _loaded(
     folder: Path,
-    shape: Shape | None,
+    shape: hub.Shape | None,
     plan: Plan,
     report: Report,
     cancel: threading.Event,

@@ -6,7 +6,6 @@ checkpoint is gone through once, layer by layer, so float32 need not fit into me
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -20,7 +19,7 @@ from qwen_tui import hub, paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import quantised
-from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2, Shape
+from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2
 from qwen_tui.backends.local.planning.plan import Packing
 from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
 from qwen_tui.types import USAGE, Progress, Trouble
@@ -71,7 +70,7 @@ HEADER: Final = ("against float32", "error", "same first", "KL mean", "KL most",
 class _Runner:
     """One kind on its way through the layers: its hidden states, and one layer at a time."""
 
-    def __init__(self, shape: Shape, kind: Kind, dtype: torch.dtype, packing: Packing) -> None:
+    def __init__(self, shape: hub.Shape, kind: Kind, dtype: torch.dtype, packing: Packing) -> None:
         self._shape, self._kind, self._dtype, self._packing = shape, kind, dtype, packing
         self._x: Tensor | None = None
 
@@ -116,7 +115,7 @@ class _Runner:
         return fbgemm.laid_out(quantised(kind, weight, bias, self._dtype))
 
 
-def runners(shape: Shape, nf4: bool) -> list[_Runner]:
+def runners(shape: hub.Shape, nf4: bool) -> list[_Runner]:
     """float32, then every kind that this machine has."""
     kinds: list[tuple[Kind, torch.dtype, Packing]] = [
         ("dense", torch.float32, ""),
@@ -142,9 +141,10 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
     """Every kind against float32, on the CPU. `known` ids have logits that count; reports `load`
     in layers. Trouble where our own forward does not run this architecture.
     """
-    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+    card = hub.card(folder)
+    shape = card.shape
     if shape is None:
-        raise Trouble(f"{hub.card(folder).name} has no forward of our own to gate", code=USAGE)
+        raise Trouble(f"{card.name} has no forward of our own to gate", code=USAGE)
     reader = Reader(folder, shape)
     embed = reader.take("model.embed_tokens.weight")
     every = runners(shape, _nf4())

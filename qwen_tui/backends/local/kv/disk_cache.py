@@ -9,7 +9,6 @@ alike share their beginning, only what is new is written, and an edit costs the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -29,10 +28,10 @@ from qwen_tui.backends.local.kv.prefix_cache import Held
 from qwen_tui.backends.local.nn import linear_factory
 from qwen_tui.backends.local.nn.linear import Kind
 from qwen_tui.backends.local.nn.model import Cancelled, Model
-from qwen_tui.backends.local.nn.qwen2 import Shape
 from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.backends.local.weights.packed_file import sampled
 from qwen_tui.backends.local.weights.transformers_loader import DTYPES
+from qwen_tui.hub import Shape
 from qwen_tui.settings import Settings
 from qwen_tui.types import Progress
 from qwen_tui.vocab.alignment import shared_length
@@ -308,7 +307,7 @@ class Archive:
 
 
 def for_model(
-    folder: Path, plan: Plan, settings: Settings, measures: Measures | None = None
+    folder: Path, shape: Shape, plan: Plan, settings: Settings, measures: Measures | None = None
 ) -> Archive | None:
     """The archive of the checkpoint in `folder`, run as planned by our own forward; None where
     nothing may be kept.
@@ -317,11 +316,8 @@ def for_model(
     if not budget or not settings.save:
         return None
     try:
-        shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
         print_ = fingerprint(folder, plan)
     except OSError:
-        return None
-    if shape is None:
         return None
     form = Form(shape.layers, shape.kv_heads, shape.head, DTYPES[plan.computes])
     return Archive(paths.kv_dir(), folder.name, print_, form, budget, measures or Measures())

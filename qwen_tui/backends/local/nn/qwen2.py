@@ -6,9 +6,9 @@ forward that is cancelled leaves the cache as long as it was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -19,53 +19,12 @@ from qwen_tui.backends.local.nn.attention import attended, gated
 from qwen_tui.backends.local.nn.linear import Dense, Linear
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.torchscript import scripted
+from qwen_tui.hub import Shape
 
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
 WHOLE_ROWS: Final = 16
 """Up to this many positions a layer is too short to be stopped inside."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """The numbers of a Qwen2 checkpoint that the forward needs."""
-
-    hidden: int
-    intermediate: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head: int
-    vocab: int
-    context: int
-    eps: float
-    theta: float
-    tied: bool
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any]) -> Shape | None:
-        """Read a config.json; None when it asks for something this forward does not do (scaled
-        RoPE, sliding windows, another activation or architecture).
-        """
-        rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
-        plain = rope.get("rope_type", rope.get("type", "default")) == "default"
-        same = config.get("model_type") == "qwen2" and config.get("hidden_act", "silu") == "silu"
-        if not plain or not same or config.get("use_sliding_window"):
-            return None
-        heads = int(config["num_attention_heads"])
-        return cls(
-            hidden=int(config["hidden_size"]),
-            intermediate=int(config["intermediate_size"]),
-            layers=int(config["num_hidden_layers"]),
-            heads=heads,
-            kv_heads=int(config.get("num_key_value_heads", heads)),
-            head=int(config.get("head_dim") or config["hidden_size"] // heads),
-            vocab=int(config["vocab_size"]),
-            context=int(config.get("max_position_embeddings", 32768)),
-            eps=float(config.get("rms_norm_eps", 1e-6)),
-            theta=float(config.get("rope_theta") or rope.get("rope_theta", 10000.0)),
-            tied=bool(config.get("tie_word_embeddings", False)),
-        )
 
 
 @dataclass(frozen=True, slots=True)

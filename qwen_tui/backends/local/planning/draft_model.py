@@ -6,16 +6,14 @@ Law: what cannot be is refused here, before a byte of weights is read; `doctor` 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qwen_tui import hub
-from qwen_tui.backends.local.nn.qwen2 import Shape
 from qwen_tui.backends.local.planning import plan as planning
 from qwen_tui.backends.local.planning.plan import KEPT_FREE, Machine, Plan, gib
-from qwen_tui.hub.card import RUNTIME_BYTES
+from qwen_tui.hub.memory_needs import RUNTIME_BYTES
 from qwen_tui.settings import Settings
 from qwen_tui.types import TEMPORARY, USAGE, Trouble
 from qwen_tui.vocab import Vocab
@@ -24,12 +22,12 @@ CURE = 'a smaller Qwen2 model of the same vocabulary, or --draft "" for none'
 
 
 @dataclass(frozen=True, slots=True)
-class Companion:
+class DraftModel:
     """A draft model that fits the model, and how it will be run."""
 
     name: str
     folder: Path
-    shape: Shape
+    shape: hub.Shape
     plan: Plan
 
     @property
@@ -42,7 +40,7 @@ class Companion:
 
 def chosen(
     settings: Settings, snapshot: hub.Snapshot, vocab: Vocab, plan: Plan, machine: Machine
-) -> Companion:
+) -> DraftModel:
     """The draft model that the settings name, for the model in `snapshot`, planned as `plan` on
     `machine`; raises Trouble 66 where it is not here, 2 where it does not go with the model, 75
     where both do not fit.
@@ -50,13 +48,13 @@ def chosen(
     draft = located(settings)
     if draft.path.resolve() == snapshot.path.resolve():
         raise Trouble("the draft is the model itself, and no quicker", hint=CURE, code=USAGE)
-    shape = shape_of(draft.path)
-    if shape is None:
+    card = hub.card(draft.path, draft.name)
+    if card.shape is None:
         raise Trouble(
             f"{draft.name} cannot be a draft: it is no plain Qwen2 model", hint=CURE, code=USAGE
         )
     _compare(draft, vocab)
-    return Companion(draft.name, draft.path, shape, _planned(draft, settings, plan, machine))
+    return DraftModel(draft.name, draft.path, card.shape, _planned(card, settings, plan, machine))
 
 
 def narrowed(plan: Plan, card: hub.Card, settings: Settings) -> Plan:
@@ -89,11 +87,6 @@ def located(settings: Settings) -> hub.Snapshot:
         ) from None
 
 
-def shape_of(folder: Path) -> Shape | None:
-    """The numbers of a checkpoint that our own forward can run; None for any other."""
-    return Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
-
-
 def _compare(draft: hub.Snapshot, vocab: Vocab) -> None:
     """Trouble where an ordinary id means other bytes to the draft than to the model."""
     file = draft.path / "tokenizer.json"
@@ -115,9 +108,8 @@ def _spellings(one: Vocab, other: Vocab) -> Iterator[tuple[bytes, bytes]]:
         yield ours, theirs
 
 
-def _planned(draft: hub.Snapshot, settings: Settings, plan: Plan, machine: Machine) -> Plan:
+def _planned(card: hub.Card, settings: Settings, plan: Plan, machine: Machine) -> Plan:
     """How the draft runs on the model's device, in what the model leaves free."""
-    card = hub.card(draft.path, draft.name)
     card = replace(card, context=min(card.context or plan.context, plan.context))
     left = max(0, machine.free[plan.device] - int(_share(plan) / KEPT_FREE))
     there = replace(machine, devices=(plan.device,), free={"cpu": 0, plan.device: left})

@@ -217,14 +217,9 @@ def _device(wishes: Wishes, machine: Machine, why: list[str]) -> str:
     return wanted
 
 
-def _own(card: Card) -> bool:
-    """Whether our own forward runs it."""
-    return card.model_type == "qwen2" and not (card.quantised or card.window or card.rope)
-
-
 def _chooses(card: Card, machine: Machine, device: str) -> bool:
     """Whether there is a choice of kernels: our own forward on an x86 CPU."""
-    return device == "cpu" and machine.speeds is not None and _own(card)
+    return device == "cpu" and machine.speeds is not None and card.shape is not None
 
 
 def _small(card: Card) -> bool:
@@ -304,13 +299,13 @@ def _quant(
             )
         why.append(f"as packed: the checkpoint is quantised with {card.quantised}")
         return "none", False
-    if wishes.quant == "int4" and not (device == "cpu" and _own(card)):
+    if wishes.quant == "int4" and not (device == "cpu" and card.shape):
         raise Trouble(
             "--quant int4 is for our own forward of Qwen2 models, on a CPU",
             hint="--quant nf4 is four bits elsewhere",
             code=USAGE,
         )
-    ours = wishes.quant == "int8" and _own(card)
+    ours = wishes.quant == "int8" and card.shape is not None
     if wishes.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
         raise Trouble(
             f"--quant {wishes.quant} needs bitsandbytes, which is not installed",
@@ -322,7 +317,7 @@ def _quant(
             why.append(f"{wishes.quant}: asked for")
         return wishes.quant, wishes.quant == "none" and _must_spread(card, machine, device, dtype)
     heavy = wishes.dtype == "auto" and card.parameters * 2 > HEAVY_BYTES and device == "cpu"
-    if heavy and _own(card) and _fits(card, "bf16", "int8", machine.free["cpu"]):
+    if heavy and card.shape and _fits(card, "bf16", "int8", machine.free["cpu"]):
         why.append(f"int8: half the bytes of {dtype}, and a CPU's time goes into reading them")
         return "int8", False
     if _fits(card, dtype, "none", machine.free[device]):
@@ -340,7 +335,7 @@ def _quant(
 
 def _four_bits(card: Card, machine: Machine, device: str) -> str:
     """Which four bits this device multiplies with; "" for none."""
-    if device == "cpu" and _own(card) and not (machine.nf4_kernel and machine.bitsandbytes):
+    if device == "cpu" and card.shape and not (machine.nf4_kernel and machine.bitsandbytes):
         return "int4"
     return "nf4" if machine.bitsandbytes else ""
 
@@ -413,7 +408,7 @@ def _refusal(
     offers = []
     room = machine.free[device]
     for other in ("int8", _four_bits(card, machine, device)):
-        usable = other and (machine.bitsandbytes or _own(card)) and not card.quantised
+        usable = other and (machine.bitsandbytes or card.shape) and not card.quantised
         if usable and other != quant and _fits(card, dtype, other, room):
             size = gib(hub.needs(card, dtype, other).total(_least(card)))
             offers.append(f"--quant {other} needs {size}")

@@ -13,7 +13,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from qwen_tui.backends.local.nn.qwen2 import Shape
+from qwen_tui.hub import Shape
 from qwen_tui.types import NO_INPUT, Trouble
 
 
