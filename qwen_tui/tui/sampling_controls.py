@@ -1,4 +1,4 @@
-"""What a person sets before a generation: the rows of the controls, and where a value stands.
+"""What a person sets before a generation: the rows of the controls, their values and presets.
 
 Law: ranges come from `presets.DIALS`; nothing here knows a widget.
 """
@@ -6,12 +6,14 @@ Law: ranges come from `presets.DIALS`; nothing here knows a widget.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qwen_tui import presets
-from qwen_tui.presets import DIALS, Dial
-from qwen_tui.types import Sampling
+from qwen_tui.presets import DIALS, Dial, Preset
+from qwen_tui.safe_text import visible
+from qwen_tui.types import Sampling, Trouble
 
 MAX_TOKENS: Final = Dial(
     "max_tokens",
@@ -66,6 +68,85 @@ class Controls:
         if name in ("max_tokens", "branches"):
             return replace(self, **{name: value})
         return replace(self, sampling=replace(self.sampling, **{name: value}))
+
+    def stepped(self, name: str, steps: int) -> Controls:
+        """The same controls with the value of one row so many steps further; a seed that is not
+        fixed has no steps.
+        """
+        if name == SEED:
+            seed = self.sampling.seed
+            fixed = None if seed is None else min(presets.MAX_SEED, max(0, seed + steps))
+            return self.with_value(SEED, fixed)
+        dial = ROW_DIALS.get(name)
+        return self.with_value(name, dial.moved(self.value(name), steps)) if dial else self
+
+
+@dataclass(frozen=True, slots=True)
+class PresetChoices:
+    """The presets there are: a person's `own` by name, ours, and what the model's makers ask for
+    (`checkpoint`; None until the model's card is read).
+    """
+
+    own: Mapping[str, Preset] = field(default_factory=dict)
+    checkpoint: Sampling | None = None
+
+    def label(self, controls: Controls) -> str:
+        """The name of the preset whose values these are, or `custom`."""
+        asked = self.checkpoint and replace(self.checkpoint, seed=controls.sampling.seed)
+        if controls.preset == presets.CHECKPOINT and asked == controls.sampling:
+            return "Checkpoint's"
+        found = presets.matching(controls.sampling, dict(self.own))
+        return found.label if found is not None else "custom"
+
+    def taken(self, controls: Controls, name: str) -> Controls:
+        """The controls with every sampling value of a preset but the seed; unchanged where there is
+        no such preset.
+        """
+        try:
+            found = presets.named(name, dict(self.own))
+        except Trouble:
+            return controls
+        sampling = found.sampling or self.checkpoint
+        if sampling is None:
+            return controls
+        sampling = replace(sampling, seed=controls.sampling.seed)
+        return replace(controls, sampling=sampling, preset=found.name)
+
+    def after(self, controls: Controls, steps: int) -> Controls:
+        """The controls with the preset so many further than the one chosen last."""
+        names = [*self.own, *(each.name for each in presets.PRESETS)]
+        if self.checkpoint is None:
+            names.remove(presets.CHECKPOINT)
+        place = names.index(controls.preset) if controls.preset in names else -1
+        return self.taken(controls, names[(place + steps) % len(names)])
+
+
+def row_help(row: str) -> str:
+    """One line on a row: its range and neutral value, or how it is changed."""
+    if row in ROW_DIALS:
+        dial = ROW_DIALS[row]
+        return f"{dial.range} · neutral {dial.show(dial.neutral)}"
+    return {SEED: "0 to 2⁶⁴−1 · Del: fresh", PRESET: "← → choose"}.get(row, "Enter edits them")
+
+
+def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) -> tuple[str, bool]:
+    """The value of a row that is no slider, in words, and whether it is as good as off.
+    `preset` is the preset's label, `last_seed` the seed of the last generation.
+    """
+    if row == PRESET:
+        return f"‹ {preset} ›", False
+    if row == SEED:
+        seed = controls.sampling.seed
+        if seed is not None:
+            return f"{seed} fixed", False
+        return ("fresh" if last_seed is None else f"fresh · {last_seed}"), True
+    stops = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in controls.stop)
+    return stops or "none", not stops
+
+
+def read_value(row: str, text: str) -> Any:
+    """The value of a row from what was typed; ValueError with the reason where it is none."""
+    return ROW_DIALS[row].read(text) if row in ROW_DIALS else presets.checked(row, text)
 
 
 def fraction(dial: Dial, value: float) -> float:

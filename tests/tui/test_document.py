@@ -8,7 +8,8 @@ from rich.cells import cell_len
 from rich.style import Style
 
 from qwen_tui.safe_text import visible
-from qwen_tui.tui.text.editor_document import ROW_MOST, FaithfulDocument, Span, WrappedRows, shown
+from qwen_tui.tui.text.editor_document import ROW_MOST, FaithfulDocument, Span, shown
+from qwen_tui.tui.text.wrapped_rows import WrappedRows
 
 HOSTILE = "a\x0bb\x0cc\x1cd\x85e\u2028f\u2029\r\ng\rh\x00i\x1b[31m\u202ej\u200b\n\nend\r\n"
 TEXT = st.text(st.sampled_from("ab \n\t\r\x0b\x1b\x85\u2028é日\u0301\u200d👩"), max_size=40)

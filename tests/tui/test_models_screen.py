@@ -12,9 +12,10 @@ from textual.widgets import Input, OptionList
 from fixtures.checkpoints import qwen2
 from qwen_tui import hub
 from qwen_tui.hub import KNOWN, Snapshot
-from qwen_tui.tui.screens.models import GIB, Models, free_memory, offers, verdict
+from qwen_tui.tui.screens.models import Models, free_memory, offers, verdict
 from qwen_tui.types import Progress, Trouble
 
+GIB = 1 << 30
 SMALL = "Qwen/Qwen2.5-0.5B"
 
 

@@ -12,9 +12,10 @@ from textual.app import App, ComposeResult
 from textual.pilot import Pilot
 
 from qwen_tui.paths import themes_dir
+from qwen_tui.tui.text.wording import END_MARKS
 from qwen_tui.tui.theme import themes
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.widgets.output import END_MARKS, OutputPane
+from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.types import Token
 
 APP_THEME = themes.load([themes_dir()]).themes["ember"]

@@ -29,7 +29,6 @@ from qwen_tui.safe_text import visible
 from qwen_tui.tui.screens.dialogs import AskLine
 from qwen_tui.types import Progress, Trouble
 
-GIB: Final = 1 << 30
 USUAL_CONTEXT: Final = 4096
 """The tokens of context that memory is reckoned with."""
 FOLDER: Final = "folder:"

@@ -36,10 +36,10 @@ class Filing(Writing):
         self.go_to_pane(layout.after(self.pane, roads=self.roads_open))
 
     def action_find(self) -> None:
-        """Open the find bar."""
-
+        """Open the find bar on the document and the completion."""
+        needle = self.editor.selected_text
         self.go_to_pane("editor")
-        self.query_one(FindBar).open(self.editor)
+        self.query_one(FindBar).open(self.editor, self.output, needle=needle)
 
     def action_normalise(self) -> None:
         """Compose the document's characters as the model's training text was (Unicode NFC)."""

@@ -15,8 +15,8 @@ from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio import layout
 from qwen_tui.tui.studio.picture import Picture
 from qwen_tui.tui.text.editor_document import Span
+from qwen_tui.tui.text.wording import END_MARKS
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.widgets.output import END_MARKS
 from qwen_tui.types import Token
 
 MOST_INLINE: Final = 200_000

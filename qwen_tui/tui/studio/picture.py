@@ -20,9 +20,9 @@ from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio import chat, layout
 from qwen_tui.tui.studio.bench import NOTHING_YET, Bench
 from qwen_tui.tui.studio.generation import Estimate, Wish, Writer
+from qwen_tui.tui.text.editor_document import heat_spans
 from qwen_tui.tui.text.wording import model_name, precision, progress_words, short
 from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.tui.widgets.editor import heat_spans
 from qwen_tui.tui.widgets.status import Facts, Notice
 from qwen_tui.tui.widgets.tabs import SiblingTabs, Tab
 from qwen_tui.types import Token, Trouble, text_of

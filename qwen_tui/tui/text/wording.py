@@ -1,11 +1,11 @@
-"""What the interface says of models and of long work, in words; knows no widget."""
+"""What the interface says of models, long work and how a completion ended."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from qwen_tui.hub import size_text
-from qwen_tui.types import Environment, Progress
+from qwen_tui.types import Environment, Progress, Reason
 
 STAGES: Final = {
     "import": "starting the engine",
@@ -15,6 +15,17 @@ STAGES: Final = {
     "pack": "packing weights",
     "prefill": "reading the text",
 }
+END_MARKS: Final[dict[Reason, str]] = {
+    "eos": "■ eos",
+    "stop": "■ stop string",
+    "length": "… length",
+    "cancelled": "⏹ stopped",
+    "oom": "✗ out of memory",
+    "nan": "✗ not a number",
+    "eof": "✗ connection lost",
+    "failed": "✗ failed",
+}
+"""How a completion ended, behind its last token."""
 
 
 def short(model: str) -> str:

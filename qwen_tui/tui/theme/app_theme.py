@@ -22,8 +22,8 @@ class Palette:
     `escape`: a control character made visible · `context`: text before the completion ·
     `tentative`: a completion that is not accepted · `match`, `current_match`: found text ·
     `cursor`: laid over the token under the cursor · `end`: the marker after the last token ·
-    `badge`: bytes of an incomplete character · `special`: a special token's spelling ·
-    `ghost`: text suggested at the cursor · `hint`: what an empty pane says.
+    `badge`: bytes of an incomplete character · `special`: a special token's spelling · `hint`: what
+    an empty pane says.
     """
 
     escape: Style
@@ -35,7 +35,6 @@ class Palette:
     end: Style
     badge: Style
     special: Style
-    ghost: Style
     hint: Style
 
 
@@ -49,7 +48,6 @@ PLAIN: Final = Palette(
     end=Style.parse("bold"),
     badge=Style.parse("reverse"),
     special=Style.parse("bold"),
-    ghost=Style.parse("dim italic"),
     hint=Style.parse("dim"),
 )
 """Every text style without any colour; what a theme does not name is taken from here."""

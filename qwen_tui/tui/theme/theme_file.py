@@ -35,7 +35,7 @@ _HEAT_KEYS: Final = frozenset({"ramp", "text", "levels"})
 _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _LARGEST_FILE: Final = 256 * 1024
 _STYLE_KEYS: Final = frozenset(each.name for each in fields(Palette))
-_OLD_STYLE_KEYS: Final = frozenset({"accepted"})
+_OLD_STYLE_KEYS: Final = frozenset({"accepted", "ghost"})
 """Text styles that were once used: a theme may name them still."""
 
 

@@ -22,7 +22,7 @@ from qwen_tui.safe_text import visible
 from qwen_tui.session.tree import Node, Place, Tree
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo
-from qwen_tui.tui.widgets.output import END_MARKS
+from qwen_tui.tui.text.wording import END_MARKS
 from qwen_tui.tui.widgets.part_styles import PartStyles
 from qwen_tui.types import text_of
 

@@ -6,14 +6,10 @@ is one step of undo. A tentative tail may stand behind the text; it is never par
 
 from __future__ import annotations
 
-import codecs
-import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Final, Literal
 
-from rich.text import Text
 from textual import events
 from textual.actions import SkipAction
 from textual.binding import Binding, BindingType
@@ -22,32 +18,21 @@ from textual.document._document import EditResult, Location, Selection
 from textual.document._edit import Edit
 from textual.document._history import EditHistory
 from textual.message import Message
-from textual.reactive import reactive
 from textual.timer import Timer
 from textual.widgets import TextArea
 
-from qwen_tui.tui.text.editor_document import (
-    FaithfulDocument,
-    GraphemeNavigator,
-    Span,
-    WrappedRows,
-    shown,
-)
-from qwen_tui.tui.theme.app_theme import PLAIN, PLAIN_LEVELS
-from qwen_tui.tui.theme.heat import Heat
-from qwen_tui.types import Token
-from qwen_tui.vocab.alignment import shared_length
+from qwen_tui.tui.text.editor_document import Span
+from qwen_tui.tui.widgets.exact_text_area import ExactTextArea
 
 PASTE_MOST: Final = 4 << 20
 """Characters of one paste that go in without asking."""
 EDITED_AFTER_S: Final = 0.12
 """How long typing is gathered before `Edited` is posted."""
 UNDO_STEPS: Final = 1000
-MATCHES_MOST: Final = 10_000
 
 
-class Editor(TextArea):
-    """A `TextArea` that keeps text exact, walks graphemes, wears heat, finds, and stays quick.
+class Editor(ExactTextArea):
+    """The exact text area with gathered `Edited` messages, whole pastes and a tentative tail.
 
     Enter always writes a newline. Ctrl+Z, Ctrl+Y and Ctrl+C go on to the screen when the editor has
     nothing to undo, redo or copy; keys it does not bind always do.
@@ -69,9 +54,6 @@ class Editor(TextArea):
         Binding("ctrl+shift+end", "document_edge(1, True)", "Select to the end", show=False),
         Binding("ctrl+f", "find", "Find", show=False),
     ]
-
-    heat: reactive[Heat] = reactive(Heat(PLAIN_LEVELS, PLAIN), init=False)
-    """The text styles in use; set a new one when the theme changes, then paint again."""
 
     @dataclass
     class Edited(Message):
@@ -114,10 +96,6 @@ class Editor(TextArea):
     _invitation: str | Content = ""
     """The placeholder, while a tail stands in its place."""
 
-    document: FaithfulDocument
-    wrapped_document: WrappedRows
-    navigator: GraphemeNavigator
-
     def __init__(
         self,
         text: str = "",
@@ -150,9 +128,6 @@ class Editor(TextArea):
         """Called before the tail is edited or written on: makes it part of the text, or drops it.
         The edit that follows must find it done, so this is no message."""
         self._edited_timer: Timer | None = None
-        self._needle = ""
-        self._fold_case = True
-        self._matches: list[int] | None = None
         if text:
             self._set_document(text, None)
 
@@ -168,122 +143,22 @@ class Editor(TextArea):
         self.load_text(value)
 
     def _set_document(self, text: str, language: str | None) -> None:
-        """Build the faithful document in place of Textual's, which splits at many characters."""
         self._forget_tail()
-        self.document = FaithfulDocument(text)
-        self.wrapped_document = WrappedRows(self.document.shown, tab_width=self.indent_width)
-        self.navigator = GraphemeNavigator(self.wrapped_document, self.document)
-        self._build_highlight_map()
-        self.move_cursor((0, 0))
-        self._rewrap_and_refresh_virtual_size()
-        self.refresh()
+        super()._set_document(text, language)
 
     def set_text(self, text: str, *, keep_cursor: bool = True) -> None:
-        """Show another text and forget the undo steps.
-
-        What both begin with stays, with its styles; only the rest is laid out anew. The caret stays
-        after as many characters as before, or at the end if it stood there, or goes to the end.
-        """
-        caret, now = self.caret, self.document.text
+        """Show another text, without a tail; see `ExactTextArea.set_text`."""
         self._forget_tail()
-        if text != now:
-            kept = shared_length(now, text)
-            if kept:
-                self._replace_tail(kept, text[kept:])
-            else:
-                self.load_text(text)
-        self.history.clear()
-        target = caret if keep_cursor and caret < len(now) else len(text)
-        if self.caret != target:
-            self.caret = target
+        super().set_text(text, keep_cursor=keep_cursor)
 
-    def _replace_tail(self, start: int, text: str) -> None:
-        """Put text in place of everything from an offset on, without a step of undo."""
-        begin, end = self.document.get_location_from_index(start), self.document.end
-        edit = Edit(text, begin, end, True)
-        result = edit.do(self)
-        self.wrapped_document.wrap_range(begin, end, result.end_location)
-        edit.after(self)
-        self._build_highlight_map()
-        self.post_message(self.Changed(self))
+    def _replace_from(self, start: int, text: str) -> None:
+        super()._replace_from(start, text)
         self._note_edit()
-        self._refresh_size()
-        self.refresh()
-
-    @property
-    def size_in_characters(self) -> int:
-        """The length of the text."""
-        return len(self.text)
-
-    @property
-    def caret(self) -> int:
-        """Characters before the cursor."""
-        return self.document.get_index_from_location(self.selection.end)
-
-    @caret.setter
-    def caret(self, offset: int) -> None:
-        self.move_cursor(self.document.get_location_from_index(offset))
-
-    @property
-    def selected(self) -> tuple[int, int]:
-        """The selection as character offsets, low end first."""
-        low, high = sorted(map(self.document.get_index_from_location, self.selection))
-        return low, high
-
-    def select(self, start: int, end: int) -> None:
-        """Select the characters from start to end; the cursor stands at the end."""
-        locate = self.document.get_location_from_index
-        self.selection = Selection(locate(start), locate(end))
-
-    # -- styles -----------------------------------------------------------------------------------
 
     def paint(self, spans: Iterable[Span]) -> None:
-        """Style these characters and no others; spans move with edits, one edited inside goes.
-        A tail keeps its own.
-        """
-        self.document.paint(spans)
+        """Style these characters and no others; the tail keeps its styles."""
+        super().paint(spans)
         self.document.mark(self._tail_spans)
-        self._line_cache.clear()
-        self.refresh()
-
-    def watch_heat(self) -> None:
-        """The theme changed: found text and escapes wear it at once."""
-        self._line_cache.clear()
-        self.refresh()
-
-    def get_line(self, line_index: int) -> Text:
-        """A row as it is shown, with its styles."""
-        raw = self.document.get_line(line_index)
-        safe = shown(raw)
-        line = Text(safe, end="", no_wrap=True)
-        for left, right, style in self.document.marks[line_index]:
-            line.stylize(style, left, right)
-        if safe != raw:
-            for column, (was, now) in enumerate(zip(raw, safe, strict=True)):
-                if was != now:
-                    line.stylize(self.heat.palette.escape, column, column + 1)
-        if self._needle:
-            self._stylize_matches(line, line_index)
-        return line
-
-    # -- cursor -----------------------------------------------------------------------------------
-
-    def clamp_visitable(self, location: Location) -> Location:
-        """The nearest place where a cursor may stand: never inside a grapheme."""
-        return self.navigator.settled(location)
-
-    def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
-        """None: searching a whole book for a bracket at every step is not worth it."""
-        return None
-
-    def action_cursor_right(self, select: bool = False) -> None:
-        """One grapheme right; an offered text is never taken by this."""
-        target = self.get_cursor_right_location()
-        self.move_cursor(target, select=select)
-
-    def action_document_edge(self, side: int, select: bool = False) -> None:
-        """To the document's start or end."""
-        self.move_cursor((0, 0) if side < 0 else self.document.end, select=select)
 
     # -- editing ----------------------------------------------------------------------------------
 
@@ -291,7 +166,6 @@ class Editor(TextArea):
         """Do one edit; see `TextArea.edit`."""
         if self._own is not None:
             self._leave_tail(edit)
-        self._matches = None
         result = super().edit(edit)
         self._note_edit()
         return result
@@ -305,12 +179,6 @@ class Editor(TextArea):
     def _post_edited(self) -> None:
         self._edited_timer = None
         self.post_message(self.Edited(self, self.size_in_characters))
-
-    def flush_edited(self) -> None:
-        """Post what waits at once, as before the text is sent."""
-        if self._edited_timer is not None:
-            self._edited_timer.stop()
-            self._post_edited()
 
     @property
     def can_undo(self) -> bool:
@@ -456,93 +324,6 @@ class Editor(TextArea):
             self.set_reactive(TextArea.selection, place)
         self._cursor_offset = self.wrapped_document.location_to_offset(self.cursor_location)
 
-    # -- an offered text --------------------------------------------------------------------------
-
-    def offer(self, text: str) -> None:
-        """Show the beginning of `text` at the cursor as if it stood there: its first line, up to
-        the end of the row. It is never part of `text`; "" takes it away.
-        """
-        first, more, _ = text.partition("\n")
-        self.suggestion = shown(first.replace("\t", "    ")) + ("⏎" if more else "")
-
-    # -- finding ----------------------------------------------------------------------------------
-
     def action_find(self) -> None:
         """Ask the screen for its find bar."""
         self.post_message(self.FindAsked(self))
-
-    @property
-    def matches(self) -> list[int]:
-        """The offsets where the searched text begins, at most `MATCHES_MOST`."""
-        if self._matches is None:
-            self._matches = list(self._search())
-        return self._matches
-
-    def _search(self) -> Iterator[int]:
-        if not self._needle:
-            return
-        flags = re.IGNORECASE if self._fold_case else 0
-        for count, match in enumerate(re.finditer(re.escape(self._needle), self.text, flags)):
-            if count == MATCHES_MOST:
-                return
-            yield match.start()
-
-    def find(self, needle: str, *, ignore_case: bool = True) -> int:
-        """Highlight every place of a text and go to the first at or after the cursor.
-
-        Returns how many there are; "" ends the search.
-        """
-        start = self.selected[0]
-        self._needle, self._fold_case, self._matches = needle, ignore_case, None
-        self._line_cache.clear()
-        self.refresh()
-        if self.matches:
-            at = bisect_left(self.matches, start)
-            self._show_match(at % len(self.matches))
-        return len(self.matches)
-
-    def find_next(self, *, backwards: bool = False) -> int | None:
-        """Go to the next place, around the end; its number from 1, None where there is none."""
-        if not self.matches:
-            return None
-        low, high = self.selected
-        if backwards:
-            at = bisect_left(self.matches, low) - 1
-        else:
-            at = bisect_left(self.matches, max(high, low + 1))
-        at %= len(self.matches)
-        self._show_match(at)
-        return at + 1
-
-    def _show_match(self, at: int) -> None:
-        start = self.matches[at]
-        self.select(start, start + len(self._needle))
-        self.scroll_cursor_visible(center=True)
-        self._line_cache.clear()
-
-    def _stylize_matches(self, line: Text, row: int) -> None:
-        begin = self.document.get_index_from_location((row, 0))
-        length = len(self._needle)
-        at = bisect_left(self.matches, begin - length + 1)
-        palette, selected = self.heat.palette, self.selected
-        while at < len(self.matches) and self.matches[at] < begin + len(line):
-            left = self.matches[at] - begin
-            current = selected == (self.matches[at], self.matches[at] + length)
-            style = palette.current_match if current else palette.match
-            line.stylize(style, max(0, left), left + length)
-            at += 1
-
-
-def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterator[Span]:
-    """The spans that colour tokens whose text begins at character `start`.
-
-    A character made of several tokens wears the style of the one that completes it; a token whose
-    probability is not known wears none.
-    """
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    for token in tokens:
-        end = start + len(decoder.decode(token.data))
-        style = heat.style(token.logprob)
-        if style is not None and end > start:
-            yield Span(start, end, style)
-        start = end

@@ -1,11 +1,13 @@
-"""The find bar: a line under the editor that searches as one types.
+"""The find bar: a line that searches one or more texts as one types.
 
-Law: it asks the editor to search and shows what came back; it holds no text of its own.
+Law: it holds no text; those it was opened on do the searching, and it shows how many matches
+there are.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 from textual import on
 from textual.app import ComposeResult
@@ -13,11 +15,28 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.widgets import Input, Static
 
-from qwen_tui.tui.widgets.editor import Editor
+
+class Searchable(Protocol):
+    """What the bar searches. Matches are numbered from 0."""
+
+    def find(self, needle: str) -> int:
+        """Highlight every match; how many there are. "" ends the search."""
+
+    def nearest_match(self) -> int:
+        """The first match at or after the cursor, or the first of all."""
+
+    def show_match(self, number: int) -> None:
+        """Mark one match and bring it into view."""
+
+    def focus(self) -> object:
+        """Take the keys."""
 
 
 class FindBar(Horizontal):
-    """Hidden until `open(editor)`; Enter and F3 go on, Shift+Enter back, Esc closes."""
+    """Hidden until `open`; Enter goes on, Shift+Enter back, Esc closes.
+
+    The matches of all texts are counted through, those of the first text first.
+    """
 
     DEFAULT_CSS = """
     FindBar {
@@ -32,41 +51,44 @@ class FindBar(Horizontal):
 
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("escape", "close", "Close", show=False, priority=True),
-        Binding("enter,down,ctrl+f", "next(False)", "Next", show=False, priority=True),
-        Binding("shift+enter,up", "next(True)", "Previous", show=False, priority=True),
+        Binding("enter,down,ctrl+f", "next(1)", "Next", show=False, priority=True),
+        Binding("shift+enter,up", "next(-1)", "Previous", show=False, priority=True),
     ]
 
     def __init__(self, *, id: str | None = None, classes: str | None = None) -> None:
         super().__init__(id=id, classes=classes)
-        self._editor: Editor | None = None
+        self._texts: Sequence[Searchable] = ()
+        self._counts: list[int] = []
+        self._at = 0
 
     def compose(self) -> ComposeResult:
         """The text to look for, and how often it stands there."""
         yield Input(placeholder="Find", select_on_focus=True)
         yield Static("", markup=False)
 
-    def open(self, editor: Editor) -> None:
-        """Show the bar for an editor; what is selected on one line is looked for at once."""
-        self._editor = editor
+    def open(self, *texts: Searchable, needle: str = "") -> None:
+        """Show the bar for these texts; a short `needle` of one line is looked for at once."""
+        self._texts = texts
         self.display = True
         field = self.query_one(Input)
-        chosen = editor.selected_text
-        if chosen and "\n" not in chosen and len(chosen) <= 200:
-            field.value = chosen
+        if needle and "\n" not in needle and len(needle) <= 200:
+            field.value = needle
         field.focus()
         self._search(field.value)
 
     def action_close(self) -> None:
-        """Hide the bar; the cursor stays at the place found."""
+        """Hide the bar and go to the text whose match was shown last."""
         self.display = False
-        if self._editor is not None:
-            self._editor.find("")
-            self._editor.focus()
+        chosen = self._place()[0]
+        for text in self._texts:
+            text.find("")
+        chosen.focus()
 
-    def action_next(self, backwards: bool) -> None:
-        """To the next place, or the one before."""
-        if self._editor is not None:
-            self._say(self._editor.find_next(backwards=backwards))
+    def action_next(self, steps: int) -> None:
+        """Go so many matches on, around the end; texts may have grown meanwhile."""
+        at = self._at + steps
+        self._find(self.query_one(Input).value)
+        self._show(at)
 
     @on(Input.Changed)
     def _typed(self, event: Input.Changed) -> None:
@@ -75,15 +97,27 @@ class FindBar(Horizontal):
             self._search(event.value)
 
     def _search(self, needle: str) -> None:
-        if self._editor is not None:
-            self._say(1 if self._editor.find(needle) else None)
+        self._find(needle)
+        self._show(self._texts[0].nearest_match() if self._counts[0] else 0)
 
-    def _say(self, place: int | None) -> None:
-        if self._editor is None:
-            return
-        starts = self._editor.matches
-        low = self._editor.selected[0]
-        number = starts.index(low) + 1 if place and low in starts else place
+    def _find(self, needle: str) -> None:
+        self._counts = [text.find(needle) for text in self._texts]
+
+    def _place(self) -> tuple[Searchable, int]:
+        """The text that holds the current match, and the match's number in it."""
+        number = self._at
+        for text, count in zip(self._texts, self._counts, strict=True):
+            if number < count:
+                return text, number
+            number -= count
+        return self._texts[0], 0
+
+    def _show(self, at: int) -> None:
+        total = sum(self._counts)
+        self._at = at % total if total else 0
+        if total:
+            text, number = self._place()
+            text.show_match(number)
         sought = self.query_one(Input).value
-        text = f"{number} of {len(starts)}" if starts else ("nothing found" if sought else "")
-        self.query_one(Static).update(text)
+        said = f"{self._at + 1} of {total}" if total else "nothing found" if sought else ""
+        self.query_one(Static).update(said)

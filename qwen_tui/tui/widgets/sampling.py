@@ -19,7 +19,7 @@ from textual.reactive import reactive
 from textual.strip import Strip
 
 from qwen_tui import presets
-from qwen_tui.presets import Dial, Preset
+from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.sampling_controls import (
@@ -30,11 +30,15 @@ from qwen_tui.tui.sampling_controls import (
     SHORT,
     STOP,
     Controls,
+    PresetChoices,
     at_fraction,
-    fraction,
+    read_value,
+    row_help,
+    row_words,
 )
 from qwen_tui.tui.widgets.part_styles import PartStyles
-from qwen_tui.types import Sampling, Trouble
+from qwen_tui.tui.widgets.slider import LEAST_CELLS, slider
+from qwen_tui.types import Sampling
 
 NAME_CELLS: Final = 15
 VALUE_CELLS: Final = 7
@@ -135,38 +139,23 @@ class Dials(PartStyles, can_focus=True):
         if self.typed is None or not self.typed.strip():
             return ""
         try:
-            self._read(self.row, self.typed)
+            read_value(self.row, self.typed)
         except ValueError as error:
             return str(error)
         return ""
 
-    def help_line(self) -> str:
-        """One line on the row under the cursor: its range, and what it does."""
-        if self.row in ROW_DIALS:
-            dial = ROW_DIALS[self.row]
-            return f"{dial.range} · neutral {dial.show(dial.neutral)}"
-        if self.row == SEED:
-            return "0 to 2⁶⁴−1 · Del: fresh"
-        if self.row == PRESET:
-            return "← → choose"
-        return "Enter edits them"
+    @property
+    def _presets(self) -> PresetChoices:
+        return PresetChoices(self.own, self.checkpoint)
 
     def preset_label(self) -> str:
         """The name of the preset whose values these are, or `custom`."""
-        controls = self.controls
-        if (
-            controls.preset == presets.CHECKPOINT
-            and self.checkpoint is not None
-            and replace(self.checkpoint, seed=controls.sampling.seed) == controls.sampling
-        ):
-            return "Checkpoint's"
-        found = presets.matching(controls.sampling, self.own)
-        return found.label if found is not None else "custom"
+        return self._presets.label(self.controls)
 
     def _say(self) -> None:
         complaint = self.complaint
         self.set_class(bool(complaint), "-wrong")
-        self.post_message(self.Said(complaint or self.help_line(), bool(complaint)))
+        self.post_message(self.Said(complaint or row_help(self.row), bool(complaint)))
         dial = ROW_DIALS.get(self.row)
         self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
 
@@ -206,44 +195,18 @@ class Dials(PartStyles, can_focus=True):
             style = self._style("wrong" if self.complaint else "edit", base)
             return [*segments, Segment(f" {visible(self.typed)}▏", style)]
         if name not in ROW_DIALS:
-            text, neutral = self._words(name)
+            text, neutral = row_words(name, self.controls, self.preset_label(), self.last_seed)
             style = self._style("neutral" if neutral else "value", base)
             return [*segments, Segment(" " + text, style)]
         value = self.controls.value(name)
         dial = ROW_DIALS[name]
-        style = self._style("neutral" if value == dial.neutral else "value", base)
+        neutral = value == dial.neutral
+        style = self._style("neutral" if neutral else "value", base)
         segments.append(Segment(f"{dial.show(value):>{VALUE_CELLS}} ", style))
-        return [*segments, *self._slider(dial, value, self._bar(width)[1], base)]
-
-    def _words(self, name: str) -> tuple[str, bool]:
-        """The text of a row that is no slider, and whether it is as good as off."""
-        if name == PRESET:
-            return f"‹ {self.preset_label()} ›", False
-        if name == SEED:
-            seed = self.controls.sampling.seed
-            if seed is not None:
-                return f"{seed} fixed", False
-            return (f"fresh · {self.last_seed}" if self.last_seed is not None else "fresh"), True
-        stops = self.controls.stop
-        shown = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in stops)
-        return (shown, False) if stops else ("none", True)
-
-    def _slider(self, dial: Dial, value: float, cells: int, base: str) -> list[Segment]:
-        if cells < 3:
-            return []
-        knob = round(fraction(dial, value) * (cells - 1))
-        rest = round(fraction(dial, dial.neutral) * (cells - 1))
-        low, high = min(knob, rest), max(knob, rest)
         track, fill = self._style("track", base), self._style("fill", base)
-        parts = [
-            ("─" * low, track),
-            ("━" * (high - low + 1), fill),
-            ("─" * (cells - 1 - high), track),
-        ]
-        line = [Segment(text, style) for text, style in parts if text]
-        shown = Segment("●", self._style("knob" if value != dial.neutral else "neutral", base))
-        before, _, after = Strip(line).divide([knob, knob + 1, cells])
-        return [*before, shown, *after]
+        knob = self._style("neutral" if neutral else "knob", base)
+        cells = self._bar(width)[1]
+        return [*segments, *slider(dial, value, cells, track=track, fill=fill, knob=knob)]
 
     def _bar(self, width: int) -> tuple[int, int]:
         """First column and cells of the slider."""
@@ -267,18 +230,16 @@ class Dials(PartStyles, can_focus=True):
         self.step(self.row, steps)
 
     def action_dial_lowest(self) -> None:
-        if self.row in ROW_DIALS:
-            self._set(self.row, ROW_DIALS[self.row].check(ROW_DIALS[self.row].low))
+        if dial := ROW_DIALS.get(self.row):
+            self._set(self.row, dial.check(dial.low))
 
     def action_dial_highest(self) -> None:
-        if self.row in ROW_DIALS:
-            dial = ROW_DIALS[self.row]
+        if dial := ROW_DIALS.get(self.row):
             self._set(self.row, dial.check(min(dial.usual, dial.high)))
 
     def action_dial_neutral(self) -> None:
         self.typed = None
-        if self.row in ROW_DIALS:
-            dial = ROW_DIALS[self.row]
+        if dial := ROW_DIALS.get(self.row):
             self._set(self.row, dial.check(dial.neutral))
         elif self.row == SEED:
             self._set(SEED, None)
@@ -341,15 +302,11 @@ class Dials(PartStyles, can_focus=True):
             self.typed = None
             return
         try:
-            value = self._read(self.row, typed)
+            value = read_value(self.row, typed)
         except ValueError:
             return  # it stays on the screen, with the reason under it
         self.typed = None
         self._set(self.row, value)
-
-    @staticmethod
-    def _read(row: str, text: str) -> Any:
-        return ROW_DIALS[row].read(text) if row in ROW_DIALS else presets.checked(row, text)
 
     # -- changing ----------------------------------------------------------------------------------
 
@@ -358,34 +315,16 @@ class Dials(PartStyles, can_focus=True):
         self.typed = None
         if name == PRESET:
             self.next_preset(steps)
-        elif name == SEED:
-            seed = self.controls.sampling.seed
-            self._set(SEED, None if seed is None else min(presets.MAX_SEED, max(0, seed + steps)))
-        elif name in ROW_DIALS:
-            self._set(name, ROW_DIALS[name].moved(self.controls.value(name), steps))
+        else:
+            self._changed(self.controls.stepped(name, steps))
 
     def next_preset(self, steps: int = 1) -> None:
         """Set everything from the preset so many further on."""
-        names = [*self.own, *(each.name for each in presets.PRESETS)]
-        if self.checkpoint is None:
-            names.remove(presets.CHECKPOINT)
-        current = self.controls.preset
-        place = names.index(current) if current in names else -1
-        self.take_preset(names[(place + steps) % len(names)])
+        self._changed(self._presets.after(self.controls, steps))
 
     def take_preset(self, name: str) -> None:
         """Set every sampling value from a preset; the seed stays."""
-        try:
-            found = presets.named(name, self.own)
-        except Trouble:
-            return
-        sampling = found.sampling or self.checkpoint
-        if sampling is None:
-            return
-        seed = self.controls.sampling.seed
-        self._changed(
-            replace(self.controls, sampling=replace(sampling, seed=seed), preset=found.name)
-        )
+        self._changed(self._presets.taken(self.controls, name))
 
     def take_stops(self, stops: tuple[str, ...]) -> None:
         """Set the stop strings."""
@@ -426,7 +365,7 @@ class Dials(PartStyles, can_focus=True):
         self._leave_typing()
         self.cursor, column = under
         start, cells = self._bar(self.scrollable_content_region.width)
-        if self.row in ROW_DIALS and cells >= 3 and start <= column < start + cells:
+        if self.row in ROW_DIALS and cells >= LEAST_CELLS and start <= column < start + cells:
             self._dragging = self.row
             self.capture_mouse()
             self._drag(column)
@@ -446,7 +385,7 @@ class Dials(PartStyles, can_focus=True):
 
     def _drag(self, column: int) -> None:
         start, cells = self._bar(self.scrollable_content_region.width)
-        if self._dragging is not None and cells >= 3:
+        if self._dragging is not None and cells >= LEAST_CELLS:
             part = (column - start) / (cells - 1)
             self._set(self._dragging, at_fraction(ROW_DIALS[self._dragging], part))
 

@@ -21,7 +21,6 @@ from textual.widgets import Static
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import BY_ID, short_key_name
 
-METER_CELLS: Final = 8
 FULL_SHARE: Final = 0.9
 """From here on the context meter warns."""
 

@@ -1,0 +1,32 @@
+"""A slider of line characters: where a value stands in its range, and how far from neutral."""
+
+from __future__ import annotations
+
+from rich.segment import Segment
+from rich.style import Style
+from textual.strip import Strip
+
+from qwen_tui.presets import Dial
+from qwen_tui.tui.sampling_controls import fraction
+
+LEAST_CELLS = 3
+"""A slider with less room is not drawn."""
+
+
+def slider(
+    dial: Dial, value: float, cells: int, *, track: Style, fill: Style, knob: Style
+) -> list[Segment]:
+    """The slider in so many cells; between the neutral value and the knob it is filled."""
+    if cells < LEAST_CELLS:
+        return []
+    place = round(fraction(dial, value) * (cells - 1))
+    rest = round(fraction(dial, dial.neutral) * (cells - 1))
+    low, high = min(place, rest), max(place, rest)
+    parts = [
+        ("─" * low, track),
+        ("━" * (high - low + 1), fill),
+        ("─" * (cells - 1 - high), track),
+    ]
+    line = Strip([Segment(text, style) for text, style in parts if text])
+    before, _, after = line.divide([place, place + 1, cells])
+    return [*before, Segment("●", knob), *after]
