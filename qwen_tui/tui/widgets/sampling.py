@@ -64,15 +64,8 @@ class Dials(PartStyles, can_focus=True):
     }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        "dials--name",
-        "dials--value",
-        "dials--neutral",
-        "dials--track",
-        "dials--fill",
-        "dials--knob",
-        "dials--cursor",
-        "dials--edit",
-        "dials--wrong",
+        f"dials--{part}"
+        for part in ["name", "value", "neutral", "track", "fill", "knob", "cursor", "edit", "wrong"]
     }
     BINDINGS: ClassVar = [
         *bindings("dials"),
@@ -109,11 +102,7 @@ class Dials(PartStyles, can_focus=True):
         """A person wants to edit the stop strings."""
 
     def __init__(
-        self,
-        controls: Controls,
-        *,
-        own: dict[str, Preset] | None = None,
-        id: str | None = None,
+        self, controls: Controls, *, own: dict[str, Preset] | None = None, id: str | None = None
     ) -> None:
         super().__init__(id=id)
         self.own = own or {}
