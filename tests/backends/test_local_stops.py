@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_tui.backends.local.decoding.prefix_constraint import Spellings, rest_of
-from qwen_tui.backends.local.decoding.stop_strings import StopWatch
+from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import Token, joined
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwen_tui.backends.local.decoding.sampling import Window
-from qwen_tui.backends.local.decoding.stop_strings import StopWatch
+from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import Stats
 
 

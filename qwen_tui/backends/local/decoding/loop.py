@@ -21,8 +21,8 @@ from qwen_tui.backends.local.decoding.logprobs import Top, peek, rank
 from qwen_tui.backends.local.decoding.prefix_constraint import rest_of
 from qwen_tui.backends.local.decoding.sampling import HEADS, AllBanned, Chain, Window, uniform
 from qwen_tui.backends.local.decoding.speculation import Guesser
-from qwen_tui.backends.local.decoding.stop_strings import StopWatch
 from qwen_tui.backends.local.nn.model import Cancelled
+from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import (
     Emitted,
     Event,
