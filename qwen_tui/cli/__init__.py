@@ -70,13 +70,13 @@ def main(arguments: list[str] | None = None) -> int:
     except (KeyboardInterrupt, typer.Abort):
         _die(signal.SIGINT)
     except Exception as error:  # the border: one line, and the rest into the log
-        from qwen_tui.cli.stderr import complain
+        from qwen_tui.cli.stderr import print_error
 
         if type(error).__name__ == "NoArgsIsHelpError":
             print(error, file=sys.stderr)
             return USAGE
         trouble = _trouble(error)
-        complain(trouble)
+        print_error(trouble)
         return trouble.code
     return code
 

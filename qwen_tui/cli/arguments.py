@@ -1,4 +1,4 @@
-"""What a word on the command line means: a command, a file, or a session file.
+"""What a word on the command line means: a command, a file, or a session.
 
 Law: nothing is opened for writing here; a word that means nothing names the nearest that does.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from qwen_tui.types import NO_INPUT, Trouble
+
+if TYPE_CHECKING:
+    from qwen_tui.session.session import Session
 
 STUDIO: Final = "studio"
 """The hidden command behind `qwen-tui [FILE]`."""
@@ -37,3 +40,13 @@ def is_session(path: Path) -> bool:
         return False
     with path.open("rb") as stream:
         return stream.read(len(SESSION_START)) == SESSION_START
+
+
+def stored_session(name: str) -> Session:
+    """The session of that name, read and let go; Trouble when there is none."""
+    from qwen_tui.session import library
+    from qwen_tui.session.opening import open_session
+
+    opened = open_session(library.resolve(name), read_only=True)
+    opened.close()
+    return opened.session

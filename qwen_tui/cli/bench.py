@@ -73,19 +73,19 @@ def bench(
     """
     from qwen_tui import settings
     from qwen_tui.cli.signals import dying_at_once
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
     from qwen_tui.cli.tables import safe_json
     from qwen_tui.types import USAGE, Trouble
 
     chosen = settings.load(flags)
     if chosen.engine not in settings.LOCAL:
         raise Trouble("bench measures this machine, not a server", code=USAGE)
-    with Narrator(quiet=quiet) as narrator, dying_at_once():
-        narrator.warn(chosen.warnings)
+    with Reporter(quiet=quiet) as reporter, dying_at_once():
+        reporter.warn(chosen.warnings)
         from qwen_tui.backends.local.benchmark.run import measure
 
         protocol = _protocol(quick, {"tokens": tokens, "rounds": rounds, "prompt": prompt})
-        result = measure(chosen, protocol, report=narrator.report, say=narrator.say, gated=gate)
+        result = measure(chosen, protocol, report=reporter.report, say=reporter.say, gated=gate)
     if as_json:
         print(safe_json(result.record()))
     else:

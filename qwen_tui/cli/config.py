@@ -34,11 +34,11 @@ def config(ctx: typer.Context, as_json: AsJson = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from qwen_tui import paths, settings
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
     from qwen_tui.cli.tables import safe_json, show
 
     found = settings.load({})
-    Narrator().warn(found.warnings)
+    Reporter().warn(found.warnings)
     if as_json:
         listed = {
             name: {"value": _json(value), "source": origin.source, "where": origin.where}

@@ -57,13 +57,13 @@ def doctor(
     --verify-weights finds a file that changed.
     """
     from qwen_tui import settings
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
     from qwen_tui.cli.tables import safe_json, show
 
     found = settings.load(flags)
-    with Narrator() as narrator:
-        narrator.warn(found.warnings)
-        about, code = _model(found, verify=verify_weights, narrator=narrator)
+    with Reporter() as reporter:
+        reporter.warn(found.warnings)
+        about, code = _model(found, verify=verify_weights, reporter=reporter)
     sections = {
         "model": about,
         "versions": _versions(),
@@ -97,7 +97,7 @@ def _grouped(rows: list[tuple[str, str]]) -> dict[str, Any]:
 # -- the model -------------------------------------------------------------------------------------
 
 
-def _model(found: Settings, *, verify: bool, narrator: Any) -> tuple[list[tuple[str, str]], int]:
+def _model(found: Settings, *, verify: bool, reporter: Any) -> tuple[list[tuple[str, str]], int]:
     """What is known of the configured model, and the exit code it earns."""
     from qwen_tui import hub
     from qwen_tui.types import DONE, Trouble
@@ -115,7 +115,7 @@ def _model(found: Settings, *, verify: bool, narrator: Any) -> tuple[list[tuple[
         rows += [("trouble", trouble.message), ("cure", trouble.hint)]
         code = trouble.code
     if verify and snapshot is not None:
-        checked, verdict = _verify(snapshot, narrator)
+        checked, verdict = _verify(snapshot, reporter)
         rows += checked
         code = code or verdict
     return [row for row in rows if row[1]], code
@@ -162,15 +162,15 @@ def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[st
     return [*rows, *(("", line) for line in (*plan.lines(beside.plan), beside.why))]
 
 
-def _verify(snapshot: Snapshot, narrator: Any) -> tuple[list[tuple[str, str]], int]:
+def _verify(snapshot: Snapshot, reporter: Any) -> tuple[list[tuple[str, str]], int]:
     from qwen_tui import hub
     from qwen_tui.types import BAD_DATA, DONE, Trouble
 
     try:
-        results = hub.verify(snapshot.path, report=narrator.report)
+        results = hub.verify(snapshot.path, report=reporter.report)
     except Trouble as trouble:
         return [("verified", trouble.message)], trouble.code
-    narrator.clear()
+    reporter.clear()
     said = {"hub": "as the hub states", "recorded": "as recorded before", "": "recorded now"}
     rows: list[tuple[str, str]] = []
     for each in results:

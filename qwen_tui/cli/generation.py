@@ -17,10 +17,10 @@ from typing import Any, Final, cast
 from qwen_tui import backends, hub, journal, settings
 from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.options import Wanted
-from qwen_tui.cli.save import Keeping
+from qwen_tui.cli.save import Recording
 from qwen_tui.cli.signals import die, dying_at_once, stopping
-from qwen_tui.cli.stderr import Narrator, complain
-from qwen_tui.cli.stdout import Output, Teller, opened
+from qwen_tui.cli.stderr import Reporter, print_error
+from qwen_tui.cli.stdout import BranchPrinter, Output, opened
 from qwen_tui.context_window import Window
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
@@ -78,14 +78,14 @@ class Plan:
     settings: Settings
     vocab: Vocab
     context: int
-    keeping: Keeping
+    recording: Recording
     request: Request
     make: Callable[[int, Sampling], Request]
 
     @property
     def session(self) -> Session:
         """What all of it happens in."""
-        return self.keeping.session
+        return self.recording.session
 
     def fitted(self, context: int) -> Request:
         """The request in the context that was planned for the loaded weights, which may be smaller
@@ -107,16 +107,16 @@ def run(wanted: Wanted) -> int:
         wanted.file, wanted.prompt, encoding=wanted.encoding, escape=wanted.escape
     )
     signum = None
-    with Narrator(quiet=wanted.quiet) as narrator:
-        narrator.warn(written.notes)
+    with Reporter(quiet=wanted.quiet) as reporter:
+        reporter.warn(written.notes)
         with opened(wanted.output, raw=wanted.raw) as output:
             if wanted.dry_run:
-                plan = planned(wanted, written, narrator, ignore)
+                plan = planned(wanted, written, reporter, ignore)
                 show_tokens(plan.request, output, as_json=wanted.as_json)
                 room = f" of {plan.context:,}" if plan.context else ""
-                narrator.say(f"{len(plan.request.prompt):,}{room} tokens; nothing was sent")
+                reporter.say(f"{len(plan.request.prompt):,}{room} tokens; nothing was sent")
                 return DONE
-            code, signum = generate(wanted, written, output, narrator)
+            code, signum = generate(wanted, written, output, reporter)
     if signum is not None:
         die(signum)
     return code
@@ -126,7 +126,7 @@ def ignore(entry: Entry | Progress) -> None:
     """A sink for entries nobody wants."""
 
 
-def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: Sink) -> Plan:
+def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: Sink) -> Plan:
     """Settings, tokenizer, tokens and context, all checked; no weights."""
     flags = wanted.flags
     if wanted.escape and flags.get("stop"):
@@ -134,17 +134,17 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
     chosen = settings.load(flags)
     if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
-    narrator.warn(chosen.warnings)
+    reporter.warn(chosen.warnings)
     folder, context = found(chosen.model, weights=not wanted.dry_run)
     chosen = settings.for_checkpoint(chosen, folder)
     vocab = Vocab.load(folder)
     if vocab.normalises and not is_nfc(written.text):
-        narrator.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
+        reporter.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
     spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
-    keeping = Keeping(wanted.save_as, spelling, sink)
-    session = keeping.session
+    recording = Recording(wanted.save_as, spelling, sink)
+    session = recording.session
     session.commit(written.text, written.source)
     weigh = flags.get("choices") is not None or wanted.save_as is not None
 
@@ -157,7 +157,7 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
             branches=chosen.branches,
             ignore_eos=chosen.ignore_eos,
             window=window(chosen, context),
-            note=lambda said: narrator.warn([said]),
+            note=lambda said: reporter.warn([said]),
         )
 
     request = make(context, chosen.sampling)
@@ -166,8 +166,8 @@ def planned(wanted: Wanted, written: prompts.Prompt, narrator: Narrator, sink: S
             "the prompt is empty, and this model has no token to begin with", code=BAD_DATA
         )
     if not written.text:
-        narrator.warn(["the prompt is empty; the text begins from nothing"])
-    return Plan(chosen, vocab, context, keeping, request, make)
+        reporter.warn(["the prompt is empty; the text begins from nothing"])
+    return Plan(chosen, vocab, context, recording, request, make)
 
 
 def found(model: str, *, weights: bool) -> tuple[Path, int]:
@@ -205,7 +205,7 @@ def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> N
 
 
 def generate(
-    wanted: Wanted, written: prompts.Prompt, output: Output, narrator: Narrator
+    wanted: Wanted, written: prompts.Prompt, output: Output, reporter: Reporter
 ) -> tuple[int, int | None]:
     """Plan, load, stream, tell and save; the exit code, and the signal that stopped it."""
     sinks: list[Sink] = [Records(output)] if wanted.as_json else []
@@ -214,53 +214,53 @@ def generate(
         for each in sinks:
             each(entry)
 
-    plan = planned(wanted, written, narrator, sink)
+    plan = planned(wanted, written, reporter, sink)
     told = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
         told = Text(output, plan.request, plan.vocab.eos_ids, lead=lead)
         sinks.append(told)
     with dying_at_once():
-        backend = load(plan.settings, narrator, sink)
+        backend = load(plan.settings, reporter, sink)
     with closing(backend), stopping() as stopped:
         request = plan.fitted(backend.context)
-        narrator.say(described(backend))
-        narrator.warn(backend.warnings)
-        plan.keeping.begin()
-        narrator.say(f"seed {request.sampling.seed}")
+        reporter.say(described(backend))
+        reporter.warn(backend.warnings)
+        plan.recording.begin()
+        reporter.say(f"seed {request.sampling.seed}")
         lost = DONE
         try:
-            ends = stream(plan.session, request, backend, narrator, stopped.cancel, sink)
+            ends = stream(plan.session, request, backend, reporter, stopped.cancel, sink)
             if request.branches == 1 and wanted.save_as is not None:
                 plan.session.accept()
             if told is not None:
                 told.finish()
         finally:
-            lost = saved(plan.keeping, narrator)
+            lost = saved(plan.recording, reporter)
         backend.finish(FINISH_S, stopped.cancel.is_set)
-    return concluded(ends, request, narrator) or lost, stopped.by
+    return concluded(ends, request, reporter) or lost, stopped.by
 
 
-def saved(keeping: Keeping, narrator: Narrator) -> int:
+def saved(recording: Recording, reporter: Reporter) -> int:
     """Make the session durable; a failure is said and its code returned, for what is already told
     must not be lost with it.
     """
     try:
-        where = keeping.close()
+        where = recording.close()
     except Trouble as trouble:
-        narrator.clear()
-        complain(trouble)
+        reporter.clear()
+        print_error(trouble)
         return trouble.code
     if where:
-        narrator.say(f"saved in {where}")
+        reporter.say(f"saved in {where}")
     return DONE
 
 
-def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:
+def load(settings: Settings, reporter: Reporter, sink: Sink) -> Backend:
     """Open the backend, with a bar on stderr and, for `--json`, records of its progress."""
 
     def report(progress: Progress) -> None:
-        narrator.report(progress)
+        reporter.report(progress)
         sink(progress)
 
     try:
@@ -269,14 +269,14 @@ def load(settings: Settings, narrator: Narrator, sink: Sink) -> Backend:
         hint = "--quant nf4 needs a quarter of it"
         raise Trouble("out of memory while loading", hint=hint, code=TEMPORARY) from None
     finally:
-        narrator.clear()
+        reporter.clear()
 
 
 def stream(
     session: Session,
     request: Request,
     backend: Backend,
-    narrator: Narrator,
+    reporter: Reporter,
     cancel: threading.Event,
     sink: Sink = ignore,
 ) -> list[Finished]:
@@ -290,10 +290,10 @@ def stream(
     try:
         for event in events:
             if isinstance(event, Progress):
-                narrator.report(event)
+                reporter.report(event)
                 sink(event)
                 continue
-            narrator.clear()
+            reporter.clear()
             session.happen(generation, event)
             if isinstance(event, Finished):
                 ends.append(event)
@@ -310,14 +310,14 @@ def described(backend: Backend) -> str:
     return " · ".join(filter(None, [str(name), env.device, env.dtype, env.quant]))
 
 
-def concluded(ends: Sequence[Finished], request: Request, narrator: Narrator) -> int:
+def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) -> int:
     """Say how it ended; the exit code of the first branch that ended badly."""
     ends = sorted(ends, key=lambda end: end.branch)
     for end in ends:
-        narrator.finished(end, branches=request.branches)
+        reporter.finished(end, branches=request.branches)
         if end.message:
-            narrator.clear()
-            complain(Trouble(end.message, hint=end.hint))
+            reporter.clear()
+            print_error(Trouble(end.message, hint=end.hint))
     bad = [CODES[end.reason] for end in ends if CODES[end.reason] != DONE]
     return bad[0] if bad else DONE if ends else INTERNAL
 
@@ -344,7 +344,7 @@ class Text:
     def __init__(
         self, output: Output, request: Request, ends: Collection[int], *, lead: bytes = b""
     ) -> None:
-        self._teller = Teller(output, branches=request.branches, lead=lead)
+        self._teller = BranchPrinter(output, branches=request.branches, lead=lead)
         self._ends = () if request.ignore_eos else ends
 
     def __call__(self, entry: Entry | Progress) -> None:

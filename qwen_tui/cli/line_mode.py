@@ -16,7 +16,7 @@ from typing import Final, TextIO
 from qwen_tui import presets, settings
 from qwen_tui.cli.generation import Text, stream, window
 from qwen_tui.cli.signals import dying_at_once, stopping
-from qwen_tui.cli.stderr import Narrator, complain
+from qwen_tui.cli.stderr import Reporter, print_error
 from qwen_tui.cli.stdout import FileOutput, Output
 from qwen_tui.safe_text import visible
 from qwen_tui.session.session import Session
@@ -34,14 +34,14 @@ Type text; a line of yours begins a new line, after the model's text it goes str
 A line that shall begin with a colon is typed with two."""
 
 
-class Workbench:
+class LineMode:
     """The loop: reads lines, keeps the session, opens the backend when it is first needed."""
 
     def __init__(
         self,
         chosen: Settings,
         session: Session,
-        open_backend: Callable[[Settings, Narrator], Backend],
+        open_backend: Callable[[Settings, Reporter], Backend],
         *,
         lines: TextIO | None = None,
         output: Output | None = None,
@@ -84,7 +84,7 @@ class Workbench:
             try:
                 self._take(text)
             except Trouble as trouble:
-                complain(trouble)
+                print_error(trouble)
         self.close()
         return DONE
 
@@ -124,15 +124,15 @@ class Workbench:
 
     def go(self, *, again: bool = False) -> None:
         """Generate from the text's end and accept what came; Ctrl-C stops it and keeps it."""
-        with Narrator() as narrator:
+        with Reporter() as reporter:
             if self._backend is None:
                 with dying_at_once():
-                    self._backend = self._open(self._chosen, narrator)
-            request = self._request(self._backend, narrator, again=again)
+                    self._backend = self._open(self._chosen, reporter)
+            request = self._request(self._backend, reporter, again=again)
             vocab = self._session.vocab
             self._told = Text(self._output, request, vocab.eos_ids if vocab else ())
             with stopping() as stopped:
-                ends = stream(self._session, request, self._backend, narrator, stopped.cancel)
+                ends = stream(self._session, request, self._backend, reporter, stopped.cancel)
             self._told.finish()
             if not self._output.shown:
                 self._output.write(b"\n")
@@ -140,11 +140,11 @@ class Workbench:
             self._session.accept()
             self._typed = False
             for end in ends:
-                narrator.finished(end)
+                reporter.finished(end)
                 if end.message:
-                    complain(Trouble(end.message, hint=end.hint))
+                    print_error(Trouble(end.message, hint=end.hint))
 
-    def _request(self, backend: Backend, narrator: Narrator, *, again: bool) -> Request:
+    def _request(self, backend: Backend, reporter: Reporter, *, again: bool) -> Request:
         make = self._session.regenerate if again else self._session.request
         return make(
             self._sampling,
@@ -153,7 +153,7 @@ class Workbench:
             choices=self._chosen.choices,
             ignore_eos=self._chosen.ignore_eos,
             window=window(self._chosen, backend.context),
-            note=lambda said: narrator.warn([said]),
+            note=lambda said: reporter.warn([said]),
         )
 
     def tokens(self) -> None:

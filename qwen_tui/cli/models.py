@@ -280,18 +280,18 @@ def pull(
     Prints the folder.
     """
     from qwen_tui import hub
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
 
-    with Narrator(quiet=quiet) as narrator:
-        narrator.say(f"{model}: asking the hub")
+    with Reporter(quiet=quiet) as reporter:
+        reporter.say(f"{model}: asking the hub")
         try:
-            snapshot = hub.pull(model, narrator.report, threading.Event())
+            snapshot = hub.pull(model, reporter.report, threading.Event())
         except KeyboardInterrupt:
-            narrator.say(f"stopped; what was fetched stays: qwen-tui models pull {model} goes on")
+            reporter.say(f"stopped; what was fetched stays: qwen-tui models pull {model} goes on")
             raise
         card = hub.card(snapshot.path, snapshot.name)
         size = hub.size_text(snapshot.bytes)
-        narrator.say(
+        reporter.say(
             f"{snapshot.name} · {size} · commit {snapshot.commit[:12]} · licence {card.licence}"
         )
     print(snapshot.path)
@@ -319,7 +319,7 @@ def remove(
     """
     from qwen_tui import hub
     from qwen_tui.cli import cache_files
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
     from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
     if kept:
@@ -338,7 +338,7 @@ def remove(
         if not yes:
             _confirm(f"delete the packed weights{whose} ({cache_files.packed_text(files)})?")
         freed = cache_files.delete_packed(files)
-        Narrator().say(f"packed weights: {hub.size_text(freed)} freed")
+        Reporter().say(f"packed weights: {hub.size_text(freed)} freed")
         return
     if not yes and name != hub.DEMO and hub.is_hub_id(name):
         snapshot = hub.locate(name)
@@ -351,13 +351,13 @@ def remove(
             files = ()
     blocks = cache_files.of_model(name, cache_files.kv_blocks())
     freed = hub.remove(name) + cache_files.delete_packed(files) + cache_files.delete_kept(blocks)
-    Narrator().say(f"{name} is gone; {hub.size_text(freed)} freed")
+    Reporter().say(f"{name} is gone; {hub.size_text(freed)} freed")
 
 
 def _remove_kept(model: str | None, *, yes: bool) -> None:
     from qwen_tui import hub
     from qwen_tui.cli import cache_files
-    from qwen_tui.cli.stderr import Narrator
+    from qwen_tui.cli.stderr import Reporter
     from qwen_tui.types import NO_INPUT, Trouble
 
     blocks = cache_files.kv_blocks()
@@ -368,7 +368,7 @@ def _remove_kept(model: str | None, *, yes: bool) -> None:
         raise Trouble(f"nothing is kept of texts{whose}", code=NO_INPUT)
     if not yes:
         _confirm(f"delete what is {cache_files.kept_text(blocks)}?")
-    Narrator().say(f"{hub.size_text(cache_files.delete_kept(blocks))} freed")
+    Reporter().say(f"{hub.size_text(cache_files.delete_kept(blocks))} freed")
 
 
 def _confirm(question: str) -> None:

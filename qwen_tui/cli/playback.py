@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from qwen_tui.backends.replay import paced
 from qwen_tui.cli.signals import die, stopping
-from qwen_tui.cli.stderr import Narrator
-from qwen_tui.cli.stdout import Teller, opened
+from qwen_tui.cli.stderr import Reporter
+from qwen_tui.cli.stdout import BranchPrinter, opened
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Piece
 from qwen_tui.types import DONE, NO_INPUT, Emitted, Happened, Token, Trouble, joined
@@ -21,22 +21,22 @@ from qwen_tui.types import DONE, NO_INPUT, Emitted, Happened, Token, Trouble, jo
 
 def play(name: str, *, speed: float, max_gap: float | None, raw: bool, quiet: bool) -> int:
     """Play the session of that name on standard output; the exit code."""
-    from qwen_tui.cli.wiring import loaded
+    from qwen_tui.cli.arguments import stored_session
 
-    session = loaded(name)
+    session = stored_session(name)
     pieces = session.tree.chain(session.head.node)
     if not pieces:
         raise Trouble("this session holds no text to play back", code=NO_INPUT)
     rhythm = rhythms(session)
-    with Narrator(quiet=quiet) as narrator, stopping() as stopped, opened(None, raw=raw) as output:
-        narrator.say(f"replay of {session.title or session.id} (playback of what was stored)")
-        teller = Teller(output)
+    with Reporter(quiet=quiet) as reporter, stopping() as stopped, opened(None, raw=raw) as output:
+        reporter.say(f"replay of {session.title or session.id} (playback of what was stored)")
+        printer = BranchPrinter(output)
         for piece in pieces:
             for data in steps(piece, rhythm, stopped.cancel, speed=speed, max_gap=max_gap):
-                teller.feed(0, data)
+                printer.feed(0, data)
             if stopped.by is not None:
                 break
-        teller.finish()
+        printer.finish()
     if stopped.by is not None:
         die(stopped.by)
     return DONE

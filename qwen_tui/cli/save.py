@@ -1,4 +1,4 @@
-"""Where `--save` keeps a completion: nowhere, in a new session, or as a new root of a known one.
+"""Where `--save` puts a completion: nowhere, into a new session, or as a new root of a known one.
 
 Law: nothing is written before weights are loaded, and nothing is called saved before it is.
 """
@@ -23,23 +23,23 @@ if TYPE_CHECKING:
 APP = f"qwen-tui {__version__}"
 
 
-class Keeping:
-    """A session whose entries all go to `sink`, and into a file from `begin` to `close` on.
+class Recording:
+    """The session of one completion: its entries go to `sink`, and from `begin` on into a file too.
 
-    `save` None keeps nothing; "" makes a session without a title; otherwise it is the SESSION to go
+    `name` None saves nothing; "" makes a session without a title; otherwise it is the SESSION to go
     on with, or the title of a new one.
     """
 
     def __init__(
-        self, save: str | None, vocab: Vocab | None, sink: Callable[[Entry], None]
+        self, name: str | None, vocab: Vocab | None, sink: Callable[[Entry], None]
     ) -> None:
-        self._save = save
-        self._print = sink
-        self._held: list[Entry] = []
+        self._name = name
+        self._sink = sink
+        self._waiting: list[Entry] = []
         self._store: Store | None = None
-        self._known = _known(save, vocab) if save else None
+        self._known = _known(name, vocab) if name else None
         if self._known is None:
-            self.session = Session.new(title=save or "", app=APP, vocab=vocab)
+            self.session = Session.new(title=name or "", app=APP, vocab=vocab)
             for entry in self.session.entries:
                 sink(entry)
         else:
@@ -48,21 +48,21 @@ class Keeping:
         self.session.sink = self._take
 
     def _take(self, entry: Entry) -> None:
-        # Kept before it is told: a reader that left must not cost the session a token.
+        # Saved before it is printed: a reader that left must not cost the session a token.
         if self._store is not None:
             self._store.put(entry)
         elif self._known is not None:
-            self._held.append(entry)
-        self._print(entry)
+            self._waiting.append(entry)
+        self._sink(entry)
 
     def begin(self) -> None:
-        """From now on it is on its way to the disk, with all that was before."""
+        """From now on every entry is saved, with all that was before."""
         if self._known is not None:
             self._store = self._known.store
-            for entry in self._held:
+            for entry in self._waiting:
                 assert self._store is not None
                 self._store.put(entry)
-        elif self._save is not None:
+        elif self._name is not None:
             self._store = new_store(self.session)
             self.session.sink = self._take
 
@@ -81,16 +81,16 @@ class Keeping:
         return str(store.path)
 
 
-def _known(save: str, vocab: Vocab | None) -> OpenSession | None:
+def _known(name: str, vocab: Vocab | None) -> OpenSession | None:
     """The session that is meant, open for writing; None when there is none of that name."""
     try:
-        path = library.resolve(save)
+        path = library.resolve(name)
     except Trouble as trouble:
-        if trouble.code != NO_INPUT or os.sep in save:
+        if trouble.code != NO_INPUT or os.sep in name:
             raise
         return None
     loaded = open_session(Path(path), vocab=vocab)
     if loaded.store is None:
         loaded.close()
-        raise Trouble(f"{save} cannot be added to: {loaded.read_only}", code=TEMPORARY)
+        raise Trouble(f"{name} cannot be added to: {loaded.read_only}", code=TEMPORARY)
     return loaded

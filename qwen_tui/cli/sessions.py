@@ -84,16 +84,16 @@ def show(
     raw: Raw = False,
 ) -> None:
     """Print a session's text: the document and the completion that is shown with it."""
-    from qwen_tui.cli.stdout import Teller, opened
-    from qwen_tui.cli.wiring import loaded
+    from qwen_tui.cli.arguments import stored_session
+    from qwen_tui.cli.stdout import BranchPrinter, opened
     from qwen_tui.session.export import text
 
-    session = loaded(name)
+    session = stored_session(name)
     session.accept()
     with opened(None, raw=raw) as output:
-        teller = Teller(output)
-        teller.feed(0, text(session))
-        teller.finish()
+        printer = BranchPrinter(output)
+        printer.feed(0, text(session))
+        printer.finish()
 
 
 def rename(name: SessionName, title: Annotated[str, typer.Argument(metavar="TITLE")]) -> None:
@@ -190,19 +190,19 @@ def export(
     """Write a session's text: plain, Markdown, a page with the probabilities, or JSON with all."""
     from pathlib import Path
 
-    from qwen_tui.cli.stdout import Teller, opened
-    from qwen_tui.cli.wiring import loaded
+    from qwen_tui.cli.arguments import stored_session
+    from qwen_tui.cli.stdout import BranchPrinter, opened
 
     form = form or (Path(output).suffix.lstrip(".") if output else "") or "txt"
     if form not in FORMS:
         raise Trouble(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}", code=USAGE)
-    session = loaded(name)
+    session = stored_session(name)
     session.accept()
     data = _exported(session, form)
     with opened(output) as place:
-        teller = Teller(place)
-        teller.feed(0, data)
-        teller.finish()
+        printer = BranchPrinter(place)
+        printer.feed(0, data)
+        printer.finish()
 
 
 def _exported(session: Session, form: str) -> bytes:

@@ -47,7 +47,7 @@ def plain(text: str) -> str:
     return visible(text).replace("\n", " ")
 
 
-def complain(trouble: Trouble, stream: TextIO | None = None) -> None:
+def print_error(trouble: Trouble, stream: TextIO | None = None) -> None:
     """An error and its cure on stderr."""
     _tell(stream or sys.stderr, f"error: {plain(trouble.message)}")
     if trouble.hint:
@@ -60,7 +60,7 @@ def _tell(stream: TextIO | None, line: str) -> None:
         print(line, file=stream, flush=True)
 
 
-class Narrator:
+class Reporter:
     """Says on stderr what happens; `quiet` leaves only errors. Use as a context manager."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
@@ -71,7 +71,7 @@ class Narrator:
         self._bar: Bar | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def __enter__(self) -> Narrator:
+    def __enter__(self) -> Reporter:
         return self
 
     def __exit__(self, *error: object) -> None:

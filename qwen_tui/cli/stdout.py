@@ -1,20 +1,18 @@
 """Where a completion goes: standard output or a file, as exact bytes or safe to show.
 
-Law: a pipe and a file get the exact bytes; a terminal never gets a control character of the
-model's.
+Law: a pipe and a file get the exact bytes; a terminal never gets a model's control character.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO
 
+from qwen_tui.paths import replacing
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
-
-_FRESH: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0)
 
 
 class Output:
@@ -48,66 +46,61 @@ class Output:
             self.abandon()
 
     def close(self) -> None:
-        """All is written."""
+        """Everything was written."""
 
     def abandon(self) -> None:
-        """Nothing came of it."""
+        """What was written so far is not wanted."""
+
+
+class _Abandoned(Exception):
+    """Tells `replacing` to leave the old file in its place."""
 
 
 class FileOutput(Output):
     """A file that appears whole, under its name, when it is closed; devices are written directly.
 
-    Trouble 73 or 77 when it cannot be made, raised at once; the file is begun by the first write.
+    Trouble 73 or 77 when it cannot be made, raised at once. The first write begins the new file: a
+    process killed while it only loads leaves nothing behind.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = Path(os.path.realpath(path))
-        direct = self._path.exists() and not self._path.is_file()
-        self._part = self._path if direct else self._path.with_name(f".{self._path.name}.part")
-        try:
-            if direct:
-                super().__init__(self._path.open("wb"), str(path))
-                return
-            self._part.unlink(missing_ok=True)
-            super().__init__(self._begun(), str(path))
-        except PermissionError:
-            raise Trouble(f"{path} may not be written", code=NO_PERMISSION) from None
-        except OSError as error:
-            raise Trouble(f"{path} cannot be made: {error.strerror}", code=CANNOT_CREATE) from None
-        # Nothing may lie about should the process be killed while it only loads.
-        self._part.unlink()
-        self._stream.close()
+        self._path = path
+        self._open = ExitStack()
+        self._begun = False
+        super().__init__(self._begin(), str(path))
+        if path.is_file() or not path.exists():
+            self.abandon()
 
-    def _begun(self) -> BinaryIO:
-        return os.fdopen(os.open(self._part, _FRESH, 0o666), "wb")
+    def _begin(self) -> BinaryIO:
+        direct = self._path.exists() and not self._path.is_file()
+        try:
+            place = self._path.open("wb") if direct else replacing(self._path)
+            stream = self._open.enter_context(place)
+        except PermissionError:
+            raise Trouble(f"{self._path} may not be written", code=NO_PERMISSION) from None
+        except OSError as error:
+            why = f"{self._path} cannot be made: {error.strerror}"
+            raise Trouble(why, code=CANNOT_CREATE) from None
+        self._begun = True
+        return stream
 
     def write(self, data: bytes) -> None:
-        self._reopen()
+        if not self._begun:
+            self._stream = self._begin()
         super().write(data)
 
-    def _reopen(self) -> None:
-        if self._stream.closed:
-            try:
-                self._stream = self._begun()
-            except OSError as error:
-                raise Trouble(
-                    f"{self._name} cannot be made: {error.strerror}", code=CANNOT_CREATE
-                ) from None
-
     def close(self) -> None:
+        if not self._begun:
+            self._stream = self._begin()
         try:
-            self._reopen()
-            self._stream.close()
-            if self._part != self._path:
-                self._part.replace(self._path)
+            self._open.close()
         except OSError as error:
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
 
     def abandon(self) -> None:
+        self._begun = False
         with suppress(OSError):
-            self._stream.close()
-        if self._part != self._path:
-            self._part.unlink(missing_ok=True)
+            self._open.__exit__(_Abandoned, _Abandoned(), None)
 
 
 def opened(path: str | None, *, raw: bool = False) -> Output:
@@ -130,11 +123,12 @@ def silence_stdout() -> None:
         return
 
 
-class Teller:
-    """Tells completions, one after the other, in branch order.
+class BranchPrinter:
+    """Prints completions one after the other, in branch order.
 
-    Branch 0 is told as it comes; of the others each waits for its turn. `limit` branches are parted
-    by a line `--- 2/4 ---`; on a terminal a missing final newline is added.
+    Branch 0 is printed as it comes; each other waits until those before it have ended. A line
+    `--- 2/4 ---` stands between branches; on a terminal a missing final newline is added. `lead`
+    stands before each.
     """
 
     def __init__(self, output: Output, *, branches: int = 1, lead: bytes = b"") -> None:
@@ -142,35 +136,30 @@ class Teller:
 
         self._output = output
         self._branches = branches
-        self._lead = lead
         self._turn = 0
         self._waiting = [bytearray(lead) for _ in range(branches)]
         self._ended = [False] * branches
         self._decoder = Decoder()
         self._last = b"\n"
 
-    def begin(self) -> None:
-        """Tell what stands before the first completion."""
-        self._tell()
-
     def feed(self, branch: int, data: bytes) -> None:
         """More bytes of one branch."""
         self._waiting[branch] += data
-        self._tell()
+        self._print()
 
     def end(self, branch: int) -> None:
         """That branch is over."""
         self._ended[branch] = True
-        self._tell()
+        self._print()
 
     def finish(self) -> None:
-        """Tell whatever is left, of every branch, and the terminal's final newline."""
+        """Print what is left of every branch, and the terminal's final newline."""
         self._ended = [True] * self._branches
-        self._tell()
+        self._print()
         if self._output.shown and self._last != b"\n":
             self._output.write(b"\n")
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         while self._turn < self._branches:
             waiting = self._waiting[self._turn]
             if waiting:

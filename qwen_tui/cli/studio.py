@@ -48,7 +48,7 @@ def studio(
 ) -> None:  # fmt: skip
     """Open the studio on FILE, on a piped text, on a session, or empty."""
     from qwen_tui.cli.terminal import check_screen, piped_text, take_terminal
-    from qwen_tui.cli.wiring import Opening, open_studio, work_in_lines
+    from qwen_tui.cli.wiring import StudioInput, open_studio, work_in_lines
 
     if file is not None and session is not None:
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)
@@ -57,8 +57,8 @@ def studio(
     if path is not None and is_session(path):
         path, session = None, str(path)
     if plain:
-        raise typer.Exit(work_in_lines(Opening(path, session, None, encoding), flags))
+        raise typer.Exit(work_in_lines(StudioInput(path, session, None, encoding), flags))
     check_screen()
     piped = None if path is not None or session is not None else piped_text(encoding)
     take_terminal()
-    raise typer.Exit(open_studio(Opening(path, session, piped, encoding), flags))
+    raise typer.Exit(open_studio(StudioInput(path, session, piped, encoding), flags))

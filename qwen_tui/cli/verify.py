@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_tui.cli.signals import die, dying_at_once, stopping
-from qwen_tui.cli.stderr import Narrator
+from qwen_tui.cli.stderr import Reporter
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.generations import Run
 from qwen_tui.session.session import Session
@@ -63,30 +63,30 @@ class Difference:
 def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
     """Verify every completion of the session of that name; the exit code."""
     from qwen_tui import settings
+    from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.generation import described, ignore, load
-    from qwen_tui.cli.wiring import loaded
 
-    session = loaded(name)
+    session = stored_session(name)
     # Every position is scored: none is known, and none guessed.
     chosen = settings.load(flags | {"kv_disk": 0, "draft": ""})
-    with Narrator(quiet=quiet) as narrator:
-        narrator.warn(chosen.warnings)
-        completions = list(stored(session, narrator))
+    with Reporter(quiet=quiet) as reporter:
+        reporter.warn(chosen.warnings)
+        completions = list(stored(session, reporter))
         if not completions:
             raise Trouble("this session holds no completion to verify", code=NO_INPUT)
         with dying_at_once():
-            backend = load(chosen, narrator, ignore)
+            backend = load(chosen, reporter, ignore)
         with closing(backend), stopping() as stopped:
-            narrator.say(described(backend))
+            reporter.say(described(backend))
             if not backend.abilities.score:
                 raise Trouble(f"{backend.name} cannot score a text")
-            worst, count = compared(session, completions, backend, narrator, stopped.cancel)
+            worst, count = compared(session, completions, backend, reporter, stopped.cancel)
         if stopped.by is not None:
             die(stopped.by)
     return judged(worst, count, backend.environment)
 
 
-def stored(session: Session, narrator: Narrator) -> Iterator[Stored]:
+def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
     """The session's completions that can be read again: those with token ids and their prompt."""
     for number, run in enumerate(session.runs.values(), 1):
         prompt = prompt_of(session, run)
@@ -96,9 +96,9 @@ def stored(session: Session, narrator: Narrator) -> Iterator[Stored]:
             if not tokens:
                 continue
             if prompt is None:
-                narrator.warn([f"{name}: its prompt cannot be rebuilt; skipped"])
+                reporter.warn([f"{name}: its prompt cannot be rebuilt; skipped"])
             elif any(token.id < 0 for token in (*prompt, *tokens)):
-                narrator.warn([f"{name}: has no token ids; skipped"])
+                reporter.warn([f"{name}: has no token ids; skipped"])
             else:
                 yield Stored(name, run, prompt, tokens)
 
@@ -126,7 +126,7 @@ def compared(
     session: Session,
     completions: list[Stored],
     backend: Backend,
-    narrator: Narrator,
+    reporter: Reporter,
     cancel: threading.Event,
 ) -> tuple[Difference | None, int]:
     """The largest difference of all, and how many logprobs were compared."""
@@ -137,12 +137,12 @@ def compared(
         then = session.environments.get(each.run.started.environment)
         if then is not None and then.id not in warned:
             warned.add(then.id)
-            narrator.warn(differences(then, backend.environment))
+            reporter.warn(differences(then, backend.environment))
         found = list(deltas(each, backend, cancel))
         count += len(found)
         largest = max(found, key=lambda difference: difference.delta, default=None)
         if largest is not None:
-            narrator.say(f"{each.name}: {len(found)} tokens, {said(largest)}")
+            reporter.say(f"{each.name}: {len(found)} tokens, {said(largest)}")
             if worst is None or largest.delta > worst.delta:
                 worst = largest
     return worst, count

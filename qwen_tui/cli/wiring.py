@@ -1,6 +1,7 @@
-"""Introduces settings, session, store, runner and backend to each other, for the studio.
+"""Connects settings, session, store, runner and backend for the studio and the line mode.
 
-Law: a session is opened for writing only where the person goes on with it; nothing is loaded here.
+Law: a session is opened for writing only where the person goes on with it; no weights are loaded
+here.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from qwen_tui import backends, hub, presets, settings
 from qwen_tui.cli import prompt as prompts
+from qwen_tui.cli.arguments import stored_session
 from qwen_tui.cli.save import APP
-from qwen_tui.cli.stderr import Narrator
+from qwen_tui.cli.stderr import Reporter
 from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Opening:
+class StudioInput:
     """What to begin with: a file, a session by name, a piped text, or nothing."""
 
     file: Path | None = None
@@ -48,13 +50,6 @@ class Opening:
     def title(self) -> str:
         """What a session begun from it is called: the file's name. A pipe's name says nothing."""
         return self.file.name if self.file is not None and self.file.is_file() else ""
-
-
-def loaded(name: str) -> Session:
-    """The stored session of that name, to be read only; Trouble when there is none."""
-    opened = open_session(library.resolve(name), read_only=True)
-    opened.close()
-    return opened.session
 
 
 def opener(chosen: Settings) -> Opener:
@@ -79,23 +74,23 @@ def filled(chosen: Settings) -> Settings:
     return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
 
 
-def themed(chosen: Settings, shelf: ThemeSet) -> Settings:
-    """The settings with a theme of that shelf. A flag that names another is refused (Trouble 2); a
-    file or a variable that does becomes a warning, and the default stands.
+def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:
+    """The settings with a theme that exists. A flag that names another is refused (Trouble 2); for
+    a file or a variable that does there is a warning, and the default stands.
     """
     origin = chosen.origin["theme"]
-    if chosen.theme in shelf.themes or not origin.explicit:
+    if chosen.theme in theme_set.themes or not origin.explicit:
         return chosen
     why = f"{origin.where}: there is no theme {chosen.theme!r}"
-    there = f"there are {', '.join(shelf.themes)}"
+    there = f"there are {', '.join(theme_set.themes)}"
     if origin.source == "flag":
-        hint = "; ".join(map(str, shelf.problems))
+        hint = "; ".join(map(str, theme_set.problems))
         raise Trouble(f"{why} ({there})", hint=hint, code=USAGE)
     warnings = (*chosen.warnings, f"{why}; ignored ({there})")
-    return replace(chosen, theme=shelf.pick(chosen.theme).name, warnings=warnings)
+    return replace(chosen, theme=theme_set.pick(chosen.theme).name, warnings=warnings)
 
 
-def desk(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
+def session_for(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
     """A session file opened to go on with (read-only where it must be), or a new session of that
     title.
     """
@@ -108,30 +103,30 @@ def desk(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
     return opened
 
 
-def open_studio(opening: Opening, flags: dict[str, Any]) -> int:
+def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
     """Open the studio and stay until it is left; the exit code."""
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
     from qwen_tui.tui.context import StudioContext
 
-    shelf = every_theme()
-    chosen = themed(filled(settings.load(flags)), shelf)
-    text = opening.text()
-    path = library.resolve(opening.session) if opening.session is not None else None
+    theme_set = every_theme()
+    chosen = themed(filled(settings.load(flags)), theme_set)
+    text = given.text()
+    path = library.resolve(given.session) if given.session is not None else None
     left = _left_behind() if chosen.save else None
-    if opening.file is None and opening.session is None and not text:
+    if given.file is None and given.session is None and not text:
         path = left
-    doors = StudioContext(
+    context = StudioContext(
         settings=chosen,
         runner=Runner(opener(chosen)),
         opener=opener,
         vocab=vocabulary,
-        open_desk=lambda path: desk(chosen, path),
-        desk=desk(chosen, path, opening.title),
-        file=opening.file if opening.encoding is None else None,
+        open_desk=lambda path: session_for(chosen, path),
+        desk=session_for(chosen, path, given.title),
+        file=given.file if given.encoding is None else None,
         text=text,
     )
-    return run(doors, shelf)
+    return run(context, theme_set)
 
 
 def _left_behind() -> Path | None:
@@ -155,54 +150,54 @@ def replay_in_studio(
 
     check_screen()
     take_terminal()
-    session = loaded(name)
+    session = stored_session(name)
     recorded = takes(session.entries)
     environment = next(iter(session.environments.values()), UNKNOWN)
     model = str(environment.model.get("repo") or environment.model.get("path") or "unknown")
-    shelf = every_theme()
-    chosen = themed(settings.load(flags | {"save": False, "model": model}), shelf)
+    theme_set = every_theme()
+    chosen = themed(settings.load(flags | {"save": False, "model": model}), theme_set)
 
     def replay(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
         return Replay(recorded, environment=environment, speed=speed, max_gap=max_gap)
 
-    doors = StudioContext(
+    context = StudioContext(
         settings=chosen,
         runner=Runner(replay),
         opener=opener,
         vocab=lambda chosen: None,
-        open_desk=lambda path: desk(chosen, path),
+        open_desk=lambda path: session_for(chosen, path),
         desk=OpenSession(session),
         play=True,
     )
-    return run(doors, shelf)
+    return run(context, theme_set)
 
 
-def work_in_lines(opening: Opening, flags: dict[str, Any]) -> int:
+def work_in_lines(given: StudioInput, flags: dict[str, Any]) -> int:
     """The line-mode workbench on what was opened; the exit code."""
     from qwen_tui.cli.generation import ignore, load
-    from qwen_tui.cli.line_mode import Workbench
+    from qwen_tui.cli.line_mode import LineMode
 
     chosen = settings.load(flags)
     folder = hub.find(chosen.model).path
     chosen = settings.for_checkpoint(chosen, folder)
     vocab = Vocab.load(folder)
-    text = opening.text()
-    if opening.session is not None:
-        held = open_session(
-            library.resolve(opening.session), vocab=vocab, read_only=not chosen.save
+    text = given.text()
+    if given.session is not None:
+        opened = open_session(
+            library.resolve(given.session), vocab=vocab, read_only=not chosen.save
         )
-        session, store = held.session, held.store
+        session, store = opened.session, opened.store
     else:
-        session = Session.new(title=opening.title, app=APP, vocab=vocab)
+        session = Session.new(title=given.title, app=APP, vocab=vocab)
         store = new_store(session) if chosen.save else None
-    with Narrator() as narrator:
-        narrator.warn(chosen.warnings)
+    with Reporter() as reporter:
+        reporter.warn(chosen.warnings)
     if text:
-        session.commit(text, "file" if opening.file else "user")
-    bench = Workbench(chosen, session, lambda chosen, narrator: load(chosen, narrator, ignore))
+        session.commit(text, "file" if given.file else "user")
+    lines = LineMode(chosen, session, lambda chosen, reporter: load(chosen, reporter, ignore))
     try:
-        return bench.run()
+        return lines.run()
     finally:
-        bench.close()
+        lines.close()
         if store is not None:
             store.close()

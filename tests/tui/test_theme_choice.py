@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from qwen_tui import paths, settings
-from qwen_tui.cli.wiring import Opening, open_studio, themed
+from qwen_tui.cli.wiring import StudioInput, open_studio, themed
 from qwen_tui.tui.app import every_theme
 from qwen_tui.types import USAGE, Trouble
 
@@ -36,7 +36,7 @@ def test_a_theme_of_ones_own_that_is_broken_is_refused_with_what_is_wrong() -> N
     folder = paths.made(paths.user_themes_dir())
     (folder / "mine.toml").write_text("name = 'mine'\n")
     with pytest.raises(Trouble, match="there is no theme 'mine'") as caught:
-        open_studio(Opening(), {"theme": "mine"})
+        open_studio(StudioInput(), {"theme": "mine"})
     assert caught.value.code == USAGE
     assert "mine.toml: colors.primary: missing" in caught.value.hint
 

@@ -16,7 +16,7 @@ import typer
 from qwen_tui import cli, paths, presets, settings
 from qwen_tui.cli.arguments import is_session
 from qwen_tui.cli.signals import stopping
-from qwen_tui.cli.stderr import Narrator, complain
+from qwen_tui.cli.stderr import Reporter, print_error
 from qwen_tui.journal import line, record
 from qwen_tui.types import (
     DEFAULT_ORDER,
@@ -198,18 +198,18 @@ class Terminal(io.StringIO):
 def test_bars_are_for_terminals_and_lines_for_everybody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm")
     for stream, bars in ((Terminal(), True), (io.StringIO(), False)):
-        with Narrator(stream=stream) as narrator:
-            narrator.report(Progress("load", 1 << 29, 1 << 30))
-            narrator.report(Progress("prefill", 10, 20))
-            narrator.say("loaded\x1b[2J")
+        with Reporter(stream=stream) as reporter:
+            reporter.report(Progress("load", 1 << 29, 1 << 30))
+            reporter.report(Progress("prefill", 10, 20))
+            reporter.say("loaded\x1b[2J")
         said = stream.getvalue()
         assert ("0.50/1.00 GiB" in said) is bars
         assert "reading the prompt" not in said
         assert said.endswith("loaded␛[2J\n")
     quiet = Terminal()
-    with Narrator(stream=quiet, quiet=True) as narrator:
-        narrator.report(Progress("load", 1, 2))
-        narrator.say("loaded")
+    with Reporter(stream=quiet, quiet=True) as reporter:
+        reporter.report(Progress("load", 1, 2))
+        reporter.say("loaded")
     assert quiet.getvalue() == ""
 
 
@@ -221,10 +221,10 @@ class FullStream(io.StringIO):
 def test_a_stderr_that_is_full_or_gone_does_not_end_the_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    Narrator(stream=FullStream()).say("into the void")
+    Reporter(stream=FullStream()).say("into the void")
     monkeypatch.setattr("sys.stderr", None)
-    Narrator().say("nowhere")
-    complain(Trouble("nobody hears"))
+    Reporter().say("nowhere")
+    print_error(Trouble("nobody hears"))
 
 
 def test_a_session_file_is_opened_as_a_session(tmp_path: Path) -> None:

@@ -10,60 +10,60 @@ from pathlib import Path
 import pytest
 
 from qwen_tui.cli import stdout
-from qwen_tui.cli.stdout import FileOutput, Output, Teller
+from qwen_tui.cli.stdout import BranchPrinter, FileOutput, Output
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
 
 
-def told(shown: bool, branches: int = 1, lead: bytes = b"") -> tuple[Teller, io.BytesIO]:
+def told(shown: bool, branches: int = 1, lead: bytes = b"") -> tuple[BranchPrinter, io.BytesIO]:
     stream = io.BytesIO()
-    return Teller(Output(stream, "it", shown=shown), branches=branches, lead=lead), stream
+    return BranchPrinter(Output(stream, "it", shown=shown), branches=branches, lead=lead), stream
 
 
 def test_a_pipe_gets_the_exact_bytes_as_they_come() -> None:
-    teller, stream = told(shown=False)
+    printer, stream = told(shown=False)
     for data in (b"caf", b"\xc3", b"\xa9 \x1b[31m", b"\xff"):
-        teller.feed(0, data)
+        printer.feed(0, data)
         assert stream.getvalue().endswith(data)
-    teller.finish()
+    printer.finish()
     assert stream.getvalue() == b"caf\xc3\xa9 \x1b[31m\xff"
 
 
 def test_a_terminal_gets_whole_safe_characters_and_a_last_newline() -> None:
-    teller, stream = told(shown=True)
-    teller.feed(0, b"caf\xc3")
+    printer, stream = told(shown=True)
+    printer.feed(0, b"caf\xc3")
     assert stream.getvalue() == b"caf"
-    teller.feed(0, b"\xa9 \x1b[31m")
-    teller.finish()
+    printer.feed(0, b"\xa9 \x1b[31m")
+    printer.finish()
     assert stream.getvalue().decode() == "café ␛[31m\n"
 
 
 def test_a_newline_that_is_there_is_not_doubled() -> None:
-    teller, stream = told(shown=True)
-    teller.feed(0, b"done\n")
-    teller.finish()
+    printer, stream = told(shown=True)
+    printer.feed(0, b"done\n")
+    printer.finish()
     assert stream.getvalue() == b"done\n"
 
 
 def test_completions_are_told_in_order_with_a_line_between() -> None:
-    teller, stream = told(shown=False, branches=3)
-    teller.feed(1, b"second\n")
-    teller.feed(2, b"third")
+    printer, stream = told(shown=False, branches=3)
+    printer.feed(1, b"second\n")
+    printer.feed(2, b"third")
     assert stream.getvalue() == b""
-    teller.feed(0, b"first")
+    printer.feed(0, b"first")
     assert stream.getvalue() == b"first"
-    teller.end(2)
-    teller.end(0)
+    printer.end(2)
+    printer.end(0)
     assert stream.getvalue() == b"first\n--- 2/3 ---\nsecond\n"
-    teller.feed(1, b"more")
-    teller.end(1)
-    teller.finish()
+    printer.feed(1, b"more")
+    printer.end(1)
+    printer.finish()
     assert stream.getvalue() == b"first\n--- 2/3 ---\nsecond\nmore\n--- 3/3 ---\nthird"
 
 
 def test_what_an_interrupted_branch_said_is_told_at_the_end() -> None:
-    teller, stream = told(shown=False, branches=2, lead=b"> ")
-    teller.feed(1, b"two")
-    teller.finish()
+    printer, stream = told(shown=False, branches=2, lead=b"> ")
+    printer.feed(1, b"two")
+    printer.finish()
     assert stream.getvalue() == b"> \n--- 2/2 ---\n> two"
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from fixtures.scripts import End, Gate, Say, Script, Scripted, gated
 from qwen_tui import settings
-from qwen_tui.cli.line_mode import Workbench
+from qwen_tui.cli.line_mode import LineMode
 from qwen_tui.cli.stdout import Output
 from qwen_tui.session.session import Session
 
@@ -25,10 +25,10 @@ class Bench:
         self.backend = Scripted(script, context=context)
         self.stream = io.BytesIO()
         chosen = settings.load({"max_tokens": 20, **flags})
-        self.bench = Workbench(
+        self.bench = LineMode(
             chosen,
             self.session,
-            lambda chosen, narrator: self.backend,
+            lambda chosen, reporter: self.backend,
             lines=io.StringIO(lines),
             output=Output(self.stream, "it", shown=True),
         )

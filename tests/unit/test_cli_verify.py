@@ -10,7 +10,7 @@ import pytest
 
 from fixtures.scripts import Say, Scripted
 from qwen_tui import context_window
-from qwen_tui.cli.stderr import Narrator
+from qwen_tui.cli.stderr import Reporter
 from qwen_tui.cli.verify import compared, differences, judged, prompt_of, stored, tolerance
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.session import Session
@@ -70,10 +70,10 @@ def test_the_largest_difference_is_named_with_its_place(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     session = saved()
-    narrator = Narrator(quiet=True)
-    completions = list(stored(session, narrator))
+    reporter = Reporter(quiet=True)
+    completions = list(stored(session, reporter))
     backend = Off(place=4, by=-0.75)
-    worst, count = compared(session, completions, backend, narrator, threading.Event())
+    worst, count = compared(session, completions, backend, reporter, threading.Event())
     assert worst is not None
     assert (count, worst.index) == (4, 2)
     assert worst.delta == pytest.approx(0.75)
@@ -81,7 +81,7 @@ def test_the_largest_difference_is_named_with_its_place(
     out = capsys.readouterr().out
     assert out.startswith("different: tolerance 0.25 for bf16")
     assert "at token 2 ' d'" in out
-    same, _ = compared(session, completions, Off(4, 0.1), narrator, threading.Event())
+    same, _ = compared(session, completions, Off(4, 0.1), reporter, threading.Event())
     assert judged(same, 4, THEN) == 0
 
 
@@ -112,5 +112,5 @@ def test_completions_without_ids_are_skipped_aloud(capsys: pytest.CaptureFixture
     session.apply(Started("gen", ("said",), "", known, {}))
     for event in Scripted([Say(" x")]).stream(session.request(Sampling(seed=1)), threading.Event()):
         session.apply(Happened("gen", event))  # type: ignore[arg-type]
-    assert list(stored(session, Narrator())) == []
+    assert list(stored(session, Reporter())) == []
     assert "no token ids" in capsys.readouterr().err
