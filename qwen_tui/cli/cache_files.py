@@ -81,7 +81,7 @@ def of(folder: Path, among: Iterable[File]) -> tuple[File, ...]:
 
 def of_model(name: str, among: Iterable[File]) -> tuple[File, ...]:
     """Those of every revision of a model: a hub id, one of our own, a folder, or a bare name."""
-    from qwen_tui.hub.snapshots import storage
+    from qwen_tui.hub.hub_cache import storage
 
     folders = {Path(name).absolute(), paths.models_dir() / name}
     if hub.is_hub_id(name):

@@ -1,7 +1,7 @@
 """Model snapshots: find, describe, hash, list, remove and (only when asked) download them.
 
 Law: no torch, no transformers; nothing but `pull` makes a request, and `huggingface_hub` is
-imported in it alone.
+imported in `hub_client` alone.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from qwen_tui.hub.card import Card, card
 from qwen_tui.hub.catalog import KNOWN, Known
 from qwen_tui.hub.download import pull
 from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
+from qwen_tui.hub.hub_cache import hub_cache, offline
 from qwen_tui.hub.memory_needs import Needs, needs
 from qwen_tui.hub.qwen2_shape import Shape
 from qwen_tui.hub.safetensors_header import Tensor, header, problems, shards, size_text
@@ -17,12 +18,10 @@ from qwen_tui.hub.snapshots import (
     DEMO,
     Snapshot,
     find,
-    hub_cache,
     installed,
     is_hub_id,
     locate,
     nearest,
-    offline,
     remove,
 )
 

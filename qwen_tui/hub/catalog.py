@@ -18,6 +18,7 @@ CITATION: Final = """\
 }"""
 BASE_KIND: Final = "base: it continues text and does not chat; write the beginning of a document"
 INSTRUCT_KIND: Final = "instruct: tuned to answer turns (chat), and it still continues text"
+INSTRUCT_CONTEXT: Final = 32_768
 TOKENIZER_BYTES: Final = 11_500_000
 """tokenizer.json, vocab.json and merges.txt of Qwen2.5, rounded."""
 
@@ -76,39 +77,23 @@ def _family() -> tuple[Known, ...]:
         ("1.5B", 1536, 8960, 28, 12, 2, 151_936, True, 131_072, "apache-2.0"),
         ("0.5B", 896, 4864, 24, 14, 2, 151_936, True, 32_768, "apache-2.0"),
     )
-    base = [
+    return tuple(
         Known(
-            f"Qwen/Qwen2.5-{size}",
-            hidden,
-            inner,
-            layers,
-            heads,
-            kv,
-            rows,
-            tied,
-            context,
-            licence,
-            False,
+            name=f"Qwen/Qwen2.5-{size}{'-Instruct' if instruct else ''}",
+            hidden=hidden,
+            intermediate=intermediate,
+            layers=layers,
+            heads=heads,
+            kv_heads=kv_heads,
+            vocab_rows=rows,
+            tied=tied,
+            context=INSTRUCT_CONTEXT if instruct else context,
+            licence=licence,
+            instruct=instruct,
         )
-        for size, hidden, inner, layers, heads, kv, rows, tied, context, licence in shapes
-    ]
-    instruct = [
-        Known(
-            f"Qwen/Qwen2.5-{size}-Instruct",
-            hidden,
-            inner,
-            layers,
-            heads,
-            kv,
-            rows,
-            tied,
-            32_768,
-            licence,
-            True,
-        )
-        for size, hidden, inner, layers, heads, kv, rows, tied, _, licence in shapes
-    ]
-    return (*base, *instruct)
+        for instruct in (False, True)
+        for size, hidden, intermediate, layers, heads, kv_heads, rows, tied, context, licence in shapes
+    )
 
 
 KNOWN: Final = {each.name: each for each in _family()}

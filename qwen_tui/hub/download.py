@@ -10,24 +10,22 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import importlib
 import json
 import os
-import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui import paths
-from qwen_tui.hub import safetensors_header, snapshots
-from qwen_tui.hub.catalog import KNOWN
+from qwen_tui.hub import snapshots
 from qwen_tui.hub.hashes import CHUNK, Report, Stopped
+from qwen_tui.hub.hub_cache import COMMIT, offline, sizes_file, storage
+from qwen_tui.hub.hub_client import Hub, RemoteFile
 from qwen_tui.hub.safetensors_header import size_text
-from qwen_tui.hub.snapshots import Snapshot, is_hub_id, is_wanted, offline, storage
+from qwen_tui.hub.snapshots import Snapshot, is_hub_id
 from qwen_tui.types import (
     IO_ERROR,
     NO_INPUT,
@@ -39,27 +37,7 @@ from qwen_tui.types import (
     Trouble,
 )
 
-DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 RETRIES: Final = 5
-TIMEOUT: Final = 20.0
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
-_ETAG: Final = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-# Read once, when huggingface_hub is imported: no telemetry, no look for updates, no bars of its
-# own.
-_QUIET: Final = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "HF_HUB_DISABLE_UPDATE_CHECK": "1",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _File:
-    """One file of the repository: its name, size in bytes, and the hub's name for its content."""
-
-    name: str
-    size: int
-    etag: str
 
 
 def pull(
@@ -90,7 +68,7 @@ def pull(
             code=UNAVAILABLE,
         )
     name, _, revision = model.partition("@")
-    hub = _Hub(name, env)
+    hub = Hub(name, env)
     commit, files = hub.listing(revision or "main")
     top = storage(name, env)
     bar = _Bar(report, sum(each.size for each in files))
@@ -101,7 +79,7 @@ def pull(
         _note_sizes(commit, files, env)
         for each in files:
             _fetch(hub, top, commit, each, bar, cancel, pause or cancel.wait)
-        if not _COMMIT.fullmatch(revision):
+        if not COMMIT.fullmatch(revision):
             _write(top / "refs" / (revision or "main"), commit)
     except OSError as error:
         raise _disk(error, name, bar) from None
@@ -127,144 +105,14 @@ class _Bar:
         self._report(Progress("download", self.done, self.total))
 
 
-# -- the hub ---------------------------------------------------------------------------------------
-
-
-class _Hub:
-    """The requests of one download, with huggingface_hub's session (proxies, token, user agent)."""
-
-    def __init__(self, name: str, env: Mapping[str, str]) -> None:
-        for variable, value in _QUIET.items():
-            os.environ.setdefault(variable, value)
-        self.name = name
-        self.endpoint = (env.get("HF_ENDPOINT") or DEFAULT_ENDPOINT).rstrip("/")
-        hub = importlib.import_module("huggingface_hub")
-        self._hub: Any = hub
-        self._errors: Any = importlib.import_module("huggingface_hub.errors")
-        self._tools: Any = importlib.import_module("huggingface_hub.utils")
-        self._tools.logging.set_verbosity_error()
-        # The HTTP library's name changed between its major versions; its base error is this one's
-        # parent.
-        self._http_error: type[Exception] = self._errors.HTTPError
-        self._resolve = hub.hf_hub_url
-
-    def listing(self, revision: str) -> tuple[str, tuple[_File, ...]]:
-        """The commit that a revision names now, and what we take of it, small files first."""
-        api = self._hub.HfApi(endpoint=self.endpoint)
-        with self.troubles():
-            info = api.model_info(
-                self.name, revision=revision, files_metadata=True, timeout=TIMEOUT
-            )
-        commit = str(info.sha or "")
-        if not _COMMIT.fullmatch(commit):
-            raise Trouble(f"{self.endpoint} names no commit for {self.name}", code=UNAVAILABLE)
-        listed = [_listed(each) for each in info.siblings or []]
-        every = [each.name for each in listed]
-        files = [each for each in listed if is_wanted(each.name, every)]
-        if not any(each.name.endswith(".safetensors") for each in files):
-            unsafe = [each for each in every if each.endswith(safetensors_header.UNSAFE)]
-            only = f" (only {unsafe[0]})" if unsafe else ""
-            raise Trouble(f"{self.name} holds no safetensors weights{only}", code=NO_INPUT)
-        odd = [each.name for each in files if not _ETAG.fullmatch(each.etag) or each.size < 0]
-        if odd:
-            raise Trouble(f"{self.endpoint} states no hash for {odd[0]}", code=UNAVAILABLE)
-        return commit, tuple(sorted(files, key=lambda each: (each.size, each.name)))
-
-    @contextmanager
-    def body(self, file: str, commit: str, start: int) -> Iterator[Any]:
-        """The response that streams a file from byte `start` on; from 0 when its status is 200."""
-        url = self._resolve(self.name, file, revision=commit, endpoint=self.endpoint)
-        headers = self._tools.build_hf_headers(library_name="qwen-tui")
-        headers["Accept-Encoding"] = "identity"
-        if start:
-            headers["Range"] = f"bytes={start}-"
-        session = self._hub.get_session()
-        with session.stream(
-            "GET", url, headers=headers, timeout=TIMEOUT, follow_redirects=True
-        ) as response:
-            self._tools.hf_raise_for_status(response)
-            yield response
-
-    @contextmanager
-    def troubles(self) -> Iterator[None]:
-        """Turn what the hub and the network raise into Trouble."""
-        try:
-            yield
-        except (self._http_error, self._errors.OfflineModeIsEnabled) as error:
-            raise self.trouble(error) from None
-        except self._errors.HFValidationError:
-            raise Trouble(f"{self.name!r} is no hub id", code=USAGE) from None
-
-    def is_transient(self, error: Exception) -> bool:
-        """Whether the same request may succeed when made again: no answer, or one broken off."""
-        return isinstance(error, self._http_error) and getattr(error, "response", None) is None
-
-    @property
-    def http_error(self) -> type[Exception]:
-        """The base of all that a request raises."""
-        return self._http_error
-
-    def trouble(self, error: Exception) -> Trouble:
-        """One line: what, and what to do."""
-        response = getattr(error, "response", None)
-        if response is None:
-            reason = str(error).partition("\n")[0][:200] or type(error).__name__
-            return Trouble(
-                f"{self.endpoint} cannot be reached: {reason}",
-                hint="check the network, a proxy, or HF_ENDPOINT; what was fetched stays",
-                code=UNAVAILABLE,
-            )
-        status = int(response.status_code)
-        said = response.headers.get("X-Error-Code", "")
-        if status == 404 and said == "RevisionNotFound":
-            return Trouble(f"{self.name} has no such revision", code=NO_INPUT)
-        if said == "RepoNotFound" or status == 404:
-            return self._unknown()
-        if status in (401, 403):
-            return Trouble(
-                f"{self.name} is gated or private, and this token may not read it (HTTP {status})",
-                hint=f"accept its terms at {self.endpoint}/{self.name}, then set HF_TOKEN",
-                code=NO_PERMISSION,
-            )
-        if status == 429:
-            after = response.headers.get("Retry-After", "")
-            when = f" in {after} s" if after.isdigit() else " later"
-            return Trouble(
-                "the hub takes no more requests just now (HTTP 429)",
-                hint=f"try again{when}; a token (HF_TOKEN) raises the limit",
-                code=TEMPORARY,
-            )
-        return Trouble(
-            f"{self.endpoint} answered with HTTP {status}",
-            hint="try again later; what was fetched stays",
-            code=UNAVAILABLE,
-        )
-
-    def _unknown(self) -> Trouble:
-        near = snapshots.nearest(self.name, list(KNOWN))
-        meant = f"; did you mean {near}?" if near and near != self.name else ""
-        return Trouble(
-            f"the hub has no model {self.name}{meant}",
-            hint="if it is private, set HF_TOKEN to a token that may read it",
-            code=NO_INPUT,
-        )
-
-
-def _listed(sibling: Any) -> _File:
-    large = sibling.lfs
-    digest = (large.get("sha256") if isinstance(large, dict) else large.sha256) if large else None
-    size = sibling.size if isinstance(sibling.size, int) else -1
-    return _File(str(sibling.rfilename), size, str(digest or sibling.blob_id or ""))
-
-
 # -- one file --------------------------------------------------------------------------------------
 
 
 def _fetch(
-    hub: _Hub,
+    hub: Hub,
     top: Path,
     commit: str,
-    file: _File,
+    file: RemoteFile,
     bar: _Bar,
     cancel: threading.Event,
     pause: Callable[[float], object],
@@ -288,9 +136,9 @@ def _fetch(
 
 
 def _download(
-    hub: _Hub,
+    hub: Hub,
     commit: str,
-    file: _File,
+    file: RemoteFile,
     blob: Path,
     bar: _Bar,
     cancel: threading.Event,
@@ -332,14 +180,14 @@ def _download(
         part.replace(blob)
 
 
-def _new_digest(file: _File) -> Any:
+def _new_digest(file: RemoteFile) -> Any:
     """The hub names large files by SHA-256, small ones as Git does."""
     if len(file.etag) == 64:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
-def _already(stream: Any, file: _File) -> Any:
+def _already(stream: Any, file: RemoteFile) -> Any:
     """Hash what an earlier run left, and stand behind it; what is too long is no beginning of the
     file.
     """
@@ -354,9 +202,9 @@ def _already(stream: Any, file: _File) -> Any:
 
 
 def _append(
-    hub: _Hub,
+    hub: Hub,
     commit: str,
-    file: _File,
+    file: RemoteFile,
     stream: Any,
     digest: Any,
     bar: _Bar,
@@ -387,7 +235,7 @@ def _append(
 # -- the disk --------------------------------------------------------------------------------------
 
 
-def _check_room(top: Path, files: tuple[_File, ...], commit: str, name: str) -> None:
+def _check_room(top: Path, files: tuple[RemoteFile, ...], commit: str, name: str) -> None:
     """Refuse before the first byte what cannot fit."""
     wanted = 0
     for each in files:
@@ -408,11 +256,11 @@ def _check_room(top: Path, files: tuple[_File, ...], commit: str, name: str) -> 
         )
 
 
-def _note_sizes(commit: str, files: tuple[_File, ...], env: Mapping[str, str]) -> None:
+def _note_sizes(commit: str, files: tuple[RemoteFile, ...], env: Mapping[str, str]) -> None:
     """Keep what a whole snapshot is, so that a part of it knows how far it got."""
     sizes = {each.name: each.size for each in files}
     with suppress(OSError):
-        _write(snapshots.sizes_file(commit, env), json.dumps(sizes))
+        _write(sizes_file(commit, env), json.dumps(sizes))
 
 
 def _write(file: Path, text: str) -> None:

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Final
 from qwen_tui import paths
 from qwen_tui.hub import safetensors_header
 from qwen_tui.hub.catalog import KNOWN
+from qwen_tui.hub.hub_cache import commit_of, folder_bytes, hub_cache, offline, progress, storage
 from qwen_tui.hub.safetensors_header import size_text
 from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
@@ -25,7 +25,6 @@ DEMO: Final = "demo"
 _ID: Final = re.compile(
     r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?(@[\w.-][\w./-]{0,120})?"
 )
-_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,26 +47,6 @@ class Snapshot:
     def complete(self) -> bool:
         """Whether everything needed is there and sound, as far as sizes and headers tell."""
         return not self.problems
-
-
-def hub_cache(env: Mapping[str, str] | None = None) -> Path:
-    """Where huggingface_hub keeps snapshots, by the variables it honours
-    (huggingface_hub/constants.py).
-    """
-    env = os.environ if env is None else env
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if env.get(variable):
-            return Path(os.path.expandvars(env[variable])).expanduser()
-    base = env.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    top = env.get("HF_HOME") or str(Path(base) / "huggingface")
-    return Path(os.path.expandvars(top)).expanduser() / "hub"
-
-
-def offline(env: Mapping[str, str] | None = None) -> bool:
-    """Whether the person forbade requests (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
-    env = os.environ if env is None else env
-    value = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def is_hub_id(model: str) -> bool:
@@ -137,29 +116,9 @@ def _is_checkpoint(folder: Path) -> bool:
     return (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
 
 
-def folder_bytes(folder: Path) -> int:
-    """What the files of a folder take, links followed, folders inside not entered."""
-    total = 0
-    try:
-        for each in folder.iterdir():
-            if each.is_file():
-                total += each.stat().st_size
-    except OSError:
-        return total
-    return total
-
-
-# -- the hub's cache: models--OWNER--NAME/{refs,blobs,snapshots/<commit>} --------------------------
-
-
-def storage(name: str, env: Mapping[str, str] | None = None) -> Path:
-    """The hub cache's folder of one model, there or not."""
-    return hub_cache(env) / ("models--" + name.replace("/", "--"))
-
-
 def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot | None:
     top = storage(name, env)
-    commit = _commit(top, revision)
+    commit = commit_of(top, revision)
     if not commit:
         return None
     folder = top / "snapshots" / commit
@@ -172,94 +131,6 @@ def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot
     far = f"{size_text(present)} of {size_text(total)} is here" if total else ""
     found = (*snapshot.problems, *([far] if far else ()))
     return Snapshot(folder, name, commit, "hub cache", present, found)
-
-
-def _commit(top: Path, revision: str) -> str:
-    """The commit that a revision names in the cache; "" when nothing of it is there."""
-    if _COMMIT.fullmatch(revision):
-        return revision if (top / "snapshots" / revision).is_dir() else ""
-    try:
-        ref = (top / "refs" / (revision or "main")).read_text("ascii").strip()
-    except (OSError, ValueError):
-        ref = ""
-    if _COMMIT.fullmatch(ref) and (revision or (top / "snapshots" / ref).is_dir()):
-        return ref
-    if revision:
-        return ""
-    # A download that broke off before it wrote its ref: the snapshot with most in it.
-    try:
-        folders = [each for each in (top / "snapshots").iterdir() if _COMMIT.fullmatch(each.name)]
-    except OSError:
-        folders = []
-    if folders:
-        return max(folders, key=lambda each: (folder_bytes(each), each.name)).name
-    return ref if _COMMIT.fullmatch(ref) else ""
-
-
-def progress(
-    top: Path, folder: Path, commit: str, env: Mapping[str, str] | None = None
-) -> tuple[int, int]:
-    """How much of a snapshot is on disk, unfinished files included, and how much there should be.
-
-    The whole (0: unknown) is what `pull` noted, else the cache's tree listing (huggingface_hub ≥
-    2), else what the weights' index says.
-    """
-    present = folder_bytes(folder)
-    with suppress(OSError):
-        present += sum(each.stat().st_size for each in (top / "blobs").glob("*.incomplete"))
-    return present, _noted(commit, env) or _listed(top, commit) or _indexed(folder)
-
-
-def sizes_file(commit: str, env: Mapping[str, str] | None = None) -> Path:
-    """Where `pull` notes the size of each file of a commit."""
-    return paths.cache_dir(env) / "downloads" / f"{commit}.json"
-
-
-def _noted(commit: str, env: Mapping[str, str] | None) -> int:
-    try:
-        sizes = safetensors_header.read_json(sizes_file(commit, env))
-        return sum(int(size) for size in sizes.values())
-    except (safetensors_header.Broken, TypeError, ValueError):
-        return 0
-
-
-def _listed(top: Path, commit: str) -> int:
-    try:
-        files = safetensors_header.read_json(top / "trees" / f"{commit}.json")["files"]
-        sizes = {name: int(entry["size"]) for name, entry in files.items()}
-    except (safetensors_header.Broken, KeyError, TypeError, ValueError, AttributeError):
-        return 0
-    return sum(size for name, size in sizes.items() if is_wanted(name, list(sizes)))
-
-
-def _indexed(folder: Path) -> int:
-    try:
-        return int(
-            safetensors_header.read_json(folder / safetensors_header.INDEX)["metadata"][
-                "total_size"
-            ]
-        )
-    except (safetensors_header.Broken, KeyError, TypeError, ValueError):
-        return 0
-
-
-_SMALL: Final = re.compile(
-    r"[\w.-]*\.json|tokenizer\.model|merges\.txt|vocab\.txt|[\w.-]*\.jinja|README\.md"
-    r"|(LICENSE|LICENCE|NOTICE)[\w.-]*"
-)
-_WEIGHTS: Final = re.compile(r"[\w.-]+\.safetensors")
-
-
-def is_wanted(name: str, among: list[str]) -> bool:
-    """Whether `models pull` fetches a file of a repository that holds `among`: never pickles, never
-    code.
-    """
-    if name.startswith((".", "-")):
-        return False
-    if _WEIGHTS.fullmatch(name):
-        standard = [each for each in among if re.fullmatch(r"model[\w.-]*\.safetensors", each)]
-        return name in standard if standard else True
-    return _SMALL.fullmatch(name) is not None and not name.endswith((".bin.index.json", ".py"))
 
 
 # -- what is not here ------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Int8
 from qwen_tui.backends.local.nn.torchscript import scripted
 from qwen_tui.backends.local.planning import kernel_speed
-from qwen_tui.backends.local.planning.plan import Speeds
+from qwen_tui.backends.local.planning.machine import Speeds
 from qwen_tui.backends.local.weights import packed_file
 from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Request, Sampling, Scored, Trouble

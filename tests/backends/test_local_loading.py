@@ -24,7 +24,8 @@ from qwen_tui.backends.local.backend import opened
 from qwen_tui.backends.local.nn import bitsandbytes, nf4
 from qwen_tui.backends.local.planning import hardware
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.plan import GIB, Machine, Plan, Speeds
+from qwen_tui.backends.local.planning.machine import GIB, Machine, Speeds
+from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.journal import environment_id
 from qwen_tui.settings import Settings
 from qwen_tui.types import NO_INPUT, TEMPORARY, USAGE, Progress, Scored, Trouble

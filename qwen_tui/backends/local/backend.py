@@ -29,7 +29,8 @@ from qwen_tui.backends.local.nn.model import Model
 from qwen_tui.backends.local.nn.qwen2_model import FastModel
 from qwen_tui.backends.local.planning import draft_model, hardware
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.plan import Machine, Plan
+from qwen_tui.backends.local.planning.machine import Machine
+from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.backends.local.weights import transformers_loader
 from qwen_tui.settings import Settings
 from qwen_tui.types import Abilities, Environment, Event, Progress, Request, Token

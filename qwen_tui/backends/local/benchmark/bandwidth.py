@@ -32,7 +32,7 @@ READS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class Host:
     """The hardware and the versions a figure belongs to. Memory in bytes."""
 
     cpu: str
@@ -66,7 +66,7 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def look(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Machine:
+def look(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Host:
     """Describe this machine; `load` is what it was before the measurement."""
     versions = {"Python": platform.python_version()}
     for package in packages:
@@ -74,7 +74,7 @@ def look(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> 
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return Machine(
+    return Host(
         cpu=_cpu_name(),
         cores=os.cpu_count() or 0,
         threads=torch.get_num_threads(),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from qwen_tui.backends.local.benchmark.bandwidth import Machine
+from qwen_tui.backends.local.benchmark.bandwidth import Host
 from qwen_tui.backends.local.benchmark.quality import Distance
 
 
@@ -63,7 +63,7 @@ class Result:
     """All that one run found; `figures` by name, in the order a person reads them."""
 
     model: dict[str, Any]
-    machine: Machine
+    machine: Host
     protocol: Protocol
     why: tuple[str, ...]
     figures: dict[str, Figure] = field(default_factory=dict)

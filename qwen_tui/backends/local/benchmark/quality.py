@@ -20,7 +20,7 @@ from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import quantised
 from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2
-from qwen_tui.backends.local.planning.plan import Packing
+from qwen_tui.backends.local.planning.machine import Packing
 from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
 from qwen_tui.types import USAGE, Progress, Trouble
 from qwen_tui.vocab import Vocab

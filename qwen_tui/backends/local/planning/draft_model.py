@@ -12,7 +12,8 @@ from pathlib import Path
 
 from qwen_tui import hub
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.plan import KEPT_FREE, Machine, Plan, gib
+from qwen_tui.backends.local.planning.machine import Machine, gib
+from qwen_tui.backends.local.planning.plan import KEPT_FREE, Plan
 from qwen_tui.hub.memory_needs import RUNTIME_BYTES
 from qwen_tui.settings import Settings
 from qwen_tui.types import TEMPORARY, USAGE, Trouble

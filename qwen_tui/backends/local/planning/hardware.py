@@ -11,7 +11,7 @@ import torch
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import has, multiplies
 from qwen_tui.backends.local.planning import kernel_speed
-from qwen_tui.backends.local.planning.plan import GIB, Machine
+from qwen_tui.backends.local.planning.machine import GIB, Machine
 
 
 def look() -> Machine:

@@ -21,7 +21,7 @@ from torch import Tensor
 from qwen_tui import paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Int8
-from qwen_tui.backends.local.planning.plan import Speeds
+from qwen_tui.backends.local.planning.machine import Speeds
 
 SHAPE: Final = (16_384, 4096)
 """Rows and columns of the matrix that is tried: beyond any cache in 8 bits."""

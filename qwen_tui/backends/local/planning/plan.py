@@ -6,18 +6,15 @@ Nothing is loaded, so `doctor` can print it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Final, Literal, Protocol, TypeAlias
+from typing import Final, Protocol
 
 from qwen_tui import hub
+from qwen_tui.backends.local.planning.machine import Machine, Packing, gib
 from qwen_tui.hub import Card
 from qwen_tui.types import TEMPORARY, USAGE, Trouble
 
-Packing: TypeAlias = Literal["", "fbgemm"]
-"""Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
-
-GIB: Final = 1 << 30
 SMALL_BYTES: Final = 256 << 20
 """Weights that take no more than this in float32 run in float32 on a CPU: it costs little, and the
 ids are exact."""
@@ -35,39 +32,6 @@ SLOW_NF4: Final = (
 )
 KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
-FBGEMM_GAIN: Final = 1.3
-"""How many times faster FBGEMM must be: its layout is made anew at every start."""
-
-
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over one
-    matrix; 0 for a kernel that is not there.
-    """
-
-    bf16: float
-    fp32: float
-    int8: float
-    fbgemm16: float
-    fbgemm8: float
-
-    def dense(self) -> tuple[str, Packing]:
-        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
-        fast: it is what checkpoints are published in.
-        """
-        if self.fbgemm16 and self.fbgemm16 * FBGEMM_GAIN < min(self.bf16, self.fp32):
-            return "fp16", "fbgemm"
-        return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
-
-    def packing8(self) -> Packing:
-        """Who multiplies with 8-bit weights."""
-        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * FBGEMM_GAIN < self.int8 else ""
-
-    def words(self) -> str:
-        """The figures, for a person."""
-        shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
-        shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
-        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
 
 
 class Wishes(Protocol):
@@ -97,24 +61,6 @@ class Wishes(Protocol):
     def threads(self) -> int:
         """CPU threads, 0: as the machine allows."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class Machine:
-    """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
-    natively, whether bitsandbytes is installed. `speeds` measures the CPU's kernels when it is
-    asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
-    multiplies NF4 weights as they lie, and need not unpack them for every token.
-    """
-
-    devices: tuple[str, ...]
-    free: dict[str, int]
-    native: dict[str, tuple[str, ...]]
-    bitsandbytes: bool
-    threads: int
-    names: dict[str, str]
-    speeds: Callable[[], Speeds] | None = None
-    nf4_kernel: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +111,7 @@ def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
     need = memory.total(context)
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
-    threads = _worth(card, wishes, machine, device, why)
+    threads = _threads(card, wishes, machine, device, why)
     slow = quant == "nf4" and device == "cpu" and not machine.nf4_kernel
     return Plan(
         device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
@@ -180,11 +126,6 @@ def lines(found: Plan) -> Iterator[str]:
     yield f"memory: {gib(found.need_bytes)} needed, {gib(found.free_bytes)} free"
     yield from found.why
     yield from (f"warning: {each}" for each in found.warnings)
-
-
-def gib(count: int) -> str:
-    """Bytes as GiB with one decimal."""
-    return f"{count / GIB:.1f} GiB"
 
 
 # -- choices ---------------------------------------------------------------------------------------
@@ -340,7 +281,7 @@ def _four_bits(card: Card, machine: Machine, device: str) -> str:
     return "nf4" if machine.bitsandbytes else ""
 
 
-def _worth(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
+def _threads(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
     """How many threads to compute with."""
     if wishes.threads:
         reason = "asked for"

@@ -20,7 +20,8 @@ import torch
 from qwen_tui import hub, paths
 from qwen_tui.backends.local import memory
 from qwen_tui.backends.local.nn import bitsandbytes, nf4
-from qwen_tui.backends.local.planning.plan import Plan, gib
+from qwen_tui.backends.local.planning.machine import gib
+from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.types import NO_INPUT, TEMPORARY, Progress, Stage, Trouble
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {

@@ -1,0 +1,71 @@
+"""What a plan is told of the machine: devices, free memory, dtypes, and how fast each kernel is.
+
+Law: values alone; `hardware` and `kernel_speed` find them, and planning needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Packing: TypeAlias = Literal["", "fbgemm"]
+"""Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
+
+GIB: Final = 1 << 30
+FBGEMM_GAIN: Final = 1.3
+"""How many times faster FBGEMM must be: its layout is made anew at every start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over one
+    matrix; 0 for a kernel that is not there.
+    """
+
+    bf16: float
+    fp32: float
+    int8: float
+    fbgemm16: float
+    fbgemm8: float
+
+    def dense(self) -> tuple[str, Packing]:
+        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
+        fast: it is what checkpoints are published in.
+        """
+        if self.fbgemm16 and self.fbgemm16 * FBGEMM_GAIN < min(self.bf16, self.fp32):
+            return "fp16", "fbgemm"
+        return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
+
+    def packing8(self) -> Packing:
+        """Who multiplies with 8-bit weights."""
+        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * FBGEMM_GAIN < self.int8 else ""
+
+    def words(self) -> str:
+        """The figures, for a person."""
+        shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
+        shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
+        return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
+    natively, whether bitsandbytes is installed. `speeds` measures the CPU's kernels when it is
+    asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
+    multiplies NF4 weights as they lie, and need not unpack them for every token.
+    """
+
+    devices: tuple[str, ...]
+    free: dict[str, int]
+    native: dict[str, tuple[str, ...]]
+    bitsandbytes: bool
+    threads: int
+    names: dict[str, str]
+    speeds: Callable[[], Speeds] | None = None
+    nf4_kernel: bool = True
+
+
+def gib(count: int) -> str:
+    """Bytes as GiB with one decimal."""
+    return f"{count / GIB:.1f} GiB"
