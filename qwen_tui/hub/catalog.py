@@ -81,7 +81,7 @@ def _family() -> tuple[Known, ...]:
         Known(
             name=f"Qwen/Qwen2.5-{size}{'-Instruct' if instruct else ''}",
             hidden=hidden,
-            intermediate=intermediate,
+            intermediate=inner,
             layers=layers,
             heads=heads,
             kv_heads=kv_heads,
@@ -92,7 +92,7 @@ def _family() -> tuple[Known, ...]:
             instruct=instruct,
         )
         for instruct in (False, True)
-        for size, hidden, intermediate, layers, heads, kv_heads, rows, tied, context, licence in shapes
+        for size, hidden, inner, layers, heads, kv_heads, rows, tied, context, licence in shapes
     )
 
 
