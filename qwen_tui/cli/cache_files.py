@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 
 from qwen_tui import hub, paths
 from qwen_tui.backends.local.kv import block_file
-from qwen_tui.backends.local.kv.block_file import MODEL_ROOM, Kept
+from qwen_tui.backends.local.kv.block_file import MODEL_NAME_LENGTH, BlockFile
 from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
 
 _NAMED: Final = re.compile(
@@ -43,7 +43,7 @@ class Packed:
         return {"kind": self.kind, "bytes": self.bytes, "path": str(self.path)}
 
 
-File = TypeVar("File", Packed, Kept)
+File = TypeVar("File", Packed, BlockFile)
 
 
 # -- finding ---------------------------------------------------------------------------------------
@@ -69,14 +69,14 @@ def _packed_in(folder: Path) -> Iterator[Packed]:
         yield Packed(file, named["model"], named["kind"], file.stat().st_size, whole)
 
 
-def kv_blocks() -> tuple[Kept, ...]:
+def kv_blocks() -> tuple[BlockFile, ...]:
     """Every KV block on this disk, of every model."""
     return tuple(block_file.everything(paths.kv_dir()))
 
 
 def of(folder: Path, among: Iterable[File]) -> tuple[File, ...]:
     """Those of the model in `folder`; two folders of the same name share them here."""
-    return tuple(each for each in among if each.model == folder.name[:MODEL_ROOM])
+    return tuple(each for each in among if each.model == folder.name[:MODEL_NAME_LENGTH])
 
 
 def of_model(name: str, among: Iterable[File]) -> tuple[File, ...]:
@@ -89,14 +89,14 @@ def of_model(name: str, among: Iterable[File]) -> tuple[File, ...]:
     snapshot = hub.locate(name)
     if snapshot is not None:
         folders.add(snapshot.path)
-    starts = {folder.name[:MODEL_ROOM] for folder in folders}
+    starts = {folder.name[:MODEL_NAME_LENGTH] for folder in folders}
     return tuple(each for each in among if each.model in starts)
 
 
 # -- telling ---------------------------------------------------------------------------------------
 
 
-def total(files: Iterable[Packed | Kept]) -> int:
+def total(files: Iterable[Packed | BlockFile]) -> int:
     """Their size on disk in bytes."""
     return sum(each.bytes for each in files)
 
@@ -109,24 +109,24 @@ def packed_text(files: Iterable[Packed]) -> str:
     )
 
 
-def kept_text(blocks: Iterable[Kept]) -> str:
+def kept_text(blocks: Iterable[BlockFile]) -> str:
     """The size of KV blocks in words."""
     return f"kept of texts: {hub.size_text(total(blocks))}"
 
 
-def note(folder: Path, files: Iterable[Packed], blocks: Iterable[Kept]) -> str:
+def note(folder: Path, files: Iterable[Packed], blocks: Iterable[BlockFile]) -> str:
     """What our cache holds for the model in `folder`, as an addition to a list's last column."""
     weights, mine = packed_text(of(folder, files)), of(folder, blocks)
     return (f"; packed: {weights}" if weights else "") + (f"; {kept_text(mine)}" if mine else "")
 
 
 def orphan_rows(
-    folders: Iterable[Path], files: Iterable[Packed], blocks: Iterable[Kept]
+    folders: Iterable[Path], files: Iterable[Packed], blocks: Iterable[BlockFile]
 ) -> list[tuple[str, ...]]:
     """A table row for each packed file, then for each model with KV blocks, of no model in
     `folders`; the last column says how to delete it.
     """
-    known = {folder.name[:MODEL_ROOM] for folder in folders}
+    known = {folder.name[:MODEL_NAME_LENGTH] for folder in folders}
     rows: list[tuple[str, ...]] = []
     for file in files:
         if file.model not in known:
@@ -156,7 +156,7 @@ def delete_packed(files: Iterable[Packed]) -> int:
     return freed
 
 
-def delete_kept(blocks: tuple[Kept, ...]) -> int:
+def delete_kept(blocks: tuple[BlockFile, ...]) -> int:
     """Delete them; the bytes freed. Trouble where some will not go."""
     freed = block_file.delete(blocks)
     left = [each.path for each in blocks if each.path.exists()]

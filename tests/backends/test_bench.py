@@ -98,14 +98,14 @@ def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
 def test_only_the_passage_written_anew_is_guessed_ahead(folder: Path) -> None:
     backend = local(folder, path="fast", dtype="fp32")
     subject = workloads.Subject(backend, BRIEF, known=300)
-    assert backend._engine.ahead > 0
+    assert backend._engine.max_draft > 0
     assert subject.decode(workloads.GREEDY, 1).drafted == 0
     once, again = subject.rewrite(1)
     assert once.drafted == 0
     assert once.emitted == again.emitted == BRIEF.passage
     with backend.speculating(lookup=False, draft=False):
-        assert backend._engine.ahead == 0
-    assert backend._engine.ahead > 0
+        assert backend._engine.max_draft == 0
+    assert backend._engine.max_draft > 0
     backend.close()
 
 

@@ -89,8 +89,8 @@ def test_nor_after_a_norm_or_on_top_of_sums(columns: int) -> None:
     rows = [slice(row, row + 1) for row in range(9)]
     alone = torch.cat([layer.normed(x[row], weight, 1e-6) for row in rows])
     assert torch.equal(layer.normed(x, weight, 1e-6), alone)
-    alone = torch.cat([layer.onto(sums[row], x[row]) for row in rows])
-    assert torch.equal(layer.onto(sums, x), alone)
+    alone = torch.cat([layer.added_to(sums[row], x[row]) for row in rows])
+    assert torch.equal(layer.added_to(sums, x), alone)
 
 
 @needed
@@ -100,7 +100,7 @@ def test_norm_and_sum_are_what_they_are_apart() -> None:
     x, weight, sums = made((5, 200), 1) * 7, made((200,), 2), made((5, 300), 4)
     right = layer(F.rms_norm(x, (200,), weight, 1e-6))
     assert torch.allclose(layer.normed(x, weight, 1e-6), right, rtol=1e-3, atol=1e-3)
-    assert torch.allclose(layer.onto(sums, x), sums + layer(x), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(layer.added_to(sums, x), sums + layer(x), rtol=1e-5, atol=1e-5)
 
 
 @needed

@@ -16,14 +16,13 @@ from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
 from qwen_tui.backends.local.decoding import sampling as ours
-from qwen_tui.backends.local.decoding.logprobs import peek, rank
+from qwen_tui.backends.local.decoding.logprobs import token_from, top_logits
+from qwen_tui.backends.local.decoding.random_draw import philox, uniform
 from qwen_tui.backends.local.decoding.sampling import (
     AllBanned,
     Candidates,
-    Chain,
-    Window,
-    philox,
-    uniform,
+    PenaltyWindow,
+    SamplerChain,
 )
 from qwen_tui.types import Sampling
 
@@ -130,7 +129,7 @@ def test_temperature_scales_as_transformers() -> None:
 @settings(max_examples=60, deadline=None)
 def test_a_window_counts_the_last_n(ids: list[int], last_n: int) -> None:
     start = len(ids) // 2
-    window = Window(last_n, ids[:start])
+    window = PenaltyWindow(last_n, ids[:start])
     for each in ids[start:]:
         window.push(each)
     assert window.counts == Counter(ids if last_n < 0 else ids[len(ids) - min(last_n, len(ids)) :])
@@ -174,7 +173,7 @@ def test_a_draw_depends_on_seed_branch_and_position_alone() -> None:
 )
 def test_drawn_ids_follow_the_distribution(values: Sampling) -> None:
     """Chi-square over 4,000 draws at the 0.1 % level, against transformers' processors."""
-    logits, chain, window = row(40, seed=5, spread=1.5), Chain.of(values), Window(0)
+    logits, chain, window = row(40, seed=5, spread=1.5), SamplerChain.of(values), PenaltyWindow(0)
     processed = logits[None]
     if values.top_k:
         processed = hf.TopKLogitsWarper(values.top_k)(None, processed)
@@ -194,17 +193,22 @@ def test_drawn_ids_follow_the_distribution(values: Sampling) -> None:
 
 def test_the_inverse_cdf_runs_over_probabilities_sorted_by_p_then_id() -> None:
     logits = torch.tensor([0.25, 0.5, 0.125, 0.125]).log()
-    chain = Chain.of(NEUTRAL)
-    picks = [chain.sample(logits, Window(0), u) for u in (0.0, 0.49, 0.51, 0.74, 0.76, 0.87, 0.88)]
+    chain = SamplerChain.of(NEUTRAL)
+    picks = [
+        chain.sample(logits, PenaltyWindow(0), u) for u in (0.0, 0.49, 0.51, 0.74, 0.76, 0.87, 0.88)
+    ]
     assert picks == [1, 1, 0, 0, 2, 2, 3]
 
 
 def test_greedy_takes_the_lowest_of_equal_ids() -> None:
     logits = torch.zeros(3000)
     logits[[70, 2000, 2999]] = 1.0
-    assert Chain.of(Sampling(temperature=0.0)).sample(logits, Window(0), 0.99) == 70
+    assert SamplerChain.of(Sampling(temperature=0.0)).sample(logits, PenaltyWindow(0), 0.99) == 70
     assert (
-        Chain.of(replace(NEUTRAL, temperature=0.0)).sample(torch.zeros(3000), Window(0), 0.9) == 0
+        SamplerChain.of(replace(NEUTRAL, temperature=0.0)).sample(
+            torch.zeros(3000), PenaltyWindow(0), 0.9
+        )
+        == 0
     )
 
 
@@ -212,10 +216,10 @@ def test_greedy_takes_the_lowest_of_equal_ids() -> None:
 
 
 def test_neutral_values_make_no_stage() -> None:
-    chain = Chain.of(NEUTRAL)
+    chain = SamplerChain.of(NEUTRAL)
     assert chain.edits == chain.cuts == ()
     logits = row()
-    assert chain.edited(logits, Window(-1, [1, 2])) is logits
+    assert chain.edited(logits, PenaltyWindow(-1, [1, 2])) is logits
 
 
 def test_temperature_first_keeps_more_than_temperature_last() -> None:
@@ -224,8 +228,8 @@ def test_temperature_first_keeps_more_than_temperature_last() -> None:
     first = replace(last, order=("temperature", "min_p"))
     reach = {}
     for name, values in (("last", last), ("first", first)):
-        chain = Chain.of(values)
-        reach[name] = {chain.sample(logits, Window(0), u / 400) for u in range(400)}
+        chain = SamplerChain.of(values)
+        reach[name] = {chain.sample(logits, PenaltyWindow(0), u / 400) for u in range(400)}
     hot = hf.MinPLogitsWarper(0.1)(None, hf.TemperatureLogitsWarper(1.5)(None, logits[None]))
     assert reach["last"] < reach["first"] <= survivors(hot)
     assert reach["last"] <= survivors(hf.MinPLogitsWarper(0.1)(None, logits[None]))
@@ -234,7 +238,10 @@ def test_temperature_first_keeps_more_than_temperature_last() -> None:
 def test_a_stage_that_the_order_leaves_out_does_not_run() -> None:
     logits = row()
     values = Sampling(top_k=1, min_p=0.0, order=("temperature",))
-    assert len({Chain.of(values).sample(logits, Window(0), u / 50) for u in range(50)}) > 1
+    assert (
+        len({SamplerChain.of(values).sample(logits, PenaltyWindow(0), u / 50) for u in range(50)})
+        > 1
+    )
 
 
 def test_penalties_after_a_cut_reorder_the_survivors() -> None:
@@ -243,33 +250,38 @@ def test_penalties_after_a_cut_reorder_the_survivors() -> None:
         top_k=2, min_p=0.0, temperature=0.0, frequency_penalty=1.5,
         order=("top_k", "penalties", "temperature"),
     )  # fmt: skip
-    assert Chain.of(values).sample(logits, Window(-1, [0]), 0.5) == 1
-    assert Chain.of(values).sample(logits, Window(-1, [0, 1]), 0.5) == 0
+    assert SamplerChain.of(values).sample(logits, PenaltyWindow(-1, [0]), 0.5) == 1
+    assert SamplerChain.of(values).sample(logits, PenaltyWindow(-1, [0, 1]), 0.5) == 0
 
 
 def test_allowed_ids_bound_the_choice() -> None:
     logits, allowed = row(3000), torch.tensor([17, 2500])
     for values in (Sampling(), NEUTRAL, Sampling(temperature=0.0)):
-        chain = Chain.of(values)
-        top = peek(logits[None], 64)
-        ids = {chain.sample(logits, Window(0), u / 20, top=top, allowed=allowed) for u in range(20)}
+        chain = SamplerChain.of(values)
+        top = top_logits(logits[None], 64)
+        ids = {
+            chain.sample(logits, PenaltyWindow(0), u / 20, top=top, allowed=allowed)
+            for u in range(20)
+        }
         assert ids <= {17, 2500}
 
 
 def test_all_banned_is_said_and_not_drawn() -> None:
     values = Sampling(logit_bias=tuple((each, -math.inf) for each in range(8)))
     with pytest.raises(AllBanned):
-        Chain.of(values).sample(torch.zeros(8), Window(0), 0.5)
+        SamplerChain.of(values).sample(torch.zeros(8), PenaltyWindow(0), 0.5)
     late = replace(values, order=("min_p", "bias"))
     with pytest.raises(AllBanned):
-        Chain.of(late).sample(torch.zeros(8), Window(0), 0.5)
+        SamplerChain.of(late).sample(torch.zeros(8), PenaltyWindow(0), 0.5)
 
 
 def test_a_tiny_temperature_is_greedy_and_not_nan() -> None:
     logits = row(2000)
     for order in (("temperature",), ("top_k", "temperature")):
         values = Sampling(temperature=1e-30, top_k=50, order=order)
-        assert Chain.of(values).sample(logits, Window(0), 0.999) == int(logits.argmax())
+        assert SamplerChain.of(values).sample(logits, PenaltyWindow(0), 0.999) == int(
+            logits.argmax()
+        )
 
 
 # -- shortcuts are exact ---------------------------------------------------------------------------
@@ -305,8 +317,11 @@ def test_looking_at_the_best_first_draws_what_the_whole_row_draws(
     logits = row(2000, seed=seed, spread=spread)
     if coarse:
         logits = (logits * 4).round() / 4
-    chain, window = Chain.of(values), Window(values.repeat_last_n, [3, 5, 7, 7, 7, 900])
-    found = chain.sample(logits, window, u, top=peek(logits[None], 64))
+    chain, window = (
+        SamplerChain.of(values),
+        PenaltyWindow(values.repeat_last_n, [3, 5, 7, 7, 7, 900]),
+    )
+    found = chain.sample(logits, window, u, top=top_logits(logits[None], 64))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "HEADS", ())
         assert chain.sample(logits, window, u) == found
@@ -348,14 +363,14 @@ class OnMetal(torch.Tensor):
 def test_a_device_without_float64_draws_what_the_host_draws(
     values: Sampling, spread: float
 ) -> None:
-    chain, window = Chain.of(values), Window(0)
+    chain, window = SamplerChain.of(values), PenaltyWindow(0)
     logits = row(5000, spread=spread)
     there = logits.as_subclass(OnMetal)
     for position in range(20):
         u = uniform(3, 0, position)
-        top = peek(there[None], 64)
+        top = top_logits(there[None], 64)
         assert chain.sample(there, window, u, top=top) == chain.sample(logits, window, u)
-    right, found = peek(logits[None], 64), peek(there[None], 64)
+    right, found = top_logits(logits[None], 64), top_logits(there[None], 64)
     for name in ("values", "ids", "log_mass"):
         assert torch.equal(getattr(found, name), getattr(right, name))
 
@@ -365,7 +380,9 @@ def test_a_tokens_logprob_is_raw_and_its_rivals_are_sorted() -> None:
     expected = logits.double().log_softmax(0)
     order = sorted(range(300), key=lambda each: (-float(logits[each]), each))
     for chosen in (order[0], order[3], order[200]):
-        token = rank(logits, chosen, peek(logits[None], 64), 5, lambda each: b"%d" % each)
+        token = token_from(
+            logits, chosen, top_logits(logits[None], 64), 5, lambda each: b"%d" % each
+        )
         assert token.id == chosen
         assert token.data == b"%d" % chosen
         assert token.logprob == pytest.approx(float(expected[chosen]), abs=1e-5)
@@ -378,6 +395,6 @@ def test_a_tokens_logprob_is_raw_and_its_rivals_are_sorted() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_one_bad_logit_shows(bad: float) -> None:
     logits = row(300)
-    assert peek(logits[None], 8).finite(0)
+    assert top_logits(logits[None], 8).finite(0)
     logits[123] = bad
-    assert not peek(logits[None], 8).finite(0)
+    assert not top_logits(logits[None], 8).finite(0)

@@ -21,10 +21,10 @@ import torch
 from qwen_tui import hub, journal, paths
 from qwen_tui.backends.local.decoding.draft_model import Drafter
 from qwen_tui.backends.local.decoding.engine import Engine
-from qwen_tui.backends.local.decoding.loop import Run
+from qwen_tui.backends.local.decoding.loop import DecodingLoop
 from qwen_tui.backends.local.decoding.prefix_constraint import Spellings
-from qwen_tui.backends.local.kv.disk_cache import Archive, Measures, for_model
-from qwen_tui.backends.local.kv.prefix_cache import Held
+from qwen_tui.backends.local.kv.disk_cache import DiskCache, Thresholds, for_model
+from qwen_tui.backends.local.kv.prefix_cache import PrefixCache
 from qwen_tui.backends.local.nn.model import Model
 from qwen_tui.backends.local.nn.qwen2_model import FastModel
 from qwen_tui.backends.local.planning import draft_model, hardware
@@ -64,14 +64,14 @@ class Local:
         *,
         why: tuple[str, ...] = (),
         chunk: int = 0,
-        ahead: int = 0,
-        archive: Archive | None = None,
+        max_draft: int = 0,
+        disk_cache: DiskCache | None = None,
         lookup: bool = True,
         draft: tuple[FastModel, int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the model's own; `ahead` is how many ids may be guessed in a step, by
-        `lookup` or by a `draft` model with its context; `archive` keeps long texts on disk.
+        """`chunk` 0 takes the model's own; `max_draft` is how many ids may be drafted in a step,
+        by prompt `lookup` or by a `draft` model with its context.
         """
         self.name = name
         self.environment = environment
@@ -83,19 +83,18 @@ class Local:
         self._closed = False
         known = min(vocab.rows_known, model.vocab_rows)
         self._engine = Engine(
-            model=model,
-            held=Held(),
-            words=vocab,
+            cache=PrefixCache(model),
+            vocab=vocab,
             spellings=cache(lambda: Spellings(known, vocab.data, vocab.is_added)),
             known=known,
-            ends=vocab.eos_ids,
+            eos_ids=vocab.eos_ids,
             context=plan.context,
             chunk=chunk or model.chunk,
             threads=plan.threads,
             dtype=plan.dtype,
             clock=clock,
-            ahead=ahead,
-            archive=archive,
+            max_draft=max_draft,
+            disk_cache=disk_cache,
             lookup=lookup,
             drafter=_drafter(draft, model, known) if draft else None,
         )
@@ -105,12 +104,12 @@ class Local:
         end = self._vocab.end_of_text
         if not request.prompt and end is not None:
             request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
-        return Run(self._engine, request, cancel).stream()
+        return DecodingLoop(self._engine, request, cancel).stream()
 
     @property
     def speculates(self) -> bool:
-        """Whether ids are guessed ahead, by prompt lookup or by a draft model."""
-        return self._engine.ahead > 0
+        """Whether it decodes speculatively, by prompt lookup or by a draft model."""
+        return self._engine.max_draft > 0
 
     @property
     def drafts(self) -> bool:
@@ -140,7 +139,7 @@ class Local:
         engine = self._engine
         self._engine = replace(
             engine,
-            ahead=engine.ahead if lookup or draft else 0,
+            max_draft=engine.max_draft if lookup or draft else 0,
             lookup=engine.lookup and lookup,
             drafter=engine.drafter if draft else None,
         )
@@ -151,16 +150,16 @@ class Local:
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
         """Wait until the last prompt is kept on disk, at most for so long; call it last."""
-        if self._engine.archive is not None:
-            self._engine.archive.finish(self._model, seconds, stopped)
+        if self._engine.disk_cache is not None:
+            self._engine.disk_cache.finish(self._engine.cache, seconds, stopped)
 
     def close(self) -> None:
         """Free weights and cache; calling it twice is fine."""
         if not self._closed:
             self._closed = True
             try:
-                if self._engine.archive is not None:
-                    self._engine.archive.close(self._model, self._engine.held.ids)
+                if self._engine.disk_cache is not None:
+                    self._engine.disk_cache.close(self._engine.cache)
             finally:
                 self._model.close()
                 if self._engine.drafter is not None:
@@ -170,8 +169,8 @@ class Local:
 def _drafter(draft: tuple[FastModel, int], model: Model, known: int) -> Drafter:
     """The draft model at work."""
     guesses, context = draft
-    price = min(1.0, guesses.price(model)) if isinstance(model, FastModel) else 1.0
-    return Drafter(guesses, known=known, context=context, price=price)
+    cost = min(1.0, guesses.step_cost(model)) if isinstance(model, FastModel) else 1.0
+    return Drafter(guesses, known=known, context=context, cost=cost)
 
 
 def opened(
@@ -181,10 +180,10 @@ def opened(
     *,
     path: Path_ = "auto",
     chunk: int = 0,
-    measures: Measures | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Local:
     """Find, plan and load; raises Trouble. `path` picks the forward pass: `auto` is our own where
-    the architecture is Qwen2, else transformers'. `measures` say from when on texts are kept.
+    the architecture is Qwen2, else transformers'. `thresholds` are the disk cache's.
     """
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
@@ -203,7 +202,7 @@ def opened(
         guesses, notes = _own(beside.folder, beside.shape, beside.plan, report, cancel)
         draft, more = (guesses, beside.plan.context), (*more, *notes)
     environment = _environment(snapshot, card, plan, vocab, model, kernels)
-    kept = for_model(snapshot.path, shape, plan, settings, measures) if shape else None
+    kept = for_model(snapshot.path, shape, plan, settings, thresholds) if shape else None
     return Local(
         card.name,
         model,
@@ -212,8 +211,8 @@ def opened(
         environment,
         why=why + more,
         chunk=chunk,
-        ahead=model.ahead if settings.lookup or draft else 0,
-        archive=kept,
+        max_draft=model.max_draft if settings.lookup or draft else 0,
+        disk_cache=kept,
         lookup=settings.lookup,
         draft=draft,
     )
@@ -280,7 +279,7 @@ def _loaded(
 
     reference = Reference(transformers_loader.load(folder, plan, report, cancel))
     why = ["transformers' own forward"]
-    if reference.retold:
+    if reference.recomputes:
         why.append(
             "no cache: this architecture's state cannot be fed in parts, so each step is slow"
         )

@@ -95,8 +95,8 @@ class _Runner:
         one = replace(self._shape, layers=1)
         network = Qwen2(one, self._x, [layer], norm1, parts["qkv"], dtype=self._dtype)
         cache = KV(one, self._dtype, self._x.device)
-        place = network.place(len(self._x), cache)
-        self._x = network.through(0, self._x, cache, place)
+        positions = network.positions(len(self._x), cache)
+        self._x = network.through(0, self._x, cache, positions)
 
     def head(self, weight: Tensor, norm: Tensor, known: int) -> Iterator[Tensor]:
         """Float32 logits [PIECE, known] of consecutive positions."""

@@ -1,6 +1,6 @@
-"""The course of one generation: its branches as they grow, and the record of how they were run.
+"""One generation under way: its branches as they grow, and the schedule of what was run.
 
-Law: a replay that follows the schedule runs the same forwards, row for row.
+Law: a replay that follows the schedule runs the same forward passes, row for row.
 """
 
 from __future__ import annotations
@@ -8,17 +8,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_tui.backends.local.decoding.sampling import Window
+from qwen_tui.backends.local.decoding.sampling import PenaltyWindow
 from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import Stats
 
 
 @dataclass(slots=True)
-class Branch:
-    """One completion as it grows: `ids` are its own, after the prompt."""
+class BranchState:
+    """One branch as it grows. `ids` are its own, after the prompt; `emitted` of them were let go;
+    `prefix` is what its first tokens must still spell; times are seconds of the engine's clock.
+    """
 
     index: int
-    window: Window
+    window: PenaltyWindow
     watch: StopWatch
     prefix: bytes
     ids: list[int] = field(default_factory=list)
@@ -31,10 +33,10 @@ class Branch:
 
 
 @dataclass(slots=True)
-class Course:
-    """What was run so far. `chunks` are positions of the prompt at a time, `batches` (token, rows)
-    where the number of rows changed, `drafts` (token, guesses) for every step that guessed; bytes
-    at most.
+class Schedule:
+    """What was run. `chunks` are positions of the prompt run at a time, `batches` (token, rows)
+    where the number of rows changed, `drafts` (token, ids drafted) of every step that verified
+    some; `peak` is in bytes.
     """
 
     prompt: int
@@ -46,19 +48,19 @@ class Course:
     batches: list[tuple[int, int]] = field(default_factory=list)
     drafts: list[tuple[int, int]] = field(default_factory=list)
 
-    def step(self, token: int, rows: int, guesses: int) -> None:
-        """A decoding step is about to run for so many rows, after `token` tokens."""
+    def step(self, token: int, rows: int, drafted: int) -> None:
+        """A decoding step of so many rows is about to run, after `token` tokens."""
         if not self.batches or self.batches[-1][1] != rows:
             self.batches.append((token, rows))
-        if guesses:
-            self.drafts.append((token, guesses))
+        if drafted:
+            self.drafts.append((token, drafted))
 
-    def held(self, bytes_: int) -> None:
+    def used(self, bytes_: int) -> None:
         """So much memory was seen in use."""
         self.peak = max(self.peak, bytes_)
 
-    def stats(self, branch: Branch, began: float) -> Stats:
-        """The figures of one branch; `began`: when the request came."""
+    def stats(self, branch: BranchState, began: float) -> Stats:
+        """The statistics of one branch; `began`: when the request came."""
         return Stats(
             prompt=self.prompt,
             reused=self.reused,
@@ -71,8 +73,8 @@ class Course:
             peak_bytes=self.peak,
         )
 
-    def schedule(self, branches: int) -> dict[str, Any]:
-        """What a replay must follow for the same numbers, as it is recorded."""
+    def recorded(self, branches: int) -> dict[str, Any]:
+        """The schedule as a session file has it."""
         return {
             "chunks": list(self.chunks),
             "reused": self.reused,

@@ -17,7 +17,7 @@ from qwen_tui.types import Choice, Token
 
 
 @dataclass(frozen=True, slots=True)
-class Top:
+class TopLogits:
     """The most probable candidates of some rows, on the host.
 
     `values` [B, K] float32, descending; `ids` [B, K] int64; `log_mass` [B] float64, the logsumexp
@@ -28,29 +28,29 @@ class Top:
     ids: Tensor
     log_mass: Tensor
 
-    def row(self, index: int) -> Top:
+    def row(self, index: int) -> TopLogits:
         """The candidates of one row, still with a batch dimension."""
         one = slice(index, index + 1)
-        return Top(self.values[one], self.ids[one], self.log_mass[one])
+        return TopLogits(self.values[one], self.ids[one], self.log_mass[one])
 
     def finite(self, index: int) -> bool:
         """Whether the row can be sampled: a NaN or +Inf anywhere in it shows in its logsumexp."""
         return math.isfinite(float(self.log_mass[index]))
 
 
-def peek(logits: Tensor, count: int) -> Top:
+def top_logits(logits: Tensor, count: int) -> TopLogits:
     """The `count` largest of each row of `logits` [B, V] float32, and each row's mass."""
     count = min(count, logits.shape[-1])
     values, ids = torch.topk(logits, count)
     mass = logits.logsumexp(-1)
     if logits.device.type == "cpu":
-        return Top(values, ids, mass.double())
+        return TopLogits(values, ids, mass.double())
     # One copy, so that a device is waited for once. float32 is exact for ids below 2²⁴.
     found = torch.cat((values, ids.float(), mass[:, None]), dim=1).cpu()
-    return Top(found[:, :count], found[:, count:-1].long(), found[:, -1].double())
+    return TopLogits(found[:, :count], found[:, count:-1].long(), found[:, -1].double())
 
 
-def exact(row: Tensor) -> Tensor:
+def as_float64(row: Tensor) -> Tensor:
     """A row in float64: where it is, or on the host if its device knows no float64 (Apple's)."""
     try:
         return row.double()
@@ -58,10 +58,10 @@ def exact(row: Tensor) -> Tensor:
         return row.cpu().double()
 
 
-def rank(
-    logits: Tensor, chosen: int, top: Top, choices: int, data: Callable[[int], bytes]
+def token_from(
+    logits: Tensor, chosen: int, top: TopLogits, choices: int, data: Callable[[int], bytes]
 ) -> Token:
-    """The token `chosen` from one row `logits` [V], with its logprob and its best rivals.
+    """The token `chosen` from one row `logits` [V], with its logprob and the best alternatives.
 
     `top` holds this row's candidates (at least `choices`); equal ones stand in order of id.
     """
@@ -73,9 +73,9 @@ def rank(
     logit = next((value for value, token_id in pairs if token_id == chosen), None)
     if logit is None:
         logit = float(logits[chosen])
-    rivals = tuple(
+    alternatives = tuple(
         Choice(token_id, data(token_id), value - mass)
         for value, token_id in pairs[:choices]
         if value > -math.inf
     )
-    return Token(chosen, data(chosen), logit - mass, rivals)
+    return Token(chosen, data(chosen), logit - mass, alternatives)

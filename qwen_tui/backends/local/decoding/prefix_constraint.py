@@ -1,4 +1,4 @@
-"""Which tokens can spell a given beginning: the constraint that healing puts on first tokens."""
+"""Prefix constraint: the first tokens must spell given bytes (those a prompt's last word lost)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""From logits to one token id: the stages, the order they run in, and the draw.
+"""From logits to one token id: the stages, the order they run in, and the inverse CDF.
 
-Law: the same logits, values and (seed, branch, position) give the same id, whatever ran before and
-however the rows were batched. The most probable candidates are looked at first; the whole row is
-sorted only when they cannot decide, and then by the very same code.
+Law: the same logits, values and random number give the same id, however rows were batched. The most
+probable candidates are tried first; the whole row is sorted only where they cannot decide, and then
+the very same code runs.
 """
 
 from __future__ import annotations
@@ -16,13 +16,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qwen_tui.backends.local.decoding.logprobs import Top, exact, peek
+from qwen_tui.backends.local.decoding.logprobs import TopLogits, as_float64, top_logits
 from qwen_tui.types import Sampling
-
-RNG: Final = "philox4x32-10"
-"""Name of the generator and of how it is used: counter (position lo, position hi, branch, 0), key
-(seed lo, seed hi), the first two words as a 53-bit uniform, inverse CDF over float64 probabilities
-sorted by (-p, id)."""
 
 HEADS: Final = (64, 1024)
 """How many of the most probable candidates are tried before the whole row is sorted."""
@@ -30,7 +25,6 @@ HEADS: Final = (64, 1024)
 MIN_P_MARGIN: Final = 1e-3
 """Nats below the min-p border that are looked at with it: more than float32 rounds a logit by."""
 
-_WORD: Final = 0xFFFFFFFF
 _CUTS: Final = ("top_k", "typical_p", "top_p", "min_p")
 
 
@@ -42,36 +36,10 @@ class _Undecided(Exception):
     """The head does not hold enough candidates to decide a stage."""
 
 
-# -- the draw --------------------------------------------------------------------------------------
-
-
-def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[int, int, int, int]:
-    """Philox4x32-10: four 32-bit words for a counter and a key (Salmon et al., SC 2011)."""
-    a, b, c, d = counter
-    left, right = key
-    for _ in range(10):
-        first, second = a * 0xD2511F53, c * 0xCD9E8D57
-        a, b, c, d = (
-            (second >> 32) ^ b ^ left,
-            second & _WORD,
-            (first >> 32) ^ d ^ right,
-            first & _WORD,
-        )
-        left, right = (left + 0x9E3779B9) & _WORD, (right + 0xBB67AE85) & _WORD
-    return a, b, c, d
-
-
-def uniform(seed: int, branch: int, position: int) -> float:
-    """The random number in [0, 1) that decides the token at `position` of the context."""
-    counter = (position & _WORD, position >> 32 & _WORD, branch & _WORD, 0)
-    high, low, _, _ = philox(counter, (seed & _WORD, seed >> 32 & _WORD))
-    return ((high << 32 | low) >> 11) * 2.0**-53
-
-
 # -- what the penalties see ------------------------------------------------------------------------
 
 
-class Window:
+class PenaltyWindow:
     """Counts of the last `last_n` ids of a context: -1 counts all of them, 0 none."""
 
     def __init__(self, last_n: int, ids: Sequence[int] = ()) -> None:
@@ -93,9 +61,9 @@ class Window:
             if not self.counts[oldest]:
                 del self.counts[oldest]
 
-    def copy(self) -> Window:
+    def copy(self) -> PenaltyWindow:
         """An independent window with the same counts."""
-        other = Window(self.last_n)
+        other = PenaltyWindow(self.last_n)
         other._ids, other.counts = self._ids.copy(), self.counts.copy()
         return other
 
@@ -160,7 +128,7 @@ class Candidates:
         """−Σ p ln p over all that are still in the running, in nats."""
         logprobs = self.logprobs()
         if self.row is not None:
-            logprobs = exact(self.row) - self.log_mass
+            logprobs = as_float64(self.row) - self.log_mass
         probs = logprobs.exp()
         return -float((probs * logprobs.masked_fill(probs == 0, 0.0)).sum())
 
@@ -261,7 +229,7 @@ def active(stage: str, sampling: Sampling) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Chain:
+class SamplerChain:
     """The active stages of one `Sampling`, in its order.
 
     `edits` run on the dense row, up to the first stage that cuts; `cuts` on sorted candidates.
@@ -272,7 +240,7 @@ class Chain:
     cuts: tuple[str, ...]
 
     @classmethod
-    def of(cls, sampling: Sampling) -> Chain:
+    def of(cls, sampling: Sampling) -> SamplerChain:
         """Split the order; a temperature of 0 cuts, since it leaves one candidate."""
         stages = [stage for stage in sampling.order if active(stage, sampling)]
         cutting = (*_CUTS, "temperature") if sampling.temperature <= 0 else _CUTS
@@ -282,10 +250,10 @@ class Chain:
     def sample(
         self,
         logits: Tensor,
-        window: Window,
+        window: PenaltyWindow,
         u: float,
         *,
-        top: Top | None = None,
+        top: TopLogits | None = None,
         allowed: Tensor | None = None,
     ) -> int:
         """The id drawn from one row.
@@ -301,7 +269,7 @@ class Chain:
             if width >= len(row):
                 break
             if top is None or top.ids.shape[1] < width:
-                top = peek(row[None], width)
+                top = top_logits(row[None], width)
             try:
                 return self._decide(row, _head(row, top, width), window, u)
             except _Undecided:
@@ -326,7 +294,9 @@ class Chain:
         values, order = row[near].sort(descending=True, stable=True)
         return values.cpu().double(), near[order].cpu()
 
-    def edited(self, logits: Tensor, window: Window, allowed: Tensor | None = None) -> Tensor:
+    def edited(
+        self, logits: Tensor, window: PenaltyWindow, allowed: Tensor | None = None
+    ) -> Tensor:
         """[V] → [V]: the stages before the first cut; the input itself when there are none."""
         row = logits
         if allowed is not None:
@@ -341,7 +311,7 @@ class Chain:
                 row = (row - row.max()) / self.sampling.temperature
         return row
 
-    def cut(self, found: Candidates, window: Window) -> Candidates:
+    def cut(self, found: Candidates, window: PenaltyWindow) -> Candidates:
         """The stages from the first cut on."""
         values = self.sampling
         for stage in self.cuts:
@@ -359,7 +329,7 @@ class Chain:
                 found = self._edit_found(stage, _need_whole(found), window)
         return found
 
-    def _edit_found(self, stage: str, found: Candidates, window: Window) -> Candidates:
+    def _edit_found(self, stage: str, found: Candidates, window: PenaltyWindow) -> Candidates:
         ids = found.ids.tolist()
         if stage == "bias":
             bias: dict[int, float] = {}
@@ -376,21 +346,21 @@ class Chain:
             raise AllBanned
         return _sorted(logits[live], found.ids[live])
 
-    def _decide(self, row: Tensor, found: Candidates, window: Window, u: float) -> int:
+    def _decide(self, row: Tensor, found: Candidates, window: PenaltyWindow, u: float) -> int:
         found = self.cut(found, window)
         best = found.logits[0]
         total = (found.logits - best).exp().cumsum(0)
         if found.whole:
             target = u * float(total[-1])
         else:
-            target = u * float((exact(row) - float(best)).exp().sum())
+            target = u * float((as_float64(row) - float(best)).exp().sum())
             if target >= float(total[-1]):
                 raise _Undecided
         at = int(torch.searchsorted(total, target, right=True))
         return int(found.ids[min(at, len(found.ids) - 1)])
 
 
-def _head(row: Tensor, top: Top, width: int) -> Candidates:
+def _head(row: Tensor, top: TopLogits, width: int) -> Candidates:
     """All candidates above the `width`-th value: which of several equal ones a top-k returns is not
     defined, so those that tie with the last are left out.
     """

@@ -1,8 +1,8 @@
-"""Blocks of keys and values on disk: their names, the form of one file, and what goes when room is
-short. No torch here, so that commands can list and delete.
+"""Files of KV blocks: their names, their format, and which are deleted when room is short (LRU).
 
-Law: a file is used only when every byte of it checks out and it stands where it belongs; whatever
-else lies there raises `Unusable` and nothing worse. Only files of these names are ever deleted.
+Law: a file is used only when every byte of it checks out and its name is its own; anything else
+raises `Unusable` and nothing worse. Only files of these names are deleted. No torch here: commands
+list and delete too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 VERSION: Final = 1
-"""Of the form of a file and of how blocks are chained; a change makes all older ones useless."""
-MODEL_ROOM: Final = 40
-"""Characters of a model folder's name that begin the name of its folder here."""
+"""Of the file format and of how blocks are chained; a change makes all older files useless."""
+MODEL_NAME_LENGTH: Final = 40
+"""Characters of the model's name in the name of its folder of blocks."""
 ROOT: Final = "0" * 20
 """The parent of a text's first block."""
 
@@ -41,35 +41,35 @@ class Unusable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where one fingerprint's blocks lie, and how many bytes a position takes in them."""
+class BlockFolder:
+    """The folder of one fingerprint's blocks; `position_bytes` is what a position takes in them."""
 
-    folder: Path
+    path: Path
     fingerprint: str
-    position: int
+    position_bytes: int
 
     @classmethod
-    def of(cls, top: Path, model: str, fingerprint: str, position: int) -> Place:
-        """The place below `top` for the model in a folder of that name."""
-        return cls(top / f"{model[:MODEL_ROOM]}-{fingerprint}", fingerprint, position)
+    def of(cls, top: Path, model: str, fingerprint: str, position_bytes: int) -> BlockFolder:
+        """The folder below `top` of the model of that name."""
+        return cls(top / f"{model[:MODEL_NAME_LENGTH]}-{fingerprint}", fingerprint, position_bytes)
 
     def file(self, parent: str, own: str) -> Path:
-        """Where a block lies."""
-        return self.folder / f"{parent}-{own}.kv"
+        """A block's file."""
+        return self.path / f"{parent}-{own}.kv"
 
     def blocks(self) -> dict[str, set[str]]:
-        """What is there: each parent's blocks."""
+        """The blocks that are there, by parent."""
         found: dict[str, set[str]] = {}
         with suppress(OSError):
-            for file in self.folder.iterdir():
+            for file in self.path.iterdir():
                 if named := _BLOCK.fullmatch(file.name):
                     found.setdefault(named["parent"], set()).add(named["own"])
         return found
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """One file as it lies there; `used` is when it last was of use, in nanoseconds."""
+class BlockFile:
+    """One file; `used` is when it was last used, in nanoseconds since the epoch."""
 
     path: Path
     model: str
@@ -81,31 +81,31 @@ class Kept:
 
 
 def chained(parent: str, ids: Sequence[int]) -> str:
-    """The name of a block of `ids` after `parent`: keys and values hang on all ids before them."""
+    """The name of the block of `ids` after `parent`: keys and values depend on all ids before."""
     return hashlib.sha256(parent.encode() + _packed(ids)).hexdigest()[:20]
 
 
-def front(place: Place, parent: str, ids: Sequence[int], data: memoryview) -> bytes:
-    """What stands in a file before its keys and values."""
-    fields = (place.fingerprint.encode(), parent.encode(), len(ids), len(data), zlib.crc32(data))
+def header(folder: BlockFolder, parent: str, ids: Sequence[int], data: memoryview) -> bytes:
+    """What a file has before its keys and values."""
+    fields = (folder.fingerprint.encode(), parent.encode(), len(ids), len(data), zlib.crc32(data))
     head = _HEAD.pack(_MAGIC, VERSION, *fields) + _packed(ids)
     return head + _SUM.pack(zlib.crc32(head))
 
 
-def ids_in(place: Place, path: Path) -> list[int]:
+def ids_in(folder: BlockFolder, path: Path) -> list[int]:
     """The ids of a block; raises `Unusable`, or OSError where it cannot be read."""
     with _opened(path) as stream:
-        return _checked(stream, place, path)[0]
+        return _checked(stream, folder, path)[0]
 
 
-def read(place: Place, path: Path) -> tuple[list[int], bytearray]:
+def read(folder: BlockFolder, path: Path) -> tuple[list[int], bytearray]:
     """The ids of a block, and its keys and values; raises as `ids_in`.
 
-    It is read, not mapped: touching a map of a file that was cut short meanwhile ends the process.
+    Read, not mapped: touching a map of a file that was meanwhile cut short ends the process.
     """
     with _opened(path) as stream:
-        ids, checksum = _checked(stream, place, path)
-        data = bytearray(len(ids) * place.position)
+        ids, checksum = _checked(stream, folder, path)
+        data = bytearray(len(ids) * folder.position_bytes)
         if stream.readinto(data) != len(data):  # type: ignore[attr-defined]
             raise Unusable("it is cut short")
         if zlib.crc32(data) != checksum:
@@ -114,7 +114,7 @@ def read(place: Place, path: Path) -> tuple[list[int], bytearray]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file, if it is a plain one of our own: no link, no pipe, nobody else's."""
+    """The file, if it is a plain one of this user: no link, no pipe."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
     except OSError:
@@ -124,20 +124,20 @@ def _opened(path: Path) -> BinaryIO:
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
         os.close(descriptor)
-        raise Unusable("it is no plain file of ours")
+        raise Unusable("it is no plain file of this user")
     return os.fdopen(descriptor, "rb")
 
 
-def _checked(stream: BinaryIO, place: Place, path: Path) -> tuple[list[int], int]:
+def _checked(stream: BinaryIO, folder: BlockFolder, path: Path) -> tuple[list[int], int]:
     """The ids of a block, and the checksum its keys and values must have."""
     head = stream.read(_HEAD.size)
     if len(head) < _HEAD.size:
         raise Unusable("it is cut short")
     magic, version, fingerprint, raw_parent, count, size, checksum = _HEAD.unpack(head)
     parent = raw_parent.decode("ascii", "replace")
-    if magic != _MAGIC or version != VERSION or fingerprint != place.fingerprint.encode():
+    if magic != _MAGIC or version != VERSION or fingerprint != folder.fingerprint.encode():
         raise Unusable("it is of another kind or model")
-    if not 0 < count <= _MOST_IDS or size != count * place.position:
+    if not 0 < count <= _MOST_IDS or size != count * folder.position_bytes:
         raise Unusable("its sizes make no sense")
     tail = stream.read(4 * count + _SUM.size)
     ids_end = _HEAD.size + 4 * count
@@ -147,8 +147,8 @@ def _checked(stream: BinaryIO, place: Place, path: Path) -> tuple[list[int], int
     if len(head) != ids_end or zlib.crc32(head) != _SUM.unpack(tail[4 * count :])[0]:
         raise Unusable("its head is damaged")
     ids = list(struct.unpack(f"<{count}I", head[_HEAD.size :]))
-    if path != place.file(parent, chained(parent, ids)):
-        raise Unusable("it stands under a name that is not its own")
+    if path != folder.file(parent, chained(parent, ids)):
+        raise Unusable("its name is not its own")
     return ids, checksum
 
 
@@ -159,17 +159,17 @@ def _packed(ids: Sequence[int]) -> bytes:
 # -- all of them -----------------------------------------------------------------------------------
 
 
-def everything(top: Path) -> Iterator[Kept]:
+def everything(top: Path) -> Iterator[BlockFile]:
     """Every block of every model."""
     for folder, model in _folders(top):
         for name, status in _plain_files(folder):
             if _BLOCK.fullmatch(name):
-                yield Kept(folder / name, model, status.st_size, status.st_mtime_ns)
+                yield BlockFile(folder / name, model, status.st_size, status.st_mtime_ns)
 
 
 def trimmed(top: Path, room: int, before: int | None = None) -> int:
-    """Delete what was of no use the longest until the rest fits into `room` bytes; returns how many
-    bytes that is. Nothing that was of use at `before` (nanoseconds) or later is deleted.
+    """Delete the least recently used until the rest fits into `room` bytes; returns how many bytes
+    that is. Nothing that was used at `before` (nanoseconds) or later is deleted.
     """
     found = sorted(everything(top), key=lambda each: each.used)
     total = sum(each.bytes for each in found)
@@ -181,7 +181,7 @@ def trimmed(top: Path, room: int, before: int | None = None) -> int:
     return total
 
 
-def delete(files: Iterable[Kept]) -> int:
+def delete(files: Iterable[BlockFile]) -> int:
     """Delete them, and folders that are then empty; the bytes that were freed."""
     freed = 0
     for each in files:
@@ -194,7 +194,7 @@ def delete(files: Iterable[Kept]) -> int:
 
 
 def sweep(top: Path) -> None:
-    """Delete what writers left behind that are no more."""
+    """Delete the partial files of processes that have ended."""
     for folder, _ in _folders(top):
         for name, _ in _plain_files(folder):
             named = _PARTIAL.fullmatch(name)
@@ -220,7 +220,7 @@ def _plain_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process of that number is there: it may still be writing."""
+    """Whether a process of that number is running: it may still be writing."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

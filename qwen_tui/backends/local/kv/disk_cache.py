@@ -1,10 +1,10 @@
-"""What a model's cache held of long texts, kept on disk in blocks, so that they resume at once.
+"""The disk cache: KV blocks of long texts on disk, so that they resume without a prefill.
 
-Law: what comes back is what this very model computed for the very same ids; the cache is whole at
-every moment; nothing that lies or happens on the disk raises out of here.
+Law: what comes back is what this very model computed for the very same ids; the prefix cache is
+whole at every moment; nothing on the disk raises out of here.
 
-A block is a few hundred positions of one text, named by all ids up to its end. So texts that begin
-alike share their beginning, only what is new is written, and an edit costs the blocks behind it.
+A block is a few hundred positions of one text, named by a hash of all ids up to its end: texts that
+begin alike share blocks, only new ones are written, and an edit costs the blocks behind it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,11 @@ from torch import Tensor
 
 from qwen_tui import __version__, paths
 from qwen_tui.backends.local.kv import block_file
-from qwen_tui.backends.local.kv.disk_writer import Block, Writer
-from qwen_tui.backends.local.kv.prefix_cache import Held
+from qwen_tui.backends.local.kv.disk_writer import BlockWriter, QueuedBlock
+from qwen_tui.backends.local.kv.prefix_cache import PrefixCache
 from qwen_tui.backends.local.nn import linear_factory
 from qwen_tui.backends.local.nn.linear import Kind
-from qwen_tui.backends.local.nn.model import Cancelled, Model
+from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.backends.local.weights.packed_file import sampled
 from qwen_tui.backends.local.weights.transformers_loader import DTYPES
@@ -45,26 +45,26 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Measures:
-    """From when on the disk is worth its while, in positions.
+class Thresholds:
+    """From how many positions on the disk is worth its while.
 
-    `block`: in one file. `least`: shorter texts are not kept. `fresh`: so many must be new before
-    something is written, `last` at the end of all. `worth`: so many more than are held must come
-    from the disk. `pending`: bytes that may wait to be written; they are copied before the next
-    generation begins, so that is about half a second, and what is beyond is taken after that one.
+    `block`: positions in a file. `min_text`: shorter texts are not written. `min_new`: so many must
+    be new before anything is written, `min_new_at_end` when the program ends. `min_restored`: so
+    many more than the prefix cache has must come from the disk. `max_queued`: bytes that may wait
+    to be written; copying them delays the next generation, by about half a second at most.
     """
 
     block: int = 256
-    least: int = 512
-    fresh: int = 256
-    last: int = 32
-    worth: int = 256
-    pending: int = 256 << 20
+    min_text: int = 512
+    min_new: int = 256
+    min_new_at_end: int = 32
+    min_restored: int = 256
+    max_queued: int = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """What one position of a cache is: [2, layers, kv_heads, head] numbers of one dtype."""
+class KVShape:
+    """One position of a cache: [2, layers, kv_heads, head] numbers of one dtype."""
 
     layers: int
     kv_heads: int
@@ -77,24 +77,24 @@ class Form:
         return 2 * self.layers * self.kv_heads * self.head * self.dtype.itemsize
 
     def sizes(self, positions: int) -> tuple[int, ...]:
-        """The shape of a clip of so many positions."""
+        """The shape of so many positions."""
         return (2, self.layers, self.kv_heads, positions, self.head)
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """A block on disk that holds positions `start` … `stop` − 1 of a text."""
+class StoredBlock:
+    """A file that has positions `start` … `stop` − 1 of a text."""
 
     file: Path
     start: int
     stop: int
 
 
-class Archive:
+class DiskCache:
     """Blocks of one model's texts below `top`, within `budget` bytes over all models there.
 
-    Used by the thread that runs the model; a thread of its own does the writing. `clock` counts
-    nanoseconds of wall time.
+    Used by the thread that runs the model; a thread of its own does the writing. `clock` is wall
+    time in nanoseconds.
     """
 
     def __init__(
@@ -102,179 +102,165 @@ class Archive:
         top: Path,
         model: str,
         fingerprint: str,
-        form: Form,
+        shape: KVShape,
         budget: int,
-        measures: Measures = Measures(),
+        thresholds: Thresholds = Thresholds(),
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        self._place = block_file.Place.of(top, model, fingerprint, form.nbytes)
-        self._form, self._budget, self._measures, self._clock = form, budget, measures, clock
-        self._writer = Writer(top, self._place, budget)
+        self._folder = block_file.BlockFolder.of(top, model, fingerprint, shape.nbytes)
+        self._shape, self._budget, self._clock = shape, budget, clock
+        self._thresholds = thresholds
+        self._writer = BlockWriter(top, self._folder, budget)
         self._last: list[int] = []
-        self._done = False
+        self._finished = False
         block_file.sweep(top)
 
     # -- from the disk -----------------------------------------------------------------------------
 
-    def bring(
-        self, model: Model, held: Held, ids: Sequence[int], cancelled: Callable[[], bool]
-    ) -> Generator[Progress, None, int]:
-        """Make `model` hold more of `ids` than it does, where the disk has enough more of them;
-        returns how many it holds. At least one id is left to be run. Raises `Cancelled`.
+    def restore(
+        self, cache: PrefixCache, ids: Sequence[int], cancelled: Callable[[], bool]
+    ) -> Iterator[Progress]:
+        """Lengthen `cache` along `ids`, where the disk has enough more of them; at least one id is
+        left to be run. Raises `Cancelled`.
         """
-        most, worth = len(ids) - 1, self._measures.worth
-        if most - len(held.ids) < worth:
-            return len(held.ids)
-        road = self._road(ids[:most])
-        reach = road[-1].stop if road else 0
-        if reach - len(held.ids) < worth:
-            return len(held.ids)
-        for step in road:
-            if step.stop <= len(held.ids):
+        most, least = len(ids) - 1, cache.length + self._thresholds.min_restored
+        if most < least:
+            return
+        blocks = self._stored(ids[:most])
+        if not blocks or blocks[-1].stop < least:
+            return
+        for block in blocks:
+            if block.stop <= cache.length:
                 continue
             if cancelled():
                 raise Cancelled
-            part = self._part(step, ids)
+            part = self._read(block, ids)
             if part is None:
                 break
-            model.graft(part, len(held.ids) - step.start, step.stop - step.start)
-            held.ids = list(ids[: step.stop])
-            yield Progress("prefill", step.stop, len(ids))
-        self._touch(road)
-        return len(held.ids)
+            cache.graft(part, block.start, ids[: block.stop])
+            yield Progress("prefill", block.stop, len(ids))
+        self._touch(blocks)
 
-    def _road(self, ids: Sequence[int]) -> list[Step]:
+    def _stored(self, ids: Sequence[int]) -> list[StoredBlock]:
         """The blocks on disk that lead along `ids`, as far as they go; only the last of them may
-        part from `ids` before its end.
+        differ from `ids` before its end.
         """
-        road: list[Step] = []
-        blocks, parent, size = self._place.blocks(), block_file.ROOT, self._measures.block
+        found: list[StoredBlock] = []
+        blocks, parent, size = self._folder.blocks(), block_file.ROOT, self._thresholds.block
         for start in range(0, len(ids), size):
             part = ids[start : start + size]
-            own, there = block_file.chained(parent, part), blocks.get(parent, set())
-            shared, file = len(part), self._place.file(parent, own)
-            if own not in there:
-                shared, file = self._nearest(parent, there, part)
+            own, children = block_file.chained(parent, part), blocks.get(parent, set())
+            shared, file = len(part), self._folder.file(parent, own)
+            if own not in children:
+                shared, file = self._nearest(parent, children, part)
             if shared:
-                road.append(Step(file, start, start + shared))
-            if own not in there or shared < size:
+                found.append(StoredBlock(file, start, start + shared))
+            if own not in children or shared < size:
                 break
             parent = own
-        return road
+        return found
 
-    def _nearest(self, parent: str, there: set[str], part: Sequence[int]) -> tuple[int, Path]:
-        """How far the block after `parent` goes along `part` that goes furthest, and its file."""
-        best = (0, self._place.folder)
-        for own in sorted(there):
-            file = self._place.file(parent, own)
+    def _nearest(self, parent: str, children: set[str], part: Sequence[int]) -> tuple[int, Path]:
+        """Of the blocks after `parent` the one that agrees longest with `part`: how far, and its
+        file.
+        """
+        best = (0, self._folder.path)
+        for own in sorted(children):
+            file = self._folder.file(parent, own)
             try:
-                shared = shared_length(block_file.ids_in(self._place, file), part)
+                shared = shared_length(block_file.ids_in(self._folder, file), part)
             except block_file.Unusable as why:
-                self._discard(file, why)
+                _discard(file, why)
             except OSError:
                 continue
             else:
                 best = max(best, (shared, file))
         return best
 
-    def _part(self, step: Step, ids: Sequence[int]) -> Tensor | None:
-        """The keys and values of a block; None where they cannot be had."""
+    def _read(self, block: StoredBlock, ids: Sequence[int]) -> Tensor | None:
+        """Keys and values of a block; None where they cannot be had."""
         try:
-            found, data = block_file.read(self._place, step.file)
-            if shared_length(found, ids[step.start : step.stop]) < step.stop - step.start:
+            found, data = block_file.read(self._folder, block.file)
+            if shared_length(found, ids[block.start : block.stop]) < block.stop - block.start:
                 raise block_file.Unusable("it holds another text than its name says")
         except block_file.Unusable as why:
-            self._discard(step.file, why)
+            _discard(block.file, why)
             return None
         except OSError:
             return None
-        flat = torch.frombuffer(data, dtype=self._form.dtype)
-        return flat.view(self._form.sizes(len(found)))
+        flat = torch.frombuffer(data, dtype=self._shape.dtype)
+        return flat.view(self._shape.sizes(len(found)))
 
-    def _discard(self, file: Path, why: block_file.Unusable) -> None:
-        log.warning("%s was deleted: %s", file.name, why)
-        with suppress(OSError):
-            file.unlink()
-
-    def _touch(self, road: Sequence[Step]) -> int:
-        """They were of use now; a beginning more so than what hangs on it, so that it goes last.
-        Returns the time.
+    def _touch(self, blocks: Sequence[StoredBlock]) -> int:
+        """Mark them as used now, a block before those that depend on it, so that it is deleted
+        after them. Returns the time.
         """
         now = self._clock()
-        for index, step in enumerate(road):
+        for index, block in enumerate(blocks):
             with suppress(OSError):
-                os.utime(step.file, ns=(now - index, now - index))
+                os.utime(block.file, ns=(now - index, now - index))
         return now
 
     # -- to the disk -------------------------------------------------------------------------------
 
-    def keep_prompt(self, model: Model, ids: Sequence[int], prompt: int) -> None:
-        """After a generation: keep what `model` holds of its prompt, out of the held `ids`.
+    def keep_prompt(self, cache: PrefixCache, prompt: int) -> None:
+        """After a generation: write what `cache` holds of its first `prompt` ids.
 
-        A completion is kept once it is part of a prompt, or at the end, or where it is a long text
-        itself: most are rejected, and would only drive other texts out.
+        A completion is written once it is part of a prompt, at the end of the program, or where it
+        is a long text itself: most are rejected, and would only drive other texts out.
         """
-        long = len(ids) - prompt >= self._measures.least
+        ids = cache.ids
+        long = len(ids) - prompt >= self._thresholds.min_text
         self._last = list(ids if long else ids[:prompt])
-        self.keep(model, self._last)
+        self._queue(cache, self._last, self._thresholds.min_new, self._thresholds.max_queued)
 
-    def keep(
-        self,
-        model: Model,
-        ids: Sequence[int],
-        *,
-        fresh: int | None = None,
-        pending: int | None = None,
-    ) -> int:
-        """Hand what `model` holds for `ids` to the writer, if enough of it is new; returns how many
+    def _queue(self, cache: PrefixCache, ids: Sequence[int], min_new: int, max_queued: int) -> int:
+        """Hand what `cache` holds of `ids` to the writer, if enough of it is new; returns how many
         positions that are.
         """
-        measures = self._measures
-        size = (self._form.nbytes + 8) * len(ids)
-        if len(ids) < measures.least or size > self._budget or self._writer.broken or self._done:
+        size = (self._shape.nbytes + 8) * len(ids)
+        short = len(ids) < self._thresholds.min_text or size > self._budget
+        if short or self._writer.broken or self._finished:
             return 0
-        road = self._road(ids)
-        reached = road[-1].stop if road else 0
+        stored = self._stored(ids)
+        reached = stored[-1].stop if stored else 0
         missing = self._missing(ids, reached)
-        new = sum(stop - max(start, reached) for _, _, start, stop in missing)
-        if new < (measures.fresh if fresh is None else fresh):
+        if sum(stop - max(start, reached) for _, _, start, stop in missing) < min_new:
             return 0
-        now = self._touch(road)
-        most = measures.pending if pending is None else pending
-        handed = 0
+        now, queued = self._touch(stored), 0
         for parent, own, start, stop in missing:
-            size = (stop - start) * self._form.nbytes
-            if stop > model.length or self._writer.size() + size > most:
+            size = (stop - start) * self._shape.nbytes
+            if stop > cache.length or self._writer.size() + size > max_queued:
                 break
-            data = self._clipped(model, start, stop)
+            data = self._copied(cache, start, stop)
             if data is None:
                 break
-            used = now - start // measures.block
-            self._writer.put(Block(parent, own, list(ids[start:stop]), data, used))
-            handed += stop - start
-        return handed
+            used = now - start // self._thresholds.block
+            self._writer.put(QueuedBlock(parent, own, list(ids[start:stop]), data, used))
+            queued += stop - start
+        return queued
 
     def _missing(self, ids: Sequence[int], reached: int) -> list[tuple[str, str, int, int]]:
-        """The blocks of `ids` that hold something beyond `reached` and are not on their way:
-        parent, name, start, stop.
+        """The blocks of `ids` that go beyond `reached` and are not queued: parent, name, start,
+        stop.
         """
-        missing, parent, size = [], block_file.ROOT, self._measures.block
-        coming = self._writer.names()
+        missing, parent, size = [], block_file.ROOT, self._thresholds.block
+        queued = self._writer.names()
         for start in range(0, len(ids), size):
             stop = min(start + size, len(ids))
             own = block_file.chained(parent, ids[start:stop])
-            if stop > reached and (parent, own) not in coming:
+            if stop > reached and (parent, own) not in queued:
                 missing.append((parent, own, start, stop))
             parent = own
         return missing
 
-    def _clipped(self, model: Model, start: int, stop: int) -> memoryview | None:
-        """A copy in main memory of what `model` holds there; None where it cannot be had."""
+    def _copied(self, cache: PrefixCache, start: int, stop: int) -> memoryview | None:
+        """A copy in main memory of what `cache` holds there; None where it cannot be had."""
         try:
-            part = model.clip(0, start, stop)
-            if not isinstance(part, Tensor) or part.dtype != self._form.dtype:
+            part = cache.model.extract(0, start, stop)
+            if not isinstance(part, Tensor) or part.dtype != self._shape.dtype:
                 return None
-            if tuple(part.shape) != self._form.sizes(stop - start):
+            if tuple(part.shape) != self._shape.sizes(stop - start):
                 return None
             host = part.to("cpu").contiguous()
         except (RuntimeError, MemoryError):  # no memory for a copy, or a device that is gone
@@ -284,33 +270,43 @@ class Archive:
 
     # -- the end -----------------------------------------------------------------------------------
 
-    def finish(self, model: Model, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Wait until the last prompt is on disk, at most for so long; then nothing more is kept."""
+    def finish(self, cache: PrefixCache, seconds: float, stopped: Callable[[], bool]) -> None:
+        """Wait until the last prompt is on disk, at most so long; afterwards nothing is written."""
         end = time.monotonic() + seconds
-        handed = 0
+        queued, thresholds = 0, self._thresholds
         while not stopped() and time.monotonic() < end:
             if not self._writer.wait(end - time.monotonic(), stopped):
                 break
-            # What was handed over once and is missing again has no room.
-            new = self.keep(model, self._last) if handed < len(self._last) else 0
+            # What was queued once and is missing again has no room.
+            if queued >= len(self._last):
+                break
+            new = self._queue(cache, self._last, thresholds.min_new, thresholds.max_queued)
             if not new:
                 break
-            handed += new
-        self._done = True
+            queued += new
+        self._finished = True
 
-    def close(self, model: Model, ids: Sequence[int]) -> None:
-        """Keep the text as it is at the end, as far as that goes in a moment; no file is left half
-        written.
-        """
-        self.keep(model, ids, fresh=self._measures.last, pending=CLOSING_BYTES)
+    def close(self, cache: PrefixCache) -> None:
+        """Write the text as it is at the end, as far as that goes in a moment."""
+        self._queue(cache, cache.ids, self._thresholds.min_new_at_end, CLOSING_BYTES)
         self._writer.close(CLOSING_S)
 
 
+def _discard(file: Path, why: block_file.Unusable) -> None:
+    log.warning("%s was deleted: %s", file.name, why)
+    with suppress(OSError):
+        file.unlink()
+
+
 def for_model(
-    folder: Path, shape: Shape, plan: Plan, settings: Settings, measures: Measures | None = None
-) -> Archive | None:
-    """The archive of the checkpoint in `folder`, run as planned by our own forward; None where
-    nothing may be kept.
+    folder: Path,
+    shape: Shape,
+    plan: Plan,
+    settings: Settings,
+    thresholds: Thresholds | None = None,
+) -> DiskCache | None:
+    """The disk cache of the checkpoint in `folder`, run as planned by our own forward; None where
+    nothing may be written.
     """
     budget = int(settings.kv_disk * 2**30)
     if not budget or not settings.save:
@@ -319,21 +315,23 @@ def for_model(
         print_ = fingerprint(folder, plan)
     except OSError:
         return None
-    form = Form(shape.layers, shape.kv_heads, shape.head, DTYPES[plan.computes])
-    return Archive(paths.kv_dir(), folder.name, print_, form, budget, measures or Measures())
+    position = KVShape(shape.layers, shape.kv_heads, shape.head, DTYPES[plan.computes])
+    return DiskCache(
+        paths.kv_dir(), folder.name, print_, position, budget, thresholds or Thresholds()
+    )
 
 
 def fingerprint(folder: Path, plan: Plan) -> str:
-    """Names all that makes keys and values: the checkpoint, how it is run, and what computes."""
+    """A hash of all that keys and values depend on: checkpoint, plan, versions, processor."""
     digest = sampled(folder)
     device = torch.device(plan.device)
     computer = torch.backends.cpu.get_cpu_capability()
     if device.type == "cuda":
         computer = torch.cuda.get_device_name(device)
-    lies = linear_factory.layout(cast("Kind", plan.quant)) if device.type == "cpu" else ""
+    layout = linear_factory.layout(cast("Kind", plan.quant)) if device.type == "cpu" else ""
     parts = (
         block_file.VERSION, __version__, torch.__version__, plan.quant, plan.dtype, device.type,
-        plan.packing, computer, lies,
+        plan.packing, computer, layout,
     )  # fmt: skip
     digest.update("\0".join(map(str, parts)).encode())
     return str(digest.hexdigest()[:24])

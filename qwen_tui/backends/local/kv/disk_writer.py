@@ -1,7 +1,7 @@
-"""The thread that brings blocks of keys and values to the disk.
+"""The thread that writes KV blocks to the disk.
 
-Law: a file appears whole or not at all, and nothing but it is left; what cannot be written costs
-one line in the log, and nothing else. No torch here: a daemon thread must not die inside of it.
+Law: a file appears whole or not at all, and no partial file is left; a write that fails costs one
+line in the log and nothing else. No torch here: a daemon thread must not end inside of it.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from qwen_tui.backends.local.kv import block_file
 
 SPARE: Final = 1 << 30
 SPARE_SHARE: Final = 0.05
-"""So many bytes of the disk, or this share of a small one, stay free for everybody else."""
+"""Bytes of the disk, or the share of a small one, that stay free for everything else."""
 SLICE: Final = 1 << 20
-"""Bytes written between two looks at the time: a block of a large model takes a while."""
-ASK_EVERY: Final = 0.05
-"""Seconds between two looks at whether somebody who waits still wants to."""
+"""Bytes written between two looks at the clock: a block of a large model takes a while."""
+POLL_S: Final = 0.05
+"""Seconds between two looks at whether a wait was called off."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Block:
-    """Keys and values on their way to the disk; `used` is when they were of use, in nanoseconds."""
+class QueuedBlock:
+    """Keys and values to be written; `used` is when they were last used, in nanoseconds."""
 
     parent: str
     own: str
@@ -44,44 +44,44 @@ class Block:
 
 
 class _Late(Exception):
-    """There is no time left to write this."""
+    """The program is ending and there is no time left to write this."""
 
 
 class _Full(Exception):
-    """What stands in the way of this was of use more recently."""
+    """All that could be deleted to make room was used more recently than this block."""
 
 
-class Writer:
+class BlockWriter:
     """Writes blocks below `top`, within `budget` bytes over all models there."""
 
-    def __init__(self, top: Path, place: block_file.Place, budget: int) -> None:
+    def __init__(self, top: Path, folder: block_file.BlockFolder, budget: int) -> None:
         self.broken = False
-        self._top, self._place, self._budget = top, place, budget
+        self._top, self._folder, self._budget = top, folder, budget
         self._changed = threading.Condition()
-        self._waiting: list[Block] = []
+        self._waiting: list[QueuedBlock] = []
         self._deadline = 0.0
         self._closed = False
         self._thread: threading.Thread | None = None
 
     def names(self) -> set[tuple[str, str]]:
-        """Parents and names of what is on its way."""
+        """Parent and name of every block not yet written."""
         with self._changed:
             return {(block.parent, block.own) for block in self._waiting}
 
     def size(self) -> int:
-        """How many bytes are on their way."""
+        """Bytes of all blocks not yet written."""
         with self._changed:
             return sum(len(block.data) for block in self._waiting)
 
-    def put(self, block: Block) -> None:
-        """Write it soon."""
+    def put(self, block: QueuedBlock) -> None:
+        """Queue a block to be written."""
         with self._changed:
             if self.broken or self._closed:
                 return
             self._waiting.append(block)
             self._changed.notify_all()
             if self._thread is None:
-                thread = threading.Thread(target=self._serve, name="archive", daemon=True)
+                thread = threading.Thread(target=self._serve, name="kv-writer", daemon=True)
                 try:
                     thread.start()
                 except RuntimeError as error:
@@ -90,14 +90,14 @@ class Writer:
                 self._thread = thread
 
     def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until all is written; False when it is not by then, or somebody said stop."""
+        """Wait until all is written; False when it is not by then, or `stopped` says so."""
         end = time.monotonic() + seconds
         with self._changed:
             while self._waiting:
                 left = end - time.monotonic()
                 if left <= 0 or stopped():
                     return False
-                self._changed.wait(min(left, ASK_EVERY))
+                self._changed.wait(min(left, POLL_S))
         return True
 
     def close(self, seconds: float) -> None:
@@ -114,9 +114,9 @@ class Writer:
     def _serve(self) -> None:
         while batch := self._batch():
             try:
-                held = sum(each.bytes for each in block_file.everything(paths.made(self._top)))
+                stored = sum(each.bytes for each in block_file.everything(paths.made(self._top)))
                 for block in batch:
-                    held = self._room_made(held, block) + len(block.data)
+                    stored = self._make_room(stored, block) + len(block.data)
                     self._write(block)
                     with self._changed:
                         self._waiting.remove(block)
@@ -130,14 +130,14 @@ class Writer:
             except MemoryError:
                 self._give_up("memory ran out")
 
-    def _batch(self) -> list[Block]:
-        """What waits, as soon as something does; nothing when that was all."""
+    def _batch(self) -> list[QueuedBlock]:
+        """Wait for blocks and return all that are queued; empty when closed and all are written."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
             return list(self._waiting)
 
-    def _pass_over(self, batch: list[Block]) -> None:
+    def _pass_over(self, batch: list[QueuedBlock]) -> None:
         with self._changed:
             self._waiting = [block for block in self._waiting if block not in batch]
             self._changed.notify_all()
@@ -150,32 +150,33 @@ class Writer:
             self._waiting.clear()
             self._changed.notify_all()
 
-    def _room_made(self, held: int, block: Block) -> int:
-        """Delete what was of no use the longest, so that `block` beside the `held` bytes fits into
-        the budget and the disk keeps what it must; how many are held then. OSError where the disk
-        has not so much, `_Full` where only what is as new could go.
+    def _make_room(self, stored: int, block: QueuedBlock) -> int:
+        """Delete the least recently used until `block` fits beside the `stored` bytes, within the
+        budget and the disk's spare room; returns how many bytes are stored then. OSError where the
+        disk has too little, `_Full` where only blocks as recently used are left.
         """
         wanted = len(block.data)
         disk = shutil.disk_usage(self._top)
         spare = min(SPARE, int(disk.total * SPARE_SHARE))
-        room = min(self._budget, held + disk.free - spare)
+        room = min(self._budget, stored + disk.free - spare)
         if room < wanted:
             raise OSError(errno.ENOSPC, "the disk has too little room left")
-        if held + wanted <= room:
-            return held
-        held = block_file.trimmed(self._top, room - wanted, before=block.used)
-        if held + wanted > room:
+        if stored + wanted <= room:
+            return stored
+        stored = block_file.trimmed(self._top, room - wanted, before=block.used)
+        if stored + wanted > room:
             raise _Full
-        return held
+        return stored
 
-    def _write(self, block: Block) -> None:
-        file = self._place.file(block.parent, block.own)
+    def _write(self, block: QueuedBlock) -> None:
+        file = self._folder.file(block.parent, block.own)
         mark = f".{os.getpid()}.{threading.get_native_id()}.partial"
         partial = file.with_suffix(mark)
         try:
             with os.fdopen(_created(partial), "wb", buffering=0) as stream:
                 self._pour(
-                    stream.write, block_file.front(self._place, block.parent, block.ids, block.data)
+                    stream.write,
+                    block_file.header(self._folder, block.parent, block.ids, block.data),
                 )
                 self._pour(stream.write, block.data)
                 os.fsync(stream.fileno())
@@ -193,19 +194,19 @@ class Writer:
                 raise _Late
             view = view[write(view[:SLICE]) or 0 :]
 
-    def _supersede(self, block: Block) -> None:
-        """Delete the blocks that are only the beginning of this one."""
-        for own in self._place.blocks().get(block.parent, set()) - {block.own}:
-            older = self._place.file(block.parent, own)
+    def _supersede(self, block: QueuedBlock) -> None:
+        """Delete blocks that are only a beginning of this one."""
+        for own in self._folder.blocks().get(block.parent, set()) - {block.own}:
+            older = self._folder.file(block.parent, own)
             with suppress(OSError, block_file.Unusable):
-                ids = block_file.ids_in(self._place, older)
+                ids = block_file.ids_in(self._folder, older)
                 if ids == block.ids[: len(ids)]:
                     older.unlink()
 
 
 def _created(file: Path) -> int:
-    """A new file's descriptor. Another process may delete the folder, empty as it is, between its
-    making and the file's: then once more.
+    """A new file's descriptor. Another process may delete the folder while it is still empty: then
+    it is made once more.
     """
 
     def create() -> int:

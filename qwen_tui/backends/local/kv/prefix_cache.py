@@ -1,28 +1,32 @@
-"""Which ids a model's cache holds, what else was kept of earlier ones, and what a request can use.
+"""The prefix cache: a model's KV cache together with the ids it was computed from.
 
-Law: `ids` are exactly the positions the model holds, after every generation, however it ended. What
-is put back from a clip is what the model computed for the very same ids.
+Law: every row has as many ids as the model holds positions, whatever a method raised; nobody else
+makes the model's cache longer or shorter. A segment goes back only behind the ids it came after.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+
+from torch import Tensor
 
 from qwen_tui.backends.local import memory
 from qwen_tui.backends.local.nn.model import Model
 from qwen_tui.vocab.alignment import shared_length
 
-WORTH_KEEPING: Final = 8
-"""Shorter tails are run again: that costs less than remembering them."""
-MOST_KEPT: Final = 8192
-"""Positions kept beside the cache, over all clips; the one unused the longest goes first."""
+LEAST_SEGMENT: Final = 8
+"""Positions; computing fewer again costs less than keeping them."""
+SEGMENT_BUDGET: Final = 8192
+"""Positions kept in all segments together; the least recently used segment goes first."""
 
 
 @dataclass(slots=True)
-class Clip:
-    """Keys and values of positions `start` … len(ids) − 1, valid after `ids[:start]` only."""
+class Segment:
+    """Keys and values of positions `start` … len(ids) − 1, valid only after `ids[:start]`."""
 
     ids: list[int]
     start: int
@@ -32,67 +36,160 @@ class Clip:
         return len(self.ids) - self.start
 
 
-class Held:
-    """The ids behind a model's cache (of its first row), and clips of what it held before.
-
-    So going back to a sibling, or taking up a text that was stepped back from, runs nothing again.
+class PrefixCache:
+    """A model's cache of one row, or of several while branches are decoded in one batch, and
+    segments of what it held before: going back to a sibling or an earlier text computes nothing.
     """
 
-    def __init__(self) -> None:
-        self.ids: list[int] = []
-        self.clips: list[Clip] = []
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.segments: list[Segment] = []
+        self._rows: list[list[int]] = [[]]
+        self._branched_at = 0
 
-    def keep(self, model: Model, ids: Sequence[int]) -> int:
-        """Make `model` hold the longest prefix of `ids` that is known; returns how long that is.
+    @property
+    def ids(self) -> Sequence[int]:
+        """The ids of the first row; not to be changed."""
+        return self._rows[0]
 
-        At most len(ids) - 1: at least one id must be run, or there would be no logits.
+    @property
+    def length(self) -> int:
+        """Positions in each row."""
+        return len(self._rows[0])
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self._rows)
+
+    # -- longer ------------------------------------------------------------------------------------
+
+    def append(
+        self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
+    ) -> Tensor:
+        """Run `ids` [rows][n] through the model; logits as `Model.forward` returns them."""
+        with self._consistent():
+            logits = self.model.forward(ids, every=every, cancel=cancel)
+        for row, new in zip(self._rows, ids, strict=True):
+            row += new
+        return logits
+
+    def prefill(
+        self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
+    ) -> Generator[float, None, Tensor]:
+        """`append` for a chunk of the one row; yields the share of the chunk that is done."""
+        with self._consistent():
+            logits = yield from self.model.prefill(ids, every=every, cancel=cancel)
+        self._rows[0] += ids
+        return logits
+
+    def graft(self, part: Any, first: int, ids: Sequence[int]) -> None:
+        """Make the one row hold all of `ids`, which begin with what it holds; `part` has keys and
+        values from position `first` on.
+        """
+        with self._consistent():
+            self.model.graft(part, self.length - first, len(ids) - first)
+        self._rows = [list(ids)]
+
+    def keep(self, ids: Sequence[int]) -> int:
+        """Hold the longest prefix of `ids` that is known, segments included; returns its length.
+
+        At most len(ids) − 1: one id must be run, or there would be no logits.
         """
         most = max(0, len(ids) - 1)
-        shared = min(shared_length(self.ids, ids), most)
-        self.remember(model, 0, self.ids, shared)
-        self.ids = self.ids[: model.rewind(shared)]
-        while (clip := self._next(ids, most)) is not None:
-            reach = min(shared_length(clip.ids, ids), most)
-            model.graft(clip.part, len(self.ids) - clip.start, reach - clip.start)
-            self.ids = list(ids[:reach])
-            self.clips.remove(clip)
-            self.clips.append(clip)
-        return len(self.ids)
+        shared = self._shared(ids)
+        self._remember(0, shared)
+        self.rewind(shared)
+        while (segment := self._next_segment(ids, most)) is not None:
+            reach = min(shared_length(segment.ids, ids), most)
+            self.graft(segment.part, segment.start, ids[:reach])
+            self.segments.remove(segment)
+            self.segments.append(segment)
+        return self.length
 
-    def remember(self, model: Model, row: int, ids: Sequence[int], start: int) -> None:
-        """Keep what `row` of the cache holds from position `start` on; `ids` are the row's."""
-        if len(ids) - start < WORTH_KEEPING or len(ids) - start > MOST_KEPT:
+    # -- shorter -----------------------------------------------------------------------------------
+
+    def rewind(self, length: int) -> int:
+        """Forget positions from `length` on; returns the length then: less (0) where the model's
+        kind of cache cannot go back.
+        """
+        with self._consistent():
+            self.model.rewind(min(length, self.length))
+        return self.length
+
+    def trim(self, ids: Sequence[int]) -> int:
+        """Rewind to the common prefix with `ids`, at most len(ids) − 1; returns the length then."""
+        return self.rewind(self._shared(ids))
+
+    def reset(self) -> None:
+        """Forget everything, segments too, and give the memory back."""
+        self.segments = []
+        self._rows = [[]]
+        self.model.reset()
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def branch(self, rows: int) -> None:
+        """From the one row make `rows` equal ones."""
+        self.model.branch(rows)
+        self._branched_at = self.length
+        self._rows += [list(self._rows[0]) for _ in range(rows - 1)]
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep these rows only, each once; of the others a segment is kept from where they
+        branched, for their text may be taken up again.
+        """
+        for row in range(self.rows):
+            if row not in rows:
+                self._remember(row, self._branched_at)
+        self.model.select(rows)
+        self._rows = [self._rows[row] for row in rows]
+
+    def _remember(self, row: int, start: int) -> None:
+        """Keep a segment of what a row holds from position `start` on."""
+        ids = self._rows[row]
+        if not LEAST_SEGMENT <= len(ids) - start <= SEGMENT_BUDGET:
             return
         if any(
-            shared_length(clip.ids, ids) == len(ids) and clip.start <= start for clip in self.clips
+            each.start <= start and shared_length(each.ids, ids) == len(ids)
+            for each in self.segments
         ):
             return
         try:
-            part = model.clip(row, start, len(ids))
+            part = self.model.extract(row, start, len(ids))
         except (RuntimeError, MemoryError) as error:
             if not memory.ran_out(error):
                 raise
-            # What is kept to be quicker must not cost a generation.
-            self.clips = []
+            # What only saves time later must not cost this generation.
+            self.segments = []
             return
         if part is None:
             return
-        self.clips.append(Clip(list(ids), start, part))
-        while sum(map(len, self.clips)) > MOST_KEPT:
-            del self.clips[0]
+        self.segments.append(Segment(list(ids), start, part))
+        while sum(map(len, self.segments)) > SEGMENT_BUDGET:
+            del self.segments[0]
 
-    def forget(self) -> None:
-        """Nothing is held any more."""
-        self.ids = []
-        self.clips = []
-
-    def _next(self, ids: Sequence[int], most: int) -> Clip | None:
-        """The clip that leads furthest from where the cache stands."""
-        held = len(self.ids)
+    def _next_segment(self, ids: Sequence[int], most: int) -> Segment | None:
+        """The segment that leads furthest along `ids` from where the cache ends."""
         reaches = [
-            (min(shared_length(clip.ids, ids), most), clip)
-            for clip in self.clips
-            if clip.start <= held
+            (min(shared_length(segment.ids, ids), most), segment)
+            for segment in self.segments
+            if segment.start <= self.length
         ]
         reach, best = max(reaches, key=lambda pair: pair[0], default=(0, None))
-        return best if reach > held else None
+        return best if reach > self.length else None
+
+    def _shared(self, ids: Sequence[int]) -> int:
+        return min(shared_length(self.ids, ids), max(0, len(ids) - 1))
+
+    @contextmanager
+    def _consistent(self) -> Iterator[None]:
+        """Afterwards no row has more ids than the model has positions, however it went: some
+        models lose all of their cache when a pass is left in the middle.
+        """
+        try:
+            yield
+        finally:
+            del self._rows[self.model.rows :]
+            for row in self._rows:
+                del row[self.model.length :]

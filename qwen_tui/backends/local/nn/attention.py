@@ -1,4 +1,4 @@
-"""What stands between a layer's products: rotary embedding, attention, the gated activation.
+"""A layer between its products: rotary embedding, attention, the gated activation.
 
 Law: written so that TorchScript can run it on a CPU and Python anywhere; the numbers are the same.
 """
@@ -28,7 +28,7 @@ def attended(
 ) -> Tensor:
     """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
     `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
-    Without a mask T positions see what stands before them: T is 1, or `start` 0. Up to `few`
+    Without a mask attention is causal: T is 1, or `start` 0. Up to `few`
     positions are folded on a CPU (an argument, for TorchScript reads no constants of a module).
     """
     count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]

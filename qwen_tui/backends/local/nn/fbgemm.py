@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from qwen_tui.backends.local.nn.attention import attended, gated
-from qwen_tui.backends.local.nn.linear import Apart, Dense, Int8, Linear, one_sum, two_terms
+from qwen_tui.backends.local.nn.linear import Dense, Int8, Linear, Unfused, one_sum, two_terms
 from qwen_tui.backends.local.nn.torchscript import scripted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ else:
         Prepacked = torch.classes.quantized.LinearPackedParamsBase
     except (AttributeError, RuntimeError):
         Prepacked = Any
-"""A matrix in FBGEMM's layout, which torch does not show."""
+"""A matrix in FBGEMM's layout, opaque to Python."""
 
 BLOCK_ROWS: Final = 16_384
 """Output rows packed at once: bounds the float32 copy that packing 16-bit weights needs."""
@@ -41,7 +41,7 @@ ZERO: Final = STEPS + 1
 
 
 @dataclass(slots=True)
-class Packed16(Apart):
+class Packed16(Unfused):
     """fp16 weights under float32 activations; `parts` are FBGEMM's objects for blocks of rows."""
 
     parts: list[Any]
@@ -74,7 +74,7 @@ class Packed16(Apart):
         return _product16(x, self.parts, self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing can be kept in a file: the layout is FBGEMM's secret."""
+        """Nothing can be kept in a file: the layout is not public."""
         raise TypeError("FBGEMM's layout cannot be written down")
 
 
@@ -124,12 +124,12 @@ class Packed8:
         """The product of x after RMSNorm with `weight` [K]."""
         return _normed(x, weight, eps, self.packed, self.bias)
 
-    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+    def added_to(self, sums: Tensor, x: Tensor) -> Tensor:
         """`sums` plus the product of x; a layer with a bias has no sums to go onto."""
         return _product(x, self.packed, sums if self.bias is None else sums + self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing can be kept in a file: the layout is FBGEMM's secret."""
+        """Nothing can be kept in a file: the layout is not public."""
         raise TypeError("FBGEMM's layout cannot be written down")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qwen_tui.backends.local.nn.linear import Apart, product, with_bias
+from qwen_tui.backends.local.nn.linear import Unfused, product, with_bias
 
 GROUP: Final = 64
 """Weights that share one scale and zero, along a row: as many bits a weight as NF4 takes."""
@@ -24,7 +24,7 @@ AT_ONCE: Final = 1024
 
 
 @dataclass(slots=True)
-class Int4(Apart):
+class Int4(Unfused):
     """weight [N, K/2] bytes in the layout of torch's kernel; groups [K/64, N, 2] bf16 holds scale
     and zero: w = (q − 8)·scale + zero.
     """

@@ -1,6 +1,6 @@
 """The linear layer behind one call, and its plain kinds: dense, and int8 per channel.
 
-Law: a kind holds its weight once; what a kernel needs besides is made per call and thrown away.
+Law: a kind stores its weight once; what a kernel needs besides is made for each call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Linear(Protocol):
         """The product of x after RMSNorm with `weight` [K]."""
         ...
 
-    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+    def added_to(self, sums: Tensor, x: Tensor) -> Tensor:
         """`sums` [M, N] plus the product of x, as a new tensor."""
         ...
 
@@ -62,8 +62,8 @@ class Linear(Protocol):
         ...
 
 
-class Apart:
-    """For kinds that fuse nothing: norm, product and sum one after the other."""
+class Unfused:
+    """Base of kinds that fuse nothing: norm, product and sum one after the other."""
 
     __slots__ = ()
 
@@ -75,13 +75,13 @@ class Apart:
         """The product of x after RMSNorm with `weight` [K]."""
         return self(F.rms_norm(x, (x.shape[1],), weight, eps))
 
-    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+    def added_to(self, sums: Tensor, x: Tensor) -> Tensor:
         """`sums` plus the product of x."""
         return sums + self(x)
 
 
 @dataclass(slots=True)
-class Dense(Apart):
+class Dense(Unfused):
     """weight [N, K] and bias [N] in the compute dtype."""
 
     weight: Tensor
@@ -104,7 +104,7 @@ class Dense(Apart):
         out = product(x, self.weight)
         return out if self.bias is None else out.add_(self.bias)
 
-    def onto(self, sums: Tensor, x: Tensor) -> Tensor:
+    def added_to(self, sums: Tensor, x: Tensor) -> Tensor:
         """`sums` plus the product of x, on a GPU one kernel."""
         if x.device.type == "cpu" or self.bias is not None:
             return sums + self(x)
@@ -116,8 +116,8 @@ class Dense(Apart):
 
     @property
     def row_cost(self) -> float:
-        """Next to nothing where 16-bit products are the CPU's own, almost a row where they are not;
-        in float32 between the two.
+        """Little where the CPU has 16-bit products, almost a row where it has not; in float32
+        between the two.
         """
         if self.weight.dtype == torch.float32:
             return 0.3
@@ -125,7 +125,7 @@ class Dense(Apart):
 
 
 @dataclass(slots=True)
-class Int8(Apart):
+class Int8(Unfused):
     """Symmetric int8 per output channel: weight [N, K] int8, scale [N] float32.
 
     Weight only: activations stay in the compute dtype, so no outlier is clipped.

@@ -1,4 +1,4 @@
-"""What the generation loop asks of a forward pass: one small door, whoever stands behind it.
+"""The interface of a forward pass: what decoding asks of a model, whatever implements it.
 
 A model holds a KV cache of `rows` rows, each of `length` positions; all rows advance together.
 """
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Cancelled(Exception):
-    """The person stopped it inside a forward pass; the cache is as it was before that call."""
+    """A forward pass was cancelled; the cache is as it was before that call, or empty."""
 
 
 class Model(Protocol):
@@ -48,8 +48,8 @@ class Model(Protocol):
         ...
 
     @property
-    def ahead(self) -> int:
-        """How many guessed ids are worth a place in a decoding step; 0 where the cache cannot
+    def max_draft(self) -> int:
+        """How many drafted ids are worth verifying in a decoding step; 0 where the cache cannot
         forget them again exactly.
         """
         ...
@@ -72,7 +72,7 @@ class Model(Protocol):
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
     ) -> Tensor:
-        """Run `ids` [rows][n] after what is held and append them to the cache.
+        """Run `ids` [rows][n] after what the cache holds, and append them to it.
 
         Returns float32 logits of the last position, [rows, V], or with `every` of all n positions,
         [rows, n, V]. Asks `cancel` between layers when n is large, and raises `Cancelled`.
@@ -82,12 +82,12 @@ class Model(Protocol):
     def prefill(
         self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
     ) -> Generator[float, None, Tensor]:
-        """`forward` for a chunk of one row's prompt, telling on the way which share is done."""
+        """`forward` for a chunk of one row's prompt; yields which share of it is done."""
         ...
 
     def rewind(self, length: int) -> int:
-        """Forget all positions from `length` on; returns the length that is really held then: less
-        (0) where this kind of cache cannot go back.
+        """Forget all positions from `length` on; returns the length then: less (0) where this kind
+        of cache cannot go back.
         """
         ...
 
@@ -99,14 +99,14 @@ class Model(Protocol):
         """Keep these rows only, in this order."""
         ...
 
-    def clip(self, row: int, start: int, stop: int) -> Any | None:
-        """A copy of what a row holds at positions start … stop − 1; None where this kind of cache
-        cannot be taken apart.
+    def extract(self, row: int, start: int, stop: int) -> Any | None:
+        """A copy of a row's keys and values at positions start … stop − 1; None where this kind of
+        cache cannot be taken apart.
         """
         ...
 
     def graft(self, part: Any, start: int, stop: int) -> None:
-        """Append positions start … stop − 1 of a clip to the one row."""
+        """Append positions start … stop − 1 of what `extract` returned to the one row."""
         ...
 
     def reset(self) -> None:
@@ -114,7 +114,7 @@ class Model(Protocol):
         ...
 
     def memory(self) -> int:
-        """Bytes held now for weights, cache and whatever else the process or device needs."""
+        """Bytes now in use for weights, cache and whatever else the process or device needs."""
         ...
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from qwen_tui.backends.local.nn import bitsandbytes
-from qwen_tui.backends.local.nn.linear import Apart, product, with_bias
+from qwen_tui.backends.local.nn.linear import Unfused, product, with_bias
 
 NF4_BLOCK: Final = 64
 """Weights that share one scale in NF4, along a row."""
@@ -26,7 +26,7 @@ NF4_DIRECT_ROWS: Final = 160
 
 
 @dataclass(slots=True)
-class Nf4(Apart):
+class Nf4(Unfused):
     """NF4 (QLoRA, arXiv 2305.14314) in blocks of 64 along a row, plain absmax.
 
     On a CPU with AVX512-BF16 `weight` [N, K/2] and `scale` [K/64, N] bf16 lie in the interleaved

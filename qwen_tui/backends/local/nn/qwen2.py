@@ -24,7 +24,7 @@ from qwen_tui.hub import Shape
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
 WHOLE_ROWS: Final = 16
-"""Up to this many positions a layer is too short to be stopped inside."""
+"""Up to this many positions a layer is too short to be cancelled inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class KV:
     def __init__(
         self, shape: Shape, dtype: torch.dtype, device: torch.device, context: int = 0
     ) -> None:
-        """`context`: positions it never holds room beyond unasked; 0: the checkpoint's."""
+        """`context`: most positions it makes room for in advance; 0: the checkpoint's."""
         self.shape, self.dtype, self.device = shape, dtype, device
         self.context = context or shape.context
         self.rows = 1
@@ -59,11 +59,11 @@ class KV:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it holds allocated."""
+        """Bytes allocated."""
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
     def reserve(self, positions: int) -> None:
-        """Room for `positions` in every row; what is held is kept."""
+        """Room for `positions` in every row; what is there is kept."""
         if positions <= self.capacity:
             return
         room = min(max(2 * self.capacity, KV_GROWTH), self.context)
@@ -77,7 +77,7 @@ class KV:
         self.length = positions
 
     def select(self, rows: list[int]) -> None:
-        """Row i becomes a copy of what row `rows[i]` held: fan out, drop or reorder branches."""
+        """Row i becomes a copy of row `rows[i]`: fan out, drop or reorder branches."""
         if rows == list(range(self.rows)):
             return
         # More rows with all of one row's room could be more than was planned for.
@@ -85,7 +85,7 @@ class KV:
         self._reshape(len(rows), min(self.capacity, room), rows)
 
     @torch.inference_mode()
-    def clip(self, row: int, start: int, stop: int) -> Tensor:
+    def extract(self, row: int, start: int, stop: int) -> Tensor:
         """A copy of one row's positions start … stop − 1: [2, layers, kv_heads, n, head]."""
         sides = (self.keys, self.values)
         return torch.stack(
@@ -94,7 +94,7 @@ class KV:
 
     @torch.inference_mode()
     def graft(self, part: Tensor) -> None:
-        """Append the positions of a clip to the one row."""
+        """Append the positions of what `extract` returned to the one row."""
         end = self.length + part.shape[3]
         self.reserve(end)
         for side, held in zip((self.keys, self.values), part, strict=True):
@@ -122,9 +122,9 @@ class KV:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What every layer of one pass shares: RoPE tables [T, head] (see `attended`), additive mask or
-    None.
+class Positions:
+    """The new positions of one pass, the same for every layer: RoPE tables [T, head] (see
+    `attended`), and an additive mask or None.
     """
 
     cos: Tensor
@@ -133,7 +133,7 @@ class Place:
 
 
 class Qwen2:
-    """The network. Give it ids and a cache, take logits; it keeps no state of a generation."""
+    """The network: ids and a cache in, logits out; it keeps no state of a generation."""
 
     def __init__(
         self,
@@ -185,7 +185,7 @@ class Qwen2:
         last: int = 1,
         stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
-        """`layer_by_layer` without a stop on the way."""
+        """`layer_by_layer` in one call."""
         passes = self.layer_by_layer(ids, cache, last=last, stopped=stopped)
         while True:
             try:
@@ -207,15 +207,15 @@ class Qwen2:
 
         Returns float32 logits [B, last, V] of the last `last` positions (none when 0), and leaves
         T more positions in the cache. `stopped` is asked before every large product; when it says
-        yes `Cancelled` is raised and the cache's length is as it was. Yields the share of the
-        layers that is done.
+        yes `Cancelled` is raised and the cache's length is as before. Yields the share of layers
+        that is done.
         """
         batch, count = ids.shape
         end = cache.length + count
-        place = self.place(count, cache)
+        positions = self.positions(count, cache)
         x = self.embedded(ids)
         for index in range(len(self.layers)):
-            x = self.through(index, x, cache, place, stopped)
+            x = self.through(index, x, cache, positions, stopped)
             yield (index + 1) / len(self.layers)
         if last:
             tail = x.view(batch, count, -1)[:, count - last :].reshape(batch * last, -1)
@@ -229,36 +229,36 @@ class Qwen2:
         """Ids [B, T] → hidden states [B·T, hidden]."""
         return F.embedding(ids, self.embed).to(self.dtype).view(ids.numel(), -1)
 
-    def place(self, count: int, cache: KV) -> Place:
-        """Where the next `count` positions of every row stand; the cache has room for them."""
+    def positions(self, count: int, cache: KV) -> Positions:
+        """The next `count` positions of every row; room for them is reserved in the cache."""
         start, end = cache.length, cache.length + count
         cache.reserve(end)
         self._reach(end)
         mask = self._mask(start, end) if count > 1 and start else None
-        return Place(self._cos[start:end], self._sin[start:end], mask)
+        return Positions(self._cos[start:end], self._sin[start:end], mask)
 
     def through(
         self,
         index: int,
         x: Tensor,
         cache: KV,
-        place: Place,
+        positions: Positions,
         stopped: Callable[[], bool] | None = None,
     ) -> Tensor:
         """One layer: hidden states [B·T, hidden] → the same; its keys and values are stored."""
         layer, eps = self.layers[index], self.shape.eps
-        _ask(stopped)
+        _check(stopped)
         keys, values = cache.keys[index], cache.values[index]
-        where = (place.cos, place.sin, keys, values, cache.length, place.mask)
+        shared = (positions.cos, positions.sin, keys, values, cache.length, positions.mask)
         whole = self._whole[index]
         if whole is not None and len(x) <= WHOLE_ROWS:
-            return whole(x, layer.norm1, layer.norm2, eps, *where)
-        mixed = self._attended(layer.qkv.normed(x, layer.norm1, eps), *where)
-        x = layer.out.onto(x, mixed)
-        _ask(stopped)
+            return whole(x, layer.norm1, layer.norm2, eps, *shared)
+        mixed = self._attended(layer.qkv.normed(x, layer.norm1, eps), *shared)
+        x = layer.out.added_to(x, mixed)
+        _check(stopped)
         inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
-        _ask(stopped)
-        return layer.down.onto(x, inner)
+        _check(stopped)
+        return layer.down.added_to(x, inner)
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [M, hidden] → float32 logits [M, V]."""
@@ -284,6 +284,6 @@ class Qwen2:
         self._sin = torch.cat((-sin, sin), dim=-1).to(self.dtype)
 
 
-def _ask(stopped: Callable[[], bool] | None) -> None:
+def _check(stopped: Callable[[], bool] | None) -> None:
     if stopped is not None and stopped():
         raise Cancelled

@@ -1,4 +1,4 @@
-"""The model door over our own Qwen2 forward: one network, one preallocated cache.
+"""`Model` over our own Qwen2 forward: one network, one preallocated KV cache.
 
 Law: a forward that is cancelled or runs out of memory leaves the cache as long as it was.
 """
@@ -18,8 +18,10 @@ from qwen_tui.backends.local.nn.int4 import Int4, block_rows
 from qwen_tui.backends.local.nn.linear import Dense, Linear, multiplies
 from qwen_tui.backends.local.nn.qwen2 import KV, Qwen2
 
-DENSE_AHEAD: Final = 7
-QUANTISED_AHEAD: Final = 3
+DENSE_DRAFT: Final = 7
+QUANTISED_DRAFT: Final = 3
+"""Drafted ids worth verifying in a step: the kernels of quantised kinds take rows in fours; a dense
+product reads its weights once for many more."""
 GPU_ROW_COST: Final = 0.02
 CHUNKS: Final = {"cpu": 256, "cuda": 512, "mps": 256}
 """Positions prefilled at once, by kind of device: a mask over a long context grows with them."""
@@ -27,9 +29,9 @@ UNPACKED_CHUNK: Final = 1024
 """The same on a CPU that multiplies quantised weights quickly once they are unpacked: each chunk
 unpacks every matrix once more."""
 FBGEMM_CHUNK: Final = 64
-"""FBGEMM is as quick an id with few rows as with many, and a stop is heard sooner."""
+"""FBGEMM is as quick an id with few rows as with many, and a cancel is heard sooner."""
 ROW_BY_ROW_CHUNK: Final = 16
-"""Where every position unpacks all weights anew, a stop must be heard between few of them."""
+"""Where every position unpacks all weights anew, a cancel must be heard between few of them."""
 
 
 class FastModel:
@@ -44,7 +46,7 @@ class FastModel:
 
     @property
     def _linear(self) -> Linear:
-        """The largest linear layer, which speaks for all of them."""
+        """The largest linear layer; all of a network are of one kind."""
         return self._network.layers[0].gate_up
 
     @property
@@ -53,11 +55,9 @@ class FastModel:
         return self._linear.row_cost if self._on_cpu else GPU_ROW_COST
 
     @property
-    def ahead(self) -> int:
-        """Ids that may be guessed in a step: the kernels of quantised kinds take rows in fours; a
-        dense product reads its weights once for many more.
-        """
-        return DENSE_AHEAD if self._dense else QUANTISED_AHEAD
+    def max_draft(self) -> int:
+        """Drafted ids worth verifying in a step."""
+        return DENSE_DRAFT if self._dense else QUANTISED_DRAFT
 
     @property
     def chunk(self) -> int:
@@ -70,9 +70,9 @@ class FastModel:
             return UNPACKED_CHUNK
         return CHUNKS.get(self._network.device.type, 256)
 
-    def price(self, of: FastModel) -> float:
-        """What one of its steps costs in steps of another model: the bytes it reads, and on a GPU,
-        where the starting of kernels counts too, no less than its layers.
+    def step_cost(self, of: FastModel) -> float:
+        """What one of its steps costs in steps of another model: the ratio of bytes read, and on a
+        GPU, where launching kernels counts too, no less than that of layers.
         """
         ours, theirs = self._network, of._network
         cost = ours.nbytes_per_token / theirs.nbytes_per_token
@@ -123,7 +123,7 @@ class FastModel:
         """Run `ids` [rows][n]; float32 logits [rows, V], or [rows, n, V] with `every`.
 
         Cancelling is asked before every large product of more than one position: a step of
-        decoding is shorter than a person's patience, and must not be torn.
+        decoding is short enough, and is not interrupted.
         """
         batch = torch.tensor(ids, dtype=torch.int64, device=self._network.device)
         count = batch.shape[1]
@@ -138,7 +138,7 @@ class FastModel:
     def prefill(
         self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
     ) -> Generator[float, None, Tensor]:
-        """`forward` for a chunk of one row's prompt, with the share that is done after a layer."""
+        """`forward` for a chunk of one row's prompt; yields the share done after each layer."""
         batch = torch.tensor([ids], dtype=torch.int64, device=self._network.device)
         logits = yield from self._network.layer_by_layer(
             batch, self._cache, last=len(ids) if every else 1, stopped=cancel.is_set
@@ -158,12 +158,12 @@ class FastModel:
         """Keep these rows only, in this order."""
         self._cache.select(list(rows))
 
-    def clip(self, row: int, start: int, stop: int) -> Tensor:
+    def extract(self, row: int, start: int, stop: int) -> Tensor:
         """Keys and values [2, layers, kv_heads, stop − start, head] of one row."""
-        return self._cache.clip(row, start, stop)
+        return self._cache.extract(row, start, stop)
 
     def graft(self, part: Tensor, start: int, stop: int) -> None:
-        """Append positions start … stop − 1 of a clip to the one row."""
+        """Append positions start … stop − 1 of what `extract` returned to the one row."""
         self._cache.graft(part[:, :, :, start:stop])
 
     def reset(self) -> None:

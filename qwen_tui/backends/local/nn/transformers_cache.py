@@ -1,7 +1,7 @@
-"""The KV cache of the reference path: every touch of a transformers cache is here.
+"""The KV cache of the reference path; nothing else touches a cache of transformers.
 
 Law: after any call each row holds exactly `length` positions, also when a forward pass was left in
-the middle; what cannot be rewound is built anew.
+the middle; a cache that cannot be rewound is emptied.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LEAST_ROOM: Final = 256
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """One layer's keys and values in buffers with room to grow, instead of a copy per token.
+    """One layer's keys and values in buffers with room to grow, instead of a copy for every token.
 
     `keys` and `values` are views [B, heads, length, head] of the buffers, so whoever reads them
     sees an ordinary dynamic layer.
@@ -33,7 +33,7 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Append [B, heads, n, head] and return all that is held."""
+        """Append [B, heads, n, head] and return all keys and values."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         start = self.get_seq_length()
@@ -73,8 +73,8 @@ def _room(states: Tensor, capacity: int) -> Tensor:
     return states.new_empty((batch, heads, capacity, head))
 
 
-class Kept:
-    """A transformers cache with the few things a loop needs: its length, rewind, rows."""
+class TransformersCache:
+    """A transformers cache with what `Model` needs: length, rewind, rows."""
 
     def __init__(self, config: Any, argument: str) -> None:
         """`argument` is one of `ARGUMENTS`."""
@@ -95,7 +95,7 @@ class Kept:
 
     @property
     def plain(self) -> bool:
-        """Whether it is made of attention layers alone, whose ways are known here."""
+        """Whether all its layers are attention layers of the classes known here."""
         known = (GrowingLayer, DynamicSlidingWindowLayer)
         if not self.states.layers:
             return self.states.layer_class_to_replicate is GrowingLayer
@@ -114,10 +114,10 @@ class Kept:
         self.length += len(ids[0])
 
     def rewind(self, length: int) -> int:
-        """Forget what lies from `length` on, in every layer, however far each one had come.
+        """Forget positions from `length` on, in every layer, however far each one had come.
 
-        Returns the length that is held then: 0 when this kind of cache cannot go back (sliding
-        windows that have slid, recurrent states). `crop` takes a negative count in transformers 5.
+        Returns the length then: 0 when this kind of cache cannot go back (sliding windows that
+        have slid, recurrent states). `crop` takes a negative count in transformers 5.
         """
         back = length < self.length
         for layer in self.states.layers:
@@ -134,7 +134,7 @@ class Kept:
         return self.length
 
     def repair(self) -> int:
-        """After a forward pass that did not end: back to what was held, or to nothing."""
+        """After a forward pass that was left: back to the length before it, or to 0."""
         if all(layer.is_croppable for layer in self.states.layers):
             return self.rewind(self.length)
         return self.reset()
@@ -159,9 +159,9 @@ class Kept:
         return 0
 
 
-class Retold:
-    """For networks whose state cannot be fed in parts: the ids alone are kept, and each forward
-    pass runs all of them again. Slow, and right.
+class NoCache:
+    """For networks whose state cannot be fed in parts: only ids are kept, and each forward pass
+    runs all of them again.
     """
 
     plain = True
@@ -190,13 +190,13 @@ class Retold:
             text.extend(new)
 
     def rewind(self, length: int) -> int:
-        """Forget what lies from `length` on."""
+        """Forget positions from `length` on."""
         for text in self._texts:
             del text[length:]
         return self.length
 
     def repair(self) -> int:
-        """Nothing was torn."""
+        """Nothing to repair."""
         return self.length
 
     def select(self, rows: Sequence[int]) -> None:

@@ -1,6 +1,6 @@
-"""The reference path: any causal LM through transformers, one plain forward pass at a time.
+"""`Model` over transformers: any causal LM, one plain forward pass at a time.
 
-Correct first: it is the yardstick for every faster path, and what runs when there is none.
+Correct first: it is the reference for our own forward, and runs what that cannot.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from qwen_tui.backends.local.memory import held_bytes
 from qwen_tui.backends.local.nn.model import Cancelled
-from qwen_tui.backends.local.nn.transformers_cache import ARGUMENTS, Kept, Retold
+from qwen_tui.backends.local.nn.transformers_cache import ARGUMENTS, NoCache, TransformersCache
 
 CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
 """Positions prefilled at once, by kind of device."""
 
 
 class Reference:
-    """A transformers model behind the `Model` door; it takes one in eval mode, weights in place."""
+    """A transformers model as a `Model`; it takes one in eval mode, weights in place."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -30,21 +30,21 @@ class Reference:
         self._device = network.get_input_embeddings().weight.device
         accepted = inspect.signature(network.forward).parameters
         self._last_only = "logits_to_keep" in accepted
-        self._cache: Kept | Retold = Retold()
+        self._cache: TransformersCache | NoCache = NoCache()
         argument = next((name for name in ARGUMENTS if name in accepted), None)
         if argument is not None:
-            self._cache = Kept(network.config, argument)
+            self._cache = TransformersCache(network.config, argument)
             if not self._cache.plain and not self._agrees():
-                self._cache = Retold()
+                self._cache = NoCache()
         for layer in _decoder_layers(network):
-            layer.register_forward_pre_hook(self._ask)
+            layer.register_forward_pre_hook(self._check_cancel)
 
     @property
-    def retold(self) -> bool:
+    def recomputes(self) -> bool:
         """Whether every step runs the whole text again, for want of a cache that can be fed in
         parts.
         """
-        return isinstance(self._cache, Retold)
+        return isinstance(self._cache, NoCache)
 
     @property
     def length(self) -> int:
@@ -64,17 +64,17 @@ class Reference:
 
     @property
     def chunk(self) -> int:
-        """Small enough for progress to be seen and a stop to be heard between chunks."""
+        """Small enough for progress to be seen and a cancel to be heard between chunks."""
         return CHUNKS.get(self._device.type, 256)
 
     @property
     def row_cost(self) -> float:
-        """Never asked: nothing is guessed here."""
+        """Never asked: nothing is drafted here."""
         return 0.0
 
     @property
-    def ahead(self) -> int:
-        """No guessing here: the yardstick takes one step at a time."""
+    def max_draft(self) -> int:
+        """Nothing is drafted: the reference takes one step at a time."""
         return 0
 
     @property
@@ -117,7 +117,7 @@ class Reference:
     def prefill(
         self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
     ) -> Generator[float, None, Tensor]:
-        """One forward; transformers does not tell how far it is."""
+        """One forward pass; transformers does not say how far it is."""
         yield 0.0
         return self.forward([ids], every=every, cancel=cancel)
 
@@ -133,11 +133,11 @@ class Reference:
         """As `Model.select`."""
         self._cache.select(rows)
 
-    def clip(self, row: int, start: int, stop: int) -> None:
-        """No clips: the kinds of cache behind this path are too many to take apart."""
+    def extract(self, row: int, start: int, stop: int) -> None:
+        """None: the kinds of cache behind this path are too many to take apart."""
 
     def graft(self, part: object, start: int, stop: int) -> None:
-        """Never called: there are no clips."""
+        """Never called: nothing is extracted."""
         raise NotImplementedError
 
     def reset(self) -> None:
@@ -167,7 +167,7 @@ class Reference:
         self._cache.reset()
         return bool(((whole - parts).abs().max() <= 0.05 * whole.abs().max()).item())
 
-    def _ask(self, *_: object) -> None:
+    def _check_cancel(self, *_: object) -> None:
         if self._cancel.is_set():
             raise Cancelled
 

@@ -100,8 +100,8 @@ def logits(oracle: Any, prompt: Sequence[int]) -> torch.Tensor:
 
 def whole(backend: Local) -> bool:
     """Whether the cache holds exactly the ids that are written down."""
-    model, held = backend._model, backend._engine.held
-    return model.rows == 1 and model.length == len(held.ids)
+    model, cache = backend._model, backend._engine.cache
+    return model.rows == cache.rows == 1 and model.length == len(cache.ids)
 
 
 # -- the same ids, however it was cut up -----------------------------------------------------------
@@ -140,7 +140,7 @@ def test_two_hundred_random_edits_reuse_what_is_left(backend: Local, oracle: Any
         gone = dice.randrange(4)
         prompt[place : place + gone] = [dice.randrange(KNOWN) for _ in range(dice.randrange(4))]
         prompt = prompt[:60] or [1]
-        held = list(backend._engine.held.ids)
+        held = list(backend._engine.cache.ids)
         events = run(backend, asked(prompt, max_tokens=2))
         (ready,) = [event for event in events if isinstance(event, Prefilled)]
         assert ready.reused == min(common(held, prompt), len(prompt) - 1)
@@ -153,8 +153,7 @@ def test_two_hundred_random_edits_reuse_what_is_left(backend: Local, oracle: Any
 
 def test_sampled_text_does_not_depend_on_what_ran_before(backend: Local) -> None:
     request = asked(PROMPT, sampling=RAW, max_tokens=16)
-    backend._model.reset()
-    backend._engine.held.ids.clear()
+    backend._engine.cache.reset()
     fresh = ids(run(backend, request))
     run(backend, asked([*PROMPT[:9], 1, 2, 3], sampling=RAW))
     assert ids(run(backend, request)) == fresh
@@ -205,8 +204,7 @@ def test_branches_that_end_early_leave_the_others_exact(backend: Local) -> None:
 def test_cancelled_at_every_token_it_goes_on_exactly(backend: Local) -> None:
     full = ids(run(backend, asked(PROMPT, max_tokens=10)))
     for count in range(1, 10):
-        backend._model.reset()
-        backend._engine.held.ids.clear()
+        backend._engine.cache.reset()
         cancel, events = threading.Event(), []
         for event in backend.stream(asked(PROMPT, max_tokens=10), cancel):
             events.append(event)
@@ -245,13 +243,11 @@ def test_cancelled_wherever_it_asks_nothing_is_torn(folder: Path, backend: Local
         if end(events).reason == "length":
             finished = True
             break
-        cut._model.reset()
-        cut._engine.held.ids.clear()
+        cut._engine.cache.reset()
         assert end(events).reason == "cancelled"
         list(cut.stream(asked(PROMPT, max_tokens=4), Trips(asks)))
         assert ids(run(cut, asked(PROMPT, max_tokens=4))) == full
-        cut._model.reset()
-        cut._engine.held.ids.clear()
+        cut._engine.cache.reset()
     assert finished
     cut.close()
 
@@ -439,7 +435,7 @@ class Failing:
 @pytest.fixture
 def failing(folder: Path, request: pytest.FixtureRequest) -> Iterator[Local]:
     made = local(folder)
-    object.__setattr__(made._engine, "model", Failing(made._model, **request.param))
+    made._engine.cache.model = Failing(made._model, **request.param)
     yield made
     made.close()
 

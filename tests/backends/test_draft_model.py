@@ -74,8 +74,8 @@ def drafting(folder: Path, draft: Path, **flags: Any) -> Local:
     """
     backend = local(folder, path="fast", **{"lookup": False, "draft": str(draft), **flags})
     if backend._engine.drafter is not None:
-        assert backend._engine.drafter.price > 0
-        backend._engine.drafter.price = 0.02
+        assert backend._engine.drafter.cost > 0
+        backend._engine.drafter.cost = 0.02
     return backend
 
 
@@ -163,10 +163,10 @@ def stopped(backend: Local, request: Request, after: int) -> list[Event]:
 def whole(backend: Local) -> None:
     """Both caches hold what they are said to hold."""
     engine = backend._engine
-    assert engine.model.length == len(engine.held.ids)
+    assert engine.model.length == len(engine.cache.ids)
     assert engine.drafter is not None
-    assert engine.drafter._model is not None
-    assert engine.drafter._model.length == len(engine.drafter.held)
+    assert engine.drafter._cache is not None
+    assert engine.drafter._cache.model.length == len(engine.drafter.ids)
 
 
 class Patience(threading.Event):
@@ -209,7 +209,7 @@ def test_a_long_prompt_is_read_between_tokens_and_not_before_the_first(
     drafter = backend._engine.drafter
     assert drafter is not None
     events = backend.stream(request, threading.Event())
-    lengths = [len(drafter.held) for event in events if isinstance(event, Emitted)]
+    lengths = [len(drafter.ids) for event in events if isinstance(event, Emitted)]
     assert lengths[:7] == [0, 8, 16, 24, 32, 40, 48]
     again = run(backend, request)
     assert ids(again) == ids(run(plain, request))
@@ -282,7 +282,8 @@ def test_the_same_seed_gives_the_same_schedule(folder: Path, stranger: Path, twi
 def broken(backend: Local, forward: Any, monkeypatch: pytest.MonkeyPatch) -> FastModel:
     """The draft's own forward replaced by one that fails in some way."""
     assert backend._engine.drafter is not None
-    model = backend._engine.drafter._model
+    assert backend._engine.drafter._cache is not None
+    model = backend._engine.drafter._cache.model
     assert isinstance(model, FastModel)
     monkeypatch.setattr(model, "forward", forward)
     return model
@@ -293,7 +294,7 @@ def test_a_draft_that_gives_no_numbers_gives_no_guess(
 ) -> None:
     request = asked(PROMPT, max_tokens=20)
     backend = drafting(folder, twin)
-    real = backend._engine.drafter._model.forward  # type: ignore[union-attr]
+    real = backend._engine.drafter._cache.model.forward  # type: ignore[union-attr]
     broken(backend, lambda *args, **rest: real(*args, **rest) * float("nan"), monkeypatch)
     events = run(backend, request)
     assert ids(events) == ids(run(plain, request))
@@ -306,7 +307,7 @@ def test_a_draft_that_runs_out_of_memory_is_dropped(
 ) -> None:
     request = asked(PROMPT, max_tokens=30)
     backend = drafting(folder, twin)
-    real = backend._engine.drafter._model.forward  # type: ignore[union-attr]
+    real = backend._engine.drafter._cache.model.forward  # type: ignore[union-attr]
     calls = iter(range(1000))
 
     def forward(*args: Any, **rest: Any) -> torch.Tensor:
@@ -340,7 +341,7 @@ def test_when_the_model_runs_out_of_memory_the_draft_lets_go_of_its_cache(
     monkeypatch.setattr(backend._model, "forward", forward)
     wanted = ids(run(plain, request))
     assert ids(run(backend, request)) == wanted
-    assert backend._engine.drafter.held == ()  # type: ignore[union-attr]
+    assert backend._engine.drafter.ids == ()  # type: ignore[union-attr]
     again = run(backend, request)
     assert ids(again) == wanted
     assert end(again).stats.accepted > 0, "it drafts again in the next generation"
@@ -521,5 +522,5 @@ def test_a_draft_that_fails_is_dropped_too(
     events = run(backend, request)
     assert ids(events) == ids(run(plain, request))
     assert end(events).stats.drafted == 0
-    assert "guesses no more: no such kernel" in caplog.text
+    assert "drafts no more: no such kernel" in caplog.text
     backend.close()

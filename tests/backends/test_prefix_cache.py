@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import torch
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run
 from qwen_tui.backends.local.backend import Local
+from qwen_tui.backends.local.kv.prefix_cache import SEGMENT_BUDGET, PrefixCache
+from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.types import Sampling, Scored, Token
 
 PROMPT = list(range(40, 80))
@@ -86,13 +89,11 @@ def local_fresh(folder: Path, prompt: list[int]) -> list[int]:
 
 
 def test_what_is_kept_is_bounded(backend: Local) -> None:
-    from qwen_tui.backends.local.kv.prefix_cache import MOST_KEPT
-
     dice = random.Random(2)
     for _ in range(12):
         run(backend, asked(dice.choices(range(300), k=1500), max_tokens=1))
-    kept = sum(map(len, backend._engine.held.clips))
-    assert 0 < kept <= MOST_KEPT
+    kept = sum(map(len, backend._engine.cache.segments))
+    assert 0 < kept <= SEGMENT_BUDGET
 
 
 def test_scoring_runs_every_position_whatever_is_kept(backend: Local) -> None:
@@ -111,7 +112,7 @@ def scored(backend: Local, prompt: list[int]) -> list[Token]:
     return found
 
 
-@pytest.mark.parametrize("where", ["clip", "select"])
+@pytest.mark.parametrize("where", ["extract", "select"])
 def test_memory_that_ran_out_for_what_may_be_useful_later_costs_nothing(
     folder: Path, backend: Local, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -123,8 +124,8 @@ def test_memory_that_ran_out_for_what_may_be_useful_later_costs_nothing(
     wanted, later = run(backend, request), ids(run(backend, after))
     backend = local(folder, path="fast")
     with monkeypatch.context() as patch:
-        if where == "clip":
-            patch.setattr(backend._model, "clip", refused)
+        if where == "extract":
+            patch.setattr(backend._model, "extract", refused)
         else:
             patch.setattr(backend._model, "select", refused)
         again = run(backend, request)
@@ -133,5 +134,47 @@ def test_memory_that_ran_out_for_what_may_be_useful_later_costs_nothing(
         ]
         assert {end(again, branch).reason for branch in range(3)} == {"length"}
         assert backend._model.rows == 1
-        assert backend._model.length == len(backend._engine.held.ids)
+        assert backend._model.length == len(backend._engine.cache.ids)
         assert ids(run(backend, after)) == later
+
+
+@pytest.mark.parametrize("path", ["fast", "reference"])
+def test_ids_and_positions_agree_whatever_is_done_and_fails(folder: Path, path: str) -> None:
+    """A thousand random operations, some of them cancelled inside the forward pass."""
+    dice, never = random.Random(6), threading.Event()
+    always = threading.Event()
+    always.set()
+    model = local(folder, path=path)._model
+    cache = PrefixCache(model)
+    held: list[list[int]] = [[]]
+    for _ in range(1000):
+        deed = dice.choice(["append", "append", "cancel", "rewind", "keep", "trim", "rows"])
+        if deed == "append":
+            new = [dice.choices(range(300), k=2) for _ in held]
+            cache.append(new, cancel=never)
+            held = [row + more for row, more in zip(held, new, strict=True)]
+        elif deed == "cancel":
+            with pytest.raises(Cancelled):
+                cache.append([[1, 2, 3]] * len(held), cancel=always)
+        elif deed == "rewind":
+            to = dice.randint(0, len(held[0]))
+            assert cache.rewind(to) == to
+            held = [row[:to] for row in held]
+        elif deed == "rows" and len(held) > 1:
+            rows = sorted(dice.sample(range(len(held)), dice.randint(1, len(held))))
+            cache.select(rows)
+            held = [held[row] for row in rows]
+        elif deed == "rows":
+            cache.branch(3)
+            held = [list(held[0]) for _ in range(3)]
+        elif len(held) == 1:
+            text = [*held[0][: dice.randint(0, len(held[0]))], *dice.choices(range(300), k=12)]
+            reached = cache.keep(text) if deed == "keep" else cache.trim(text)
+            held = [text[:reached]]
+        assert (model.rows, model.length) == (len(held), len(held[0]))
+        assert (cache.rows, cache.length, list(cache.ids)) == (*map(len, (held, held[0])), held[0])
+        if len(held[0]) > 400:
+            cache.rewind(0)
+            held = [[] for _ in held]
+    cache.reset()
+    assert (cache.length, model.length, cache.segments) == (0, 0, [])

@@ -21,12 +21,12 @@ from fixtures.opening import asked, end, ids, local, run
 from qwen_tui import paths
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.kv import block_file
-from qwen_tui.backends.local.kv.disk_cache import Measures
-from qwen_tui.backends.local.kv.disk_writer import Block, Writer
+from qwen_tui.backends.local.kv.disk_cache import Thresholds
+from qwen_tui.backends.local.kv.disk_writer import BlockWriter, QueuedBlock
 from qwen_tui.cli import main
 from qwen_tui.types import Finished, Prefilled, Progress, Sampling
 
-SMALL = Measures(block=16, least=32, fresh=16, last=4, worth=16)
+SMALL = Thresholds(block=16, min_text=32, min_new=16, min_new_at_end=4, min_restored=16)
 TEXT = random.Random(5).choices(range(300), k=200)
 LONG_S = 30.0
 
@@ -37,7 +37,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, **flags: object) -> Local:
-    return local(folder, path="fast", measures=SMALL, **flags)
+    return local(folder, path="fast", thresholds=SMALL, **flags)
 
 
 def told(folder: Path, prompt: list[int], **values: object) -> tuple[int, list[int]]:
@@ -67,9 +67,9 @@ def everything() -> list[Path]:
 
 def on_disk(backend: Local) -> list[Path]:
     """What is on disk once the writer has come to rest."""
-    archive = backend._engine.archive
-    assert archive is not None
-    assert archive._writer.wait(LONG_S)
+    cache = backend._engine.disk_cache
+    assert cache is not None
+    assert cache._writer.wait(LONG_S)
     return files()
 
 
@@ -103,11 +103,11 @@ def test_an_edited_tail_reuses_all_before_the_edit(folder: Path) -> None:
 def test_what_comes_back_is_bit_for_bit_what_was_held(folder: Path, dtype: str) -> None:
     first = opened(folder, dtype=dtype)
     run(first, asked(TEXT, max_tokens=1))
-    held = first._model.clip(0, 0, len(TEXT) - 1)
+    held = first._model.extract(0, 0, len(TEXT) - 1)
     first.close()
     second = opened(folder, dtype=dtype)
     assert end(run(second, asked(TEXT, max_tokens=1))).stats.reused == len(TEXT) - 1
-    assert second._model.clip(0, 0, len(TEXT) - 1).equal(held)
+    assert second._model.extract(0, 0, len(TEXT) - 1).equal(held)
 
 
 def test_what_the_memory_holds_is_not_read_again(folder: Path) -> None:
@@ -122,10 +122,10 @@ def test_what_the_memory_holds_is_not_read_again(folder: Path) -> None:
 
 def test_a_little_is_run_rather_than_read(folder: Path) -> None:
     told(folder, TEXT)
-    picky = Measures(block=16, least=32, fresh=16, worth=150)
-    backend = local(folder, path="fast", measures=picky)
+    picky = Thresholds(block=16, min_text=32, min_new=16, min_restored=150)
+    backend = local(folder, path="fast", thresholds=picky)
     assert end(run(backend, asked([*TEXT[:140], *TEXT[:60]]))).stats.reused == 0
-    backend = local(folder, path="fast", measures=picky)
+    backend = local(folder, path="fast", thresholds=picky)
     assert end(run(backend, asked(TEXT))).stats.reused == len(TEXT) - 1
 
 
@@ -252,8 +252,7 @@ def test_what_was_unused_the_longest_goes_first(folder: Path) -> None:
     for text in (texts[1], texts[0], texts[2], texts[3]):
         run(backend, asked(text, max_tokens=1))
         on_disk(backend)
-        backend._engine.held.forget()
-        backend._model.reset()
+        backend._engine.cache.reset()
         assert sum(each.bytes for each in block_file.everything(paths.kv_dir())) <= room * 2**30
     backend.close()
     assert [told(folder, text, max_tokens=1)[0] for text in (texts[3], texts[2])] == [95, 95]
@@ -273,9 +272,9 @@ def test_using_a_text_saves_it(folder: Path) -> None:
     assert told(folder, texts[0], max_tokens=1)[0] == 95
 
 
-def _place() -> block_file.Place:
+def _place() -> block_file.BlockFolder:
     (place,) = paths.kv_dir().iterdir()
-    return block_file.Place(place, place.name[-24:], 2 * 2 * 2 * 16 * 4)
+    return block_file.BlockFolder(place, place.name[-24:], 2 * 2 * 2 * 16 * 4)
 
 
 # -- what is not used ------------------------------------------------------------------------------
@@ -403,7 +402,7 @@ def test_stopped_while_it_is_read_the_cache_is_whole(folder: Path) -> None:
             seen = event.done
             cancel.set()
     assert 64 <= seen < len(TEXT) - 1
-    assert backend._model.length == len(backend._engine.held.ids) == seen
+    assert backend._model.length == len(backend._engine.cache.ids) == seen
     again = run(backend, asked(TEXT))
     assert end(again).stats.reused == len(TEXT) - 1
     assert ids(again) == fresh(folder, TEXT)
@@ -424,15 +423,15 @@ import resource, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 from fixtures.opening import asked, end, ids, local, run
-from qwen_tui.backends.local.archive import Measures
-small = Measures(block=16, least=32, fresh=16, last=4, worth=16)
-backend = local(Path({folder!r}), path="fast", measures=small)
+from qwen_tui.backends.local.kv.disk_cache import Thresholds
+small = Thresholds(block=16, min_text=32, min_new=16, min_new_at_end=4, min_restored=16)
+backend = local(Path({folder!r}), path="fast", thresholds=small)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
 for _ in range(3):
     print(ids(run(backend, asked({text!r}))))
-    backend._engine.archive._writer.wait(30)
-    backend._engine.held.forget(); backend._model.reset()
+    backend._engine.disk_cache._writer.wait(30)
+    backend._engine.cache.reset()
 backend.close()
 """
 
@@ -466,8 +465,8 @@ def test_the_disk_keeps_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyP
         total, used, free = 100 << 30, 99 << 30, (1 << 30) + 4000
 
     monkeypatch.setattr(disk_writer.shutil, "disk_usage", lambda place: Usage)
-    place = block_file.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
-    writer = Writer(tmp_path / "kv", place, 1 << 40)
+    place = block_file.BlockFolder.of(tmp_path / "kv", "m", "0" * 24, 8)
+    writer = BlockWriter(tmp_path / "kv", place, 1 << 40)
     writer.put(_block(range(100)))
     assert writer.wait(LONG_S)
     assert not writer.broken
@@ -478,9 +477,11 @@ def test_the_disk_keeps_what_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyP
     writer.close(LONG_S)
 
 
-def _block(ids: range) -> Block:
+def _block(ids: range) -> QueuedBlock:
     data = memoryview(bytes(8 * len(ids)))
-    return Block(block_file.ROOT, block_file.chained(block_file.ROOT, ids), list(ids), data, 1)
+    return QueuedBlock(
+        block_file.ROOT, block_file.chained(block_file.ROOT, ids), list(ids), data, 1
+    )
 
 
 def test_closing_leaves_no_partial_file_and_takes_no_time(
@@ -490,17 +491,17 @@ def test_closing_leaves_no_partial_file_and_takes_no_time(
     from qwen_tui.backends.local.kv import disk_writer
 
     writing, go = threading.Event(), threading.Event()
-    pour = Writer._pour
+    pour = BlockWriter._pour
 
-    def slow(self: Writer, write: Callable[..., int], data: bytes | memoryview) -> None:
+    def slow(self: BlockWriter, write: Callable[..., int], data: bytes | memoryview) -> None:
         if isinstance(data, memoryview):
             writing.set()
             go.wait(LONG_S)
         pour(self, write, data)
 
-    monkeypatch.setattr(disk_writer.Writer, "_pour", slow)
+    monkeypatch.setattr(disk_writer.BlockWriter, "_pour", slow)
     top = tmp_path / "kv"
-    writer = Writer(top, block_file.Place.of(top, "m", "0" * 24, 8), 1 << 40)
+    writer = BlockWriter(top, block_file.BlockFolder.of(top, "m", "0" * 24, 8), 1 << 40)
     writer.put(_block(range(100)))
     assert writing.wait(LONG_S)
     began = time.monotonic()
@@ -545,23 +546,23 @@ def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
     from qwen_tui.backends.local.kv import disk_writer
 
     backend = opened(folder)
-    assert backend._engine.archive is not None
-    room = 5 * SMALL.block * backend._engine.archive._form.nbytes
+    assert backend._engine.disk_cache is not None
+    room = 5 * SMALL.block * backend._engine.disk_cache._shape.nbytes
 
     def usage(top: Path) -> Usage:
         used = sum(each.stat().st_size for each in Path(top).rglob("*") if each.is_file())
         return Usage(100 << 30, 0, (1 << 30) + room - used)
 
-    writes: list[Block] = []
-    write = Writer._write
+    writes: list[QueuedBlock] = []
+    write = BlockWriter._write
 
-    def writing(self: Writer, block: Block) -> None:
+    def writing(self: BlockWriter, block: QueuedBlock) -> None:
         writes.append(block)
         write(self, block)
 
     with monkeypatch.context() as patch:
         patch.setattr(disk_writer.shutil, "disk_usage", usage)
-        patch.setattr(Writer, "_write", writing)
+        patch.setattr(BlockWriter, "_write", writing)
         run(backend, asked(TEXT))
         backend.finish(LONG_S, lambda: False)
         assert 0 < len(writes) <= 5
@@ -575,8 +576,8 @@ def test_a_text_for_which_the_disk_has_no_room_is_kept_as_far_as_it_goes(
 def test_a_folder_that_another_program_deletes_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    place = block_file.Place.of(tmp_path / "kv", "m", "0" * 24, 8)
-    writer, made, left = Writer(tmp_path / "kv", place, 1 << 40), paths.made, [1]
+    place = block_file.BlockFolder.of(tmp_path / "kv", "m", "0" * 24, 8)
+    writer, made, left = BlockWriter(tmp_path / "kv", place, 1 << 40), paths.made, [1]
 
     def making(folder: Path) -> Path:
         found = made(folder)

@@ -13,7 +13,7 @@ import pytest
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, end, ids, local, run, tokens
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.decoding.prompt_lookup import Lookup
+from qwen_tui.backends.local.decoding.prompt_lookup import PromptLookup
 from qwen_tui.types import Emitted, Request, Sampling
 
 PROMPT = [5, 6, 7, 8, 9, 10, 5, 6, 7, 8, 9, 11, 5, 6]
@@ -62,7 +62,7 @@ def test_any_guesses_give_the_same_text(
     wanted = ids(run(plain, request))
     dice, whole = random.Random(1), PROMPT + wanted
 
-    def draft(self: Lookup, most: int, *, weak: bool = True) -> list[int]:
+    def draft(self: PromptLookup, most: int, *, weak: bool = True) -> list[int]:
         at = len(self._texts[-1])
         right = whole[at : at + most]
         if guesses == "right":
@@ -71,7 +71,7 @@ def test_any_guesses_give_the_same_text(
             return right[: len(right) // 2] + [3] * (most - len(right) // 2)
         return [3 if guesses == "wrong" else dice.randrange(300) for _ in range(most)]
 
-    monkeypatch.setattr(Lookup, "draft", draft)
+    monkeypatch.setattr(PromptLookup, "draft", draft)
     events = run(guessing, request)
     assert ids(events) == wanted
     assert end(events).stats.drafted > 0
@@ -131,7 +131,9 @@ def test_sampling_keeps_its_distribution(
     """
     dice = random.Random(4)
     monkeypatch.setattr(
-        Lookup, "draft", lambda self, most, weak=True: [dice.randrange(300) for _ in range(most)]
+        PromptLookup,
+        "draft",
+        lambda self, most, weak=True: [dice.randrange(300) for _ in range(most)],
     )
     counts = [third(guessing, range(400)), third(plain, range(1000, 1400))]
     common = [id for id in counts[0] + counts[1] if min(each[id] for each in counts) >= 5]
