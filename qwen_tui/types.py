@@ -1,7 +1,7 @@
-"""The words every room speaks in: tokens, requests, events and session entries.
+"""The types every room shares: tokens, requests, events and session entries.
 
-Everything here is frozen and needs the standard library only. Text is always derived from bytes; a
-token carries its exact bytes, so a cut inside a character is never a special case.
+Law: all are frozen and need the standard library only; a token carries its exact bytes, and text
+is always derived from them.
 """
 
 from __future__ import annotations
@@ -37,11 +37,9 @@ BAD_CONFIG: Final = 78
 
 
 class Trouble(Exception):
-    """An expected failure: one line that says what happened, one that names the cure, and an exit
-    code.
+    """An expected failure: `message` says what happened, `hint` what to do, in a line each.
 
-    Every room raises this for what a person can mend; the borders (runner, CLI, app) show it
-    without a traceback.
+    Raised for what a person can mend; the runner, CLI and app show it without a traceback.
     """
 
     def __init__(self, message: str, *, hint: str = "", code: int = GENERIC) -> None:
@@ -53,9 +51,7 @@ class Trouble(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One candidate the model weighed at a position; `logprob` is natural log under the raw model
-    distribution.
-    """
+    """One candidate at a position; `logprob` is natural, under the raw model distribution."""
 
     id: int
     data: bytes
@@ -152,9 +148,7 @@ class Stats:
 
     @property
     def tok_s(self) -> float:
-        """Decoding speed in tokens per second: the steps after the first token over their time; 0.0
-        when unknown.
-        """
+        """Tokens per second after the first token; 0.0 when unknown."""
         return (self.emitted - 1) / self.decode_s if self.decode_s > 0 and self.emitted > 1 else 0.0
 
 
@@ -229,9 +223,7 @@ Event: TypeAlias = Progress | Prefilled | Scored | Emitted | Finished
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What a backend can do; the interface greys out the rest. `choices` is the most candidates it
-    reports.
-    """
+    """What a backend can do. `choices` is the most candidates it reports per token."""
 
     choices: int = 0
     score: bool = False
@@ -241,9 +233,7 @@ class Abilities:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Where tokens come from. `id` is a hash of the rest (`journal.environment_id`); it never holds
-    a URL or a key.
-    """
+    """Where tokens come from, without URL or key; `id` hashes the rest (`environment_id`)."""
 
     id: str
     engine: str

@@ -18,7 +18,6 @@ from qwen_tui.journal.encode import (
     MAX_ID,
     VERSION,
     Record,
-    Scribe,
     environment_id,
     ids_bytes,
     ids_sha256,
@@ -28,6 +27,7 @@ from qwen_tui.journal.encode import (
     seal,
     utf8,
 )
+from qwen_tui.journal.scribe import Scribe
 
 __all__ = [
     "FORMAT",

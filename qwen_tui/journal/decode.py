@@ -5,17 +5,29 @@ Law: reading hostile bytes never raises: a line is an entry, or a reason why not
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from qwen_tui.journal.encode import MAX_ID, SURROGATE, Record, pieces, utf8
+from qwen_tui.journal.encode import Record, pieces
+from qwen_tui.journal.fields import (
+    Malformed,
+    choice_rows,
+    clean,
+    exact_bytes,
+    get,
+    integer,
+    list_at,
+    logprob,
+    map_at,
+    number,
+    split_bytes,
+    text_at,
+    token_id,
+)
 from qwen_tui.types import (
     Added,
     Choice,
@@ -46,7 +58,6 @@ MAX_LINE: Final = 16 * 1024 * 1024
 MAX_DEPTH: Final = 64
 
 _CHECKSUM = re.compile(rb',"c":"([0-9a-f]{8})"\}$')
-_MOST = 1e300
 _STAMP = ("w", "n", "t", "c")
 
 
@@ -71,114 +82,6 @@ class Read:
     why: str = ""
 
 
-class _Malformed(ValueError):
-    pass
-
-
-def _get(values: Record, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-    """The value of a key, of the right type; null and absent mean the default, if there is one."""
-    value = values.get(key)
-    if value is None:
-        if default is None:
-            raise _Malformed(f"no {key}")
-        return default
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise _Malformed(f"{key} is {type(value).__name__}")
-    return value
-
-
-def _text(values: Record, key: str, default: str | None = None) -> str:
-    value: str = _get(values, key, str, default)
-    return _clean(value)
-
-
-def _clean(text: str) -> str:
-    return SURROGATE.sub("\ufffd", text)
-
-
-def _int(values: Record, key: str, default: int | None = None, top: int = 2**53) -> int:
-    value: int = _get(values, key, int, default)
-    if not 0 <= value <= top:
-        raise _Malformed(f"{key} out of range")
-    return value
-
-
-def _number(values: Record, key: str, default: float = 0.0) -> float:
-    value = float(_get(values, key, (int, float), default))
-    if not math.isfinite(value):
-        raise _Malformed(f"{key} is not finite")
-    return value
-
-
-def _list(values: Record, key: str) -> list[Any]:
-    found: list[Any] = _get(values, key, list, [])
-    return found
-
-
-def _map(values: Record, key: str) -> Record:
-    found: Record = _get(values, key, dict, {})
-    return found
-
-
-def _id(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not -1 <= value <= MAX_ID:
-        raise _Malformed("a token id out of range")
-    return value
-
-
-def _logprob(value: Any) -> float | None:
-    if value is None:
-        return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise _Malformed("a logprob that is no number")
-    return float(value)
-
-
-def _bytes(values: Record, text: str) -> bytes:
-    coded = values.get("b64")
-    if coded is None:
-        return utf8(text)
-    try:
-        return base64.b64decode(coded, validate=True)
-    except (binascii.Error, TypeError, ValueError) as error:
-        raise _Malformed("b64 cannot be decoded") from error
-
-
-def _split(data: bytes, lens: list[Any], count: int) -> list[bytes]:
-    """The bytes of each of `count` tokens; without usable `lens` the first has them all."""
-    sound = len(lens) == count and all(
-        isinstance(size, int) and not isinstance(size, bool) and size >= 0 for size in lens
-    )
-    if not sound or sum(lens) != len(data):
-        if lens:
-            raise _Malformed("lens do not fit the bytes")
-        return [data] + [b""] * (count - 1)
-    out, at = [], 0
-    for size in lens:
-        out.append(data[at : at + size])
-        at += size
-    return out
-
-
-def _rows(values: Record, count: int) -> list[list[tuple[int, float]]]:
-    rows = _list(values, "top")
-    if len(rows) not in (0, count):
-        raise _Malformed("top does not fit the tokens")
-    if not all(isinstance(row, list) for row in rows):
-        raise _Malformed("choices that are no list")
-    return [[_pair(pair) for pair in row] for row in rows] or [[] for _ in range(count)]
-
-
-def _pair(pair: Any) -> tuple[int, float]:
-    if not isinstance(pair, list) or len(pair) != 2:
-        raise _Malformed("a choice that is no pair")
-    id, lp = pair
-    if type(id) is int and 0 <= id <= MAX_ID and type(lp) is float and -_MOST < lp < _MOST:
-        return id, lp
-    value = _logprob(pair[1])
-    return _id(pair[0]), -math.inf if value is None else value
-
-
 class Reader:
     """Reads lines in order, remembering how token ids are spelled, so that alternatives have their
     bytes without a vocabulary.
@@ -199,9 +102,9 @@ class Reader:
         try:
             values = json.loads(raw)
             if not isinstance(values, dict):
-                raise _Malformed("no JSON object")
+                raise Malformed("no JSON object")
             if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(values) > MAX_DEPTH:
-                raise _Malformed(f"nested deeper than {MAX_DEPTH}")
+                raise Malformed(f"nested deeper than {MAX_DEPTH}")
             stamp = _stamp(values) if "c" in values else None
             entry = self._entry(values)
         except RecursionError:
@@ -220,37 +123,37 @@ class Reader:
         parse = _KINDS.get(kind) if isinstance(kind, str) else None
         if parse is None:
             if not isinstance(kind, str):
-                raise _Malformed("no kind")
+                raise Malformed("no kind")
             return Unknown({key: value for key, value in values.items() if key not in _STAMP})
         return parse(self, values)
 
     def _learn(self, values: Record) -> None:
-        for key, value in _map(values, "spell").items():
+        for key, value in map_at(values, "spell").items():
             try:
-                id = _id(int(key))
+                id = token_id(int(key))
             except ValueError:
                 continue
             if isinstance(value, str):
-                self._spelled[id] = _clean(value).encode()
+                self._spelled[id] = clean(value).encode()
             elif isinstance(value, list) and len(value) == 1:
-                self._spelled[id] = _bytes({"b64": value[0]}, "")
+                self._spelled[id] = exact_bytes({"b64": value[0]}, "")
 
     def _tokens(self, values: Record) -> tuple[Token, ...]:
-        ids = [_id(id) for id in _list(values, "ids")]
-        data = _bytes(values, _text(values, "text", ""))
+        ids = [token_id(id) for id in list_at(values, "ids")]
+        data = exact_bytes(values, text_at(values, "text", ""))
         if not ids and data:
-            raise _Malformed("text without ids")
-        lps = [_logprob(value) for value in _list(values, "lp")] or [None] * len(ids)
+            raise Malformed("text without ids")
+        lps = [logprob(value) for value in list_at(values, "lp")] or [None] * len(ids)
         if len(lps) != len(ids):
-            raise _Malformed("lp does not fit the ids")
-        runs = _split(data, _list(values, "lens"), len(ids)) if ids else []
-        drafted = {index for index in _list(values, "drafted") if isinstance(index, int)}
+            raise Malformed("lp does not fit the ids")
+        runs = split_bytes(data, list_at(values, "lens"), len(ids)) if ids else []
+        drafted = {index for index in list_at(values, "drafted") if isinstance(index, int)}
         for id, run in zip(ids, runs, strict=True):
             if id >= 0:
                 self._spelled.setdefault(id, run)
         # After the tokens: the bytes of one that a stop string cut are not how its id is spelled.
         self._learn(values)
-        rows = _rows(values, len(ids))
+        rows = choice_rows(values, len(ids))
         return tuple(
             Token(id, run, lp, self._choices(row), i in drafted)
             for i, (id, run, lp, row) in enumerate(zip(ids, runs, lps, rows, strict=True))
@@ -268,89 +171,89 @@ class Reader:
 
     def _head(self, values: Record) -> Head:
         return Head(
-            id=_text(values, "id", ""),
-            title=_text(values, "title", ""),
-            app=_text(values, "app", ""),
-            fmt=_text(values, "fmt"),
-            v=_int(values, "v", 1),
-            min=_int(values, "min", 1),
+            id=text_at(values, "id", ""),
+            title=text_at(values, "title", ""),
+            app=text_at(values, "app", ""),
+            fmt=text_at(values, "fmt"),
+            v=integer(values, "v", 1),
+            min=integer(values, "min", 1),
         )
 
     def _env(self, values: Record) -> Environment:
         return Environment(
-            id=_text(values, "id"),
-            engine=_text(values, "engine", ""),
-            model=_map(values, "model"),
-            dtype=_text(values, "dtype", ""),
-            quant=_text(values, "quant", ""),
-            attn=_text(values, "attn", ""),
-            kernels=_text(values, "kernels", ""),
-            threads=_int(values, "threads", 0),
-            device=_text(values, "device", ""),
+            id=text_at(values, "id"),
+            engine=text_at(values, "engine", ""),
+            model=map_at(values, "model"),
+            dtype=text_at(values, "dtype", ""),
+            quant=text_at(values, "quant", ""),
+            attn=text_at(values, "attn", ""),
+            kernels=text_at(values, "kernels", ""),
+            threads=integer(values, "threads", 0),
+            device=text_at(values, "device", ""),
             vers={
                 str(key): value
-                for key, value in _map(values, "vers").items()
+                for key, value in map_at(values, "vers").items()
                 if isinstance(value, str)
             },
         )
 
     def _added(self, values: Record) -> Added:
-        source = _text(values, "src")
+        source = text_at(values, "src")
         role = values.get("role")
-        text = _text(values, "text", "")
-        data = _bytes(values, text)
+        text = text_at(values, "text", "")
+        data = exact_bytes(values, text)
         if values.get("ids") is None:
             tokens = pieces(text)
         else:
-            ids = [_id(id) for id in _list(values, "ids")]
+            ids = [token_id(id) for id in list_at(values, "ids")]
             if not ids and data:
-                raise _Malformed("text without ids")
-            runs = _split(data, _list(values, "lens"), len(ids)) if ids else []
+                raise Malformed("text without ids")
+            runs = split_bytes(data, list_at(values, "lens"), len(ids)) if ids else []
             tokens = tuple(Token(id, run) for id, run in zip(ids, runs, strict=True))
             self._spelled.update((token.id, token.data) for token in tokens if token.id >= 0)
         return Added(
-            id=_text(values, "id"),
-            parent=None if values.get("parent") is None else _text(values, "parent"),
-            at=_int(values, "at", 0),
+            id=text_at(values, "id"),
+            parent=None if values.get("parent") is None else text_at(values, "parent"),
+            at=integer(values, "at", 0),
             source=source if source in get_args(Source) else "import",  # type: ignore[arg-type]
-            role=_clean(role) if isinstance(role, str) else None,
+            role=clean(role) if isinstance(role, str) else None,
             text=text,
             tokens=tokens,
         )
 
     def _moved(self, values: Record) -> Moved:
-        node = None if values.get("node") is None else _text(values, "node")
-        return Moved(node, _int(values, "at", 0))
+        node = None if values.get("node") is None else text_at(values, "node")
+        return Moved(node, integer(values, "at", 0))
 
     def _started(self, values: Record) -> Started:
-        nodes = _list(values, "nodes")
+        nodes = list_at(values, "nodes")
         if not all(isinstance(node, str) for node in nodes):
-            raise _Malformed("a node that is no id")
+            raise Malformed("a node that is no id")
         mode = values.get("mode")
         return Started(
-            generation=_text(values, "gen"),
-            nodes=tuple(_clean(node) for node in nodes),
-            environment=_text(values, "env", ""),
-            prompt=_map(values, "prompt"),
-            params=_map(values, "params"),
+            generation=text_at(values, "gen"),
+            nodes=tuple(clean(node) for node in nodes),
+            environment=text_at(values, "env", ""),
+            prompt=map_at(values, "prompt"),
+            params=map_at(values, "params"),
             mode=mode if mode in ("complete", "chat", "infill") else "complete",
         )
 
     def _prefill(self, values: Record) -> Happened:
         event = Prefilled(
-            _int(values, "prompt", 0), _int(values, "reused", 0), _number(values, "seconds")
+            integer(values, "prompt", 0), integer(values, "reused", 0), number(values, "seconds")
         )
-        return Happened(_text(values, "gen"), event)
+        return Happened(text_at(values, "gen"), event)
 
     def _score(self, values: Record) -> Weighed | Unknown:
         if values.get("node") is None:
             return Unknown({key: value for key, value in values.items() if key not in _STAMP})
-        lps = tuple(_logprob(value) for value in _list(values, "lp"))
+        lps = tuple(logprob(value) for value in list_at(values, "lp"))
         self._learn(values)
-        rows = _rows(values, len(lps))
+        rows = choice_rows(values, len(lps))
         return Weighed(
-            node=_text(values, "node"),
-            start=_int(values, "start", 0),
+            node=text_at(values, "node"),
+            start=integer(values, "start", 0),
             logprobs=lps,
             choices=tuple(tuple(row) for row in rows) if any(rows) else (),
         )
@@ -358,46 +261,46 @@ class Reader:
     def _emitted(self, values: Record) -> Happened:
         event = Emitted(
             self._tokens(values),
-            branch=_int(values, "branch", 0, 2**16),
-            ms=_int(values, "ms", 0),
-            index=_int(values, "i", 0, 2**31),
+            branch=integer(values, "branch", 0, 2**16),
+            ms=integer(values, "ms", 0),
+            index=integer(values, "i", 0, 2**31),
         )
-        return Happened(_text(values, "gen"), event)
+        return Happened(text_at(values, "gen"), event)
 
     def _finished(self, values: Record) -> Happened:
-        reason = _text(values, "reason")
+        reason = text_at(values, "reason")
         known = reason in get_args(Reason)
         event = Finished(
             reason if known else "failed",  # type: ignore[arg-type]
-            branch=_int(values, "branch", 0, 2**16),
-            stats=_read_stats(_map(values, "stats")),
-            stop=_text(values, "stop", ""),
-            message=_text(values, "message", "") or ("" if known else reason),
-            hint=_text(values, "hint", ""),
-            schedule=_map(values, "schedule"),
+            branch=integer(values, "branch", 0, 2**16),
+            stats=_read_stats(map_at(values, "stats")),
+            stop=text_at(values, "stop", ""),
+            message=text_at(values, "message", "") or ("" if known else reason),
+            hint=text_at(values, "hint", ""),
+            schedule=map_at(values, "schedule"),
         )
-        return Happened(_text(values, "gen"), event)
+        return Happened(text_at(values, "gen"), event)
 
     def _meta(self, values: Record) -> Titled:
-        tags = tuple(_clean(tag) for tag in _list(values, "tags") if isinstance(tag, str))
-        return Titled(_text(values, "title", ""), tags)
+        tags = tuple(clean(tag) for tag in list_at(values, "tags") if isinstance(tag, str))
+        return Titled(text_at(values, "title", ""), tags)
 
     def _mark(self, values: Record) -> Marked:
-        on: bool = _get(values, "on", bool, True)
-        return Marked(_text(values, "node"), on, _text(values, "label", ""))
+        on: bool = get(values, "on", bool, True)
+        return Marked(text_at(values, "node"), on, text_at(values, "label", ""))
 
     def _del(self, values: Record) -> Hidden:
-        on: bool = _get(values, "on", bool, True)
-        return Hidden(_text(values, "node"), on)
+        on: bool = get(values, "on", bool, True)
+        return Hidden(text_at(values, "node"), on)
 
     def _progress(self, values: Record) -> Progress | Unknown:
-        stage = _text(values, "stage")
+        stage = text_at(values, "stage")
         if stage not in get_args(Stage):
             return Unknown(dict(values))
         return Progress(
             stage,  # type: ignore[arg-type]
-            _int(values, "done", 0),
-            _int(values, "total", 0),
+            integer(values, "done", 0),
+            integer(values, "total", 0),
         )
 
 
@@ -420,15 +323,15 @@ _KINDS: Final[Mapping[str, Callable[[Reader, Record], Entry | Progress]]] = {
 
 def _read_stats(values: Record) -> Stats:
     return Stats(
-        prompt=_int(values, "prompt", 0),
-        reused=_int(values, "reused", 0),
-        emitted=_int(values, "emitted", 0),
-        drafted=_int(values, "drafted", 0),
-        accepted=_int(values, "accepted", 0),
-        prefill_s=_number(values, "prefill_s"),
-        ttft_s=_number(values, "ttft_s"),
-        decode_s=_number(values, "decode_s"),
-        peak_bytes=_int(values, "peak_bytes", 0),
+        prompt=integer(values, "prompt", 0),
+        reused=integer(values, "reused", 0),
+        emitted=integer(values, "emitted", 0),
+        drafted=integer(values, "drafted", 0),
+        accepted=integer(values, "accepted", 0),
+        prefill_s=number(values, "prefill_s"),
+        ttft_s=number(values, "ttft_s"),
+        decode_s=number(values, "decode_s"),
+        peak_bytes=integer(values, "peak_bytes", 0),
     )
 
 
@@ -436,7 +339,7 @@ def _stamp(values: Record) -> Stamp | None:
     writer, counter, unix_ms = values.get("w"), values.get("n"), values.get("t")
     if not isinstance(writer, str) or type(counter) is not int or type(unix_ms) is not int:
         return None
-    return Stamp(_clean(writer), counter, unix_ms) if 0 <= counter < 2**53 else None
+    return Stamp(clean(writer), counter, unix_ms) if 0 <= counter < 2**53 else None
 
 
 def _depth(value: Any) -> int:

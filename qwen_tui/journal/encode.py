@@ -14,7 +14,6 @@ import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from qwen_tui.types import (
@@ -41,7 +40,6 @@ from qwen_tui.types import (
     Weighed,
     joined,
 )
-from qwen_tui.vocab.decoder import Decoder
 
 FORMAT: Final = "qwen-tui.session"
 VERSION: Final = 1
@@ -120,7 +118,7 @@ def _finite(value: Any) -> Any:
 # -- entry → record --------------------------------------------------------------------------------
 
 
-def _spelling(data: bytes) -> str | list[str]:
+def spelling(data: bytes) -> str | list[str]:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
@@ -324,73 +322,6 @@ def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
             return {"k": "mark", "node": entry.node, "on": entry.on, "label": entry.label}
         case Hidden():
             return {"k": "del", "node": entry.node, "on": entry.on}
-
-
-@dataclass(slots=True)
-class _Voice:
-    """What a scribe remembers of one branch: bytes of an unfinished character, ids, count."""
-
-    decoder: Decoder = field(default_factory=Decoder)
-    count: int = 0
-    hash: Any = field(default_factory=hashlib.sha256)
-
-    def feed(self, tokens: Sequence[Token]) -> str:
-        self.count += len(tokens)
-        self.hash.update(ids_bytes(tokens))
-        return self.decoder.feed(joined(tokens))
-
-
-class Scribe:
-    """Writes the records of one stream in order, remembering what they share.
-
-    It knows which characters a `tok` completes, counts and hashes each branch for its `end`, and
-    spells every alternative's bytes once, so that a reader needs no vocabulary.
-    """
-
-    def __init__(self, *, spell: bool = True) -> None:
-        self._spell = spell
-        self._spelled: set[int] = set()
-        self._voices: dict[tuple[str | None, int], _Voice] = {}
-
-    def record(self, entry: Entry | Event, *, generation: str | None = None) -> Record:
-        """`record(entry)` with everything the stream so far adds to it."""
-        event: Any = entry
-        if isinstance(entry, Happened):
-            generation, event = entry.generation, entry.event
-        if isinstance(event, Emitted):
-            voice = self._voices.setdefault((generation, event.branch), _Voice())
-            out = record(event, generation=generation, text=voice.feed(event.tokens))
-            return self._spelling(out, event.tokens)
-        if isinstance(event, Finished):
-            voice = self._voices.pop((generation, event.branch), _Voice())
-            out = record(event, generation=generation)
-            out["n"] = voice.count
-            out["ids_sha256"] = voice.hash.hexdigest()
-            return out
-        if isinstance(event, Scored):
-            return self._spelling(record(event), event.tokens)
-        if isinstance(event, Added):
-            self._spelled.update(token.id for token in event.tokens)
-        return record(event, generation=generation)
-
-    def _spelling(self, out: Record, tokens: Sequence[Token]) -> Record:
-        if not self._spell:
-            return out
-        for token in tokens:
-            own = next((choice for choice in token.choices if choice.id == token.id), None)
-            # A token that a stop string cut does not say how its id is spelled.
-            if own is None or own.data == token.data:
-                self._spelled.add(token.id)
-        new = {
-            choice.id: choice.data
-            for token in tokens
-            for choice in token.choices
-            if choice.id not in self._spelled and choice.data
-        }
-        if new:
-            self._spelled.update(new)
-            out["spell"] = {str(id): _spelling(data) for id, data in new.items()}
-        return out
 
 
 # -- record → line ---------------------------------------------------------------------------------

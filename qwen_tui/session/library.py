@@ -21,7 +21,7 @@ from qwen_tui.session.identity import created, id_of, ulid
 from qwen_tui.session.loader import Loader, Report, load, open_regular
 from qwen_tui.session.opening import hold, new_store, open_session
 from qwen_tui.session.session import Session
-from qwen_tui.session.store import Taken
+from qwen_tui.session.session_file import Taken
 from qwen_tui.types import (
     NO_INPUT,
     TEMPORARY,

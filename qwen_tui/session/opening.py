@@ -21,7 +21,8 @@ from qwen_tui.session.drafts import Drafts
 from qwen_tui.session.identity import id_of
 from qwen_tui.session.loader import Loader, Report, load, open_regular
 from qwen_tui.session.session import Session
-from qwen_tui.session.store import Saving, SessionFile, Store, Taken, file_name
+from qwen_tui.session.session_file import SessionFile, Taken, file_name
+from qwen_tui.session.store import Saving, Store
 from qwen_tui.types import NO_INPUT, Entry, Head, Trouble
 
 if TYPE_CHECKING:

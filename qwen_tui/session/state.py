@@ -37,7 +37,13 @@ if TYPE_CHECKING:
 
 
 class State:
-    """What the entries so far amount to. Changed by `apply` alone; see `Session` for commands."""
+    """What the entries so far amount to. Changed by `apply` alone; see `Session` for commands.
+
+    The document is `path(head.node)[:head.at]`. What the head's node holds beyond `at` is its tail:
+    a completion that is not accepted yet, or text that was stepped back from. An empty document
+    begins with a node of role "seed" that holds `<|endoftext|>`: an ordinary first token of the
+    context, folded out of the text, as the tokens of a chat template are (`tree.FOLDED`).
+    """
 
     def __init__(self, *, vocab: Vocab | None = None) -> None:
         self.vocab = vocab

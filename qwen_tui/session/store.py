@@ -7,10 +7,7 @@ fdatasync returned; while saving fails, everything is held and the reason is sai
 from __future__ import annotations
 
 import errno
-import fcntl
-import os
 import queue
-import re
 import secrets
 import threading
 import time
@@ -22,8 +19,8 @@ from typing import Final, NamedTuple
 
 from qwen_tui.journal import Scribe, seal
 from qwen_tui.paths import made
-from qwen_tui.session.loader import open_regular
-from qwen_tui.types import TEMPORARY, Added, Emitted, Entry, Happened, Head, Prefilled, Trouble
+from qwen_tui.session.session_file import SessionFile, beside, publish, slug
+from qwen_tui.types import Added, Emitted, Entry, Happened, Head, Prefilled
 
 BATCH_S: Final = 0.2
 """Longest a token waits for its batch; with the write itself this keeps within 250 ms."""
@@ -35,11 +32,6 @@ MAX_RETRY_S: Final = 30.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 _COMMIT_S = 0.01
-_RENAMED = re.compile(r"\.(?:conflict|rescue)-\d+$")
-
-
-class Taken(Trouble):
-    """Another process holds the session's lock: follow it, or fork the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,135 +45,6 @@ class Saving:
     held: int = 0
     reason: str = ""
     notice: str = ""
-
-
-def slug(title: str) -> str:
-    """What a title becomes in a file's name: ASCII words joined by "-", at most 40 characters."""
-    words = re.findall(r"[a-z0-9]+", title.lower())
-    text = ""
-    for word in words:
-        if len(text) + 1 + len(word) > 40:
-            break
-        text = f"{text}-{word}" if text else word
-    return text or (words[0][:40] if words else "session")
-
-
-def beside(path: Path, kind: str) -> Path:
-    """The first free name `STEM.KIND-n.jsonl` in the same folder; kind is conflict or rescue."""
-    stem = _RENAMED.sub("", path.stem)
-    number = 1
-    while (there := path.with_name(f"{stem}.{kind}-{number}.jsonl")).exists():
-        number += 1
-    return there
-
-
-def file_name(id: str, title: str = "") -> str:
-    """`<ULID>-<slug>.jsonl`; without a title the store adds the slug of the first text."""
-    return f"{id}-{slug(title)}.jsonl" if title else f"{id}.jsonl"
-
-
-def _sync(fd: int) -> None:
-    """Bytes and length are on the disk when it returns."""
-    getattr(os, "fdatasync", os.fsync)(fd)
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _lock(fd: int, path: Path) -> None:
-    """Take the lock or raise Taken; a file system without locks is used without."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise Taken(
-            f"{path.name} is open elsewhere",
-            hint="it opens read-only here; fork it to go on",
-            code=TEMPORARY,
-        ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-            raise
-
-
-class SessionFile:
-    """An open, locked, append-only file. `size` is what we know it must be, `torn` whether its last
-    line lacks its line feed.
-    """
-
-    def __init__(self, fd: int, path: Path) -> None:
-        self.fd = fd
-        self.path = path
-        found = os.fstat(fd)
-        self.size = found.st_size
-        self._inode = (found.st_dev, found.st_ino)
-        self.torn = self.size > 0 and os.pread(fd, 1, self.size - 1) != b"\n"
-
-    @classmethod
-    def hold(cls, path: Path) -> SessionFile:
-        """Open an existing file for appending and take its lock; nothing is written.
-
-        Raises Taken, Trouble (not a regular file of ours), OSError (permissions, read-only disk).
-        """
-        fd = open_regular(path, os.O_RDWR | os.O_APPEND)
-        try:
-            _lock(fd, path)
-            return cls(fd, path)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    @classmethod
-    def create(cls, path: Path) -> SessionFile:
-        """Make a new file, mode 0600, locked, its name on the disk. Raises OSError."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
-        try:
-            _lock(fd, path)
-            _sync(fd)
-            _sync_folder(path.parent)
-            return cls(fd, path)
-        except BaseException:
-            os.close(fd)
-            raise
-
-    def untouched(self) -> bool:
-        """The path still names this file, at the size we left it."""
-        try:
-            found = self.path.lstat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._inode and found.st_size == self.size
-
-    def append(self, data: bytes) -> int:
-        """One write of whole lines, begun on a fresh line; how many of `data`'s bytes arrived."""
-        lead = b"\n" if self.torn else b""
-        written = os.write(self.fd, lead + data)
-        self.size += written
-        if written:
-            self.torn = (lead + data)[written - 1 : written] != b"\n"
-        return max(0, written - len(lead))
-
-    def append_all(self, data: bytes) -> None:
-        """All of `data`, in as many writes as it takes."""
-        while data:
-            written = os.write(self.fd, data)
-            self.size += written
-            data = data[written:]
-
-    def sync(self) -> None:
-        """fdatasync. Raises OSError: the descriptor is then not to be trusted again."""
-        _sync(self.fd)
-
-    def close(self) -> None:
-        """Give the lock back."""
-        if self.fd >= 0:
-            os.close(self.fd)
-            self.fd = -1
 
 
 class _Flush:
@@ -463,7 +326,7 @@ class Store:
             return
         try:
             self._write_whole(file)
-            file.path = _publish_name(temporary, path)
+            file.path = publish(temporary, path)
         except OSError as error:
             file.close()
             temporary.unlink(missing_ok=True)
@@ -520,26 +383,6 @@ class Store:
             except RuntimeError:
                 # The listener's event loop is gone; saving goes on without it.
                 self._on_state = None
-
-
-def _publish_name(temporary: Path, path: Path) -> Path:
-    """Give a finished file its name, or a free one beside it, replacing nothing; the name is on the
-    disk when it returns.
-    """
-    while True:
-        try:
-            os.link(temporary, path)
-            temporary.unlink()
-        except FileExistsError:
-            path = beside(path, "rescue")
-            continue
-        except OSError as error:
-            if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):
-                raise
-            # No hard links on this file system: the name was free a moment ago.
-            temporary.rename(path)
-        _sync_folder(path.parent)
-        return path
 
 
 def _reason(error: OSError) -> str:

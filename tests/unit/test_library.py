@@ -29,7 +29,7 @@ from qwen_tui.session.library import (
 from qwen_tui.session.opening import new_store, open_session
 from qwen_tui.session.search import search
 from qwen_tui.session.session import Session
-from qwen_tui.session.store import Taken
+from qwen_tui.session.session_file import Taken
 from qwen_tui.types import (
     Emitted,
     Environment,

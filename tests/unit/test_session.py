@@ -12,7 +12,9 @@ import pytest
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.context_window import Window
 from qwen_tui.journal import MAX_LINE, Reader, Scribe, ids_sha256, seal
-from qwen_tui.session.session import Session, sampling_of, ulid
+from qwen_tui.session.generations import sampling_of
+from qwen_tui.session.identity import ulid
+from qwen_tui.session.session import Session
 from qwen_tui.types import (
     Choice,
     Emitted,

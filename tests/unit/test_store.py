@@ -15,7 +15,8 @@ import pytest
 
 from qwen_tui.session.loader import Loader, load
 from qwen_tui.session.session import Session
-from qwen_tui.session.store import BATCH_BYTES, Saving, SessionFile, Store, Taken, beside, slug
+from qwen_tui.session.session_file import SessionFile, Taken, beside, slug
+from qwen_tui.session.store import BATCH_BYTES, Saving, Store
 from qwen_tui.types import Emitted, Entry, Environment, Finished, Sampling, Token, Trouble
 
 ENV = Environment("e1", "scripted", {"repo": "demo"})

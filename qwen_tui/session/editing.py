@@ -1,0 +1,236 @@
+"""What a person writes into a session: typing, edits, chat turns, and the tokens they become.
+
+Law: every command only adds entries, hands each to `sink`, and applies it; text that is replaced
+stays in the tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from qwen_tui.session.byte_words import recommit
+from qwen_tui.session.identity import fresh_id, fresh_seed
+from qwen_tui.session.state import State
+from qwen_tui.session.tree import Place
+from qwen_tui.types import Added, Entry, Moved, Source, Token, joined, text_of
+
+if TYPE_CHECKING:
+    from qwen_tui.vocab import Vocab
+
+MOST_TOKENS: Final = 100_000
+MOST_BYTES: Final = 1024 * 1024
+"""Largest text of a person that is kept as one node; longer ones are a chain of nodes."""
+
+
+class Editing(State):
+    """A state with the commands that put text into it.
+
+    `vocab` may be None (a server that gives text only, a session opened without its model) and may
+    be set later. `sink` receives every new entry, in order, after it was applied. `ids` and `seeds`
+    give fresh ids and seeds.
+    """
+
+    def __init__(
+        self,
+        *,
+        vocab: Vocab | None = None,
+        sink: Callable[[Entry], None] | None = None,
+        ids: Callable[[], str] = fresh_id,
+        seeds: Callable[[], int] = fresh_seed,
+    ) -> None:
+        super().__init__(vocab=vocab)
+        self.sink = sink
+        self._ids = ids
+        self._seeds = seeds
+
+    # -- entries -----------------------------------------------------------------------------------
+
+    def _do(self, entry: Entry) -> None:
+        self.apply(entry)
+        if self.sink is not None:
+            self.sink(entry)
+
+    # -- the document ------------------------------------------------------------------------------
+
+    def measure(self, text: str) -> int:
+        """How many tokens the context would hold if the document were `text`; changes nothing."""
+        if text == self.text:
+            return self.head.at
+        tokens, places = self._shown_tokens()
+        kept, rest = self._recommit(tokens, text)
+        return self._fork_at(kept, places, text) + len(rest)
+
+    # -- writing -----------------------------------------------------------------------------------
+
+    def commit(self, text: str, source: Source | None = None) -> str | None:
+        """Make `text` the document; returns the new node's id, None when nothing changed.
+
+        Keeps the longest run of tokens that the new text still begins with, backed off to the start
+        of the word being edited; the rest becomes a node that forks there. A text that only grew is
+        source "user", any other "edit", unless `source` says so ("file" for an opened file).
+        """
+        before = self.text
+        if text == before:
+            return None
+        tokens, places = self._shown_tokens()
+        kept, rest = self._recommit(tokens, text)
+        at = self._fork_at(kept, places, text)
+        role = self._role_at(at) if text else None
+        node = self._add(
+            self.tree.resolve(self.head.node, at),
+            rest,
+            source or ("user" if text.startswith(before) else "edit"),
+            role,
+        )
+        self._move(Place(node, self.tree.length(node)))
+        return node
+
+    def _recommit(
+        self, tokens: Sequence[Token], text: str, *, special: bool = True
+    ) -> tuple[int, tuple[Token, ...]]:
+        if self.vocab is not None:
+            return self.vocab.recommit(tokens, text, special=special)
+        return recommit(tokens, text)
+
+    @staticmethod
+    def _fork_at(kept: int, places: list[int], text: str) -> int:
+        """Where a text that keeps `kept` of the shown tokens leaves the path: folded tokens before
+        the first one that goes stay, except before the very first.
+        """
+        if kept == 0 or not text:
+            return 0
+        if kept < len(places):
+            return places[kept]
+        return places[-1] + 1
+
+    def _role_at(self, at: int) -> str | None:
+        """The role of the text at path place `at`: that of the shown node it lies in or follows."""
+        parts = self.parts()
+        for part in parts:
+            if part.stop > at and not part.node.folded:
+                return part.node.role
+        shown = [part.node.role for part in parts if not part.node.folded]
+        return shown[-1] if shown else None
+
+    def _add(
+        self, place: Place, tokens: Sequence[Token], source: Source, role: str | None = None
+    ) -> str:
+        """Add text as a node; a very long one as a chain of nodes, so that each is one line that
+        every reader takes. Returns the id of the last.
+        """
+        id = ""
+        for run in _portions(tokens):
+            id = self._ids()
+            self._do(Added(id, place.node, place.at, source, role, text_of(run), tuple(run)))
+            place = Place(id, place.at + len(run))
+        return id
+
+    def _move(self, place: Place) -> None:
+        if place != self.head:
+            self._do(Moved(*place))
+
+    def _bare(self, place: Place) -> Place:
+        """The same place with no tail: an empty edit node stands in where its holder goes on."""
+        place = self.tree.resolve(*place)
+        if place.node is None or self.tree.length(place.node) == place.at:
+            return place
+        for id in self.tree.forks(place):
+            node = self.tree[id]
+            if node.source != "model" and not node.tokens and not node.hidden:
+                return Place(id, place.at)
+        return Place(self._add(place, (), "edit"), place.at)
+
+    def add_turn(
+        self,
+        role: str,
+        tokens: Sequence[Token],
+        *,
+        before: Sequence[Token] = (),
+        after: Sequence[Token] = (),
+        source: Source = "user",
+    ) -> str:
+        """Append a chat turn a person made: template tokens, the turn's text, template tokens.
+
+        `before` closes the last turn and opens this one; `after` closes it and opens the answer.
+        Returns the id of the turn's own node; the head stands after everything.
+        """
+        place = self._bare(self.head)
+        made = ""
+        for run, part, kind in (
+            (before, "template", "import"),
+            (tokens, role, source),
+            (after, "template", "import"),
+        ):
+            if run or part == role:
+                id = self._add(place, run, kind, part)  # type: ignore[arg-type]
+                made = id if part == role else made
+                place = Place(id, self.tree.length(id))
+        self._move(place)
+        return made
+
+    def settle(self) -> None:
+        """Make the document's tokens ones that the vocabulary can be asked to go on from."""
+        vocab = self.vocab
+        if vocab is None:
+            return
+        if self.head.at == 0:
+            if vocab.end_of_text is not None:
+                node = self._add(Place(None, 0), (vocab.token(vocab.end_of_text),), "user", "seed")
+                self._move(Place(node, 1))
+            return
+        odd = next(
+            (
+                place
+                for place, token in enumerate(self.tokens)
+                if not 0 <= token.id < vocab.size or vocab.data(token.id) != token.data
+            ),
+            None,
+        )
+        if odd is not None:
+            self._respell(vocab, odd)
+
+    def _respell(self, vocab: Vocab, odd: int) -> None:
+        """Encode the document anew from the run of one role that holds path token `odd`."""
+        runs: list[tuple[str | None, list[Token], int]] = []
+        for part in self.parts():
+            if runs and runs[-1][0] == part.node.role:
+                runs[-1][1].extend(part.tokens)
+            else:
+                runs.append((part.node.role, list(part.tokens), part.start))
+        place: Place | None = None
+        for role, tokens, start in runs:
+            if start + len(tokens) <= odd:
+                continue
+            sound = tokens[: max(0, odd - start)] if place is None else []
+            kept, rest = self._encoded(vocab, sound, tokens, special=role != "user")
+            if place is None:
+                place = self.tree.resolve(self.head.node, start + kept)
+            if rest:
+                node = self._add(place, rest, "edit", role)
+                place = Place(node, self.tree.length(node))
+        if place is not None:
+            self._move(place)
+
+    @staticmethod
+    def _encoded(
+        vocab: Vocab, sound: Sequence[Token], tokens: Sequence[Token], *, special: bool
+    ) -> tuple[int, tuple[Token, ...]]:
+        """How many of the `sound` tokens stay, and what the bytes of the others encode to."""
+        try:
+            text = joined(tokens).decode("utf-8")
+        except UnicodeDecodeError:
+            data = joined(tokens[len(sound) :])
+            return len(sound), vocab.encode_bytes(data, special=special)
+        return vocab.recommit(sound, text, special=special)
+
+
+def _portions(tokens: Sequence[Token]) -> Iterator[Sequence[Token]]:
+    """The tokens in runs of a bounded size, at least one run."""
+    start = size = 0
+    for index, token in enumerate(tokens):
+        if index > start and (index - start >= MOST_TOKENS or size + len(token.data) > MOST_BYTES):
+            yield tokens[start:index]
+            start, size = index, 0
+        size += len(token.data)
+    yield tokens[start:]

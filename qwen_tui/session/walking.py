@@ -1,0 +1,164 @@
+"""Moves of a session's head: accepting, choosing, undoing, walking the tree.
+
+Law: a move adds one entry and destroys nothing; what is left behind stays in the tree.
+"""
+
+from __future__ import annotations
+
+from qwen_tui.session.byte_words import next_word
+from qwen_tui.session.editing import Editing
+from qwen_tui.session.tree import Layout, Place
+from qwen_tui.types import Choice, Hidden, Moved, Token, Trouble, Weighed
+
+
+class Walking(Editing):
+    """An edited session with the commands that move its head."""
+
+    # -- taking, leaving, choosing -----------------------------------------------------------------
+
+    def show(self, node: str) -> None:
+        """Make one of `completions()` the one that is shown; the document stays."""
+        self._move(Place(node, min(self.head.at, self.tree.length(node))))
+
+    def accept(self, node: str | None = None, upto: int | None = None) -> bool:
+        """Move the completion (or `node`) into the document: all of it but an ending eos, or its
+        first `upto` own tokens. Accepting while it streams takes what is there. False when there is
+        nothing to take.
+        """
+        if node is None:
+            if self.completion is None:
+                return False
+            node = self.head.node
+            assert node is not None
+        end = self.accept_end(node)
+        at = end if upto is None else min(end, self.tree[node].at + upto)
+        if at <= self.head.at and self.head.node == node:
+            return False
+        self._move(Place(node, at))
+        return True
+
+    def accept_word(self) -> bool:
+        """Move the tail's next word into the document, to the next token border that splits no
+        character.
+        """
+        id = self.head.node
+        tail = self.tail
+        if id is None or not tail:
+            return False
+        tail = tail[: self.accept_end(id) - self.head.at]
+        layout = Layout(tail)
+        if not tail:
+            return False
+        count = max(1, layout.boundary(next_word(layout.text)))
+        self._move(Place(id, self.head.at + count))
+        return True
+
+    def reject(self) -> bool:
+        """Leave the completion: it stays in the tree, the document stays as it is."""
+        if self.completion is None:
+            return False
+        self._move(self._bare(self.head))
+        return True
+
+    def fork(self, node: str, index: int, choice: Choice) -> str:
+        """Take another token in place of the node's own token `index`; the head stands after it.
+
+        Returns the id of the new "choice" node. Raises Trouble when the bytes of the alternative
+        are not known.
+        """
+        found = self.tree[node]
+        data = choice.data or self._spell(choice.id)
+        if not data:
+            raise Trouble(
+                f"the bytes of token {choice.id} are not known",
+                hint="open the session with the model that made it",
+            )
+        row = found.tokens[index].choices if index < len(found.tokens) else ()
+        token = Token(choice.id, data, choice.logprob, row)
+        place = self.tree.resolve(node, found.at + index)
+        role = found.role if not found.folded else None
+        made = self._add(place, (token,), "choice", role)
+        pairs = tuple((other.id, other.logprob) for other in row)
+        self._do(Weighed(made, 0, (choice.logprob,), (pairs,) if pairs else ()))
+        self._move(Place(made, self.tree.length(made)))
+        return made
+
+    # -- walking -----------------------------------------------------------------------------------
+
+    def undo(self) -> bool:
+        """Move the head to where it was before its last step, typed and generated alike."""
+        if self._undo:
+            self._do(Moved(*self._undo[-1]))
+            return True
+        return False
+
+    def redo(self) -> bool:
+        """Move the head to where it was before the last undo."""
+        if self._redo:
+            self._do(Moved(*self._redo[-1]))
+            return True
+        return False
+
+    def go(self, node: str | None, at: int | None = None) -> None:
+        """Stand after `at` tokens of a node's path; None: at its end. Raises KeyError."""
+        length = self.tree.length(node)
+        self._move(Place(node, length if at is None else max(0, min(at, length))))
+
+    def next(self) -> bool:
+        """Turn to the next sibling, round the end. False when there is no other."""
+        return self._turn(1)
+
+    def previous(self) -> bool:
+        """Turn to the previous sibling, round the start."""
+        return self._turn(-1)
+
+    def _turn(self, step: int) -> bool:
+        if here := self.completions():
+            current = self.completion
+            if current is None:
+                self.show(here[0 if step > 0 else -1])
+                return True
+            if len(here) < 2 or current not in here:
+                return False
+            self.show(here[(here.index(current) + step) % len(here)])
+            return True
+        node = self._accepted()
+        beside = self.tree.siblings(node) if node is not None else []
+        if len(beside) < 2 or node not in beside:
+            return False
+        other = beside[(beside.index(node) + step) % len(beside)]
+        self._move(Place(other, self.accept_end(other)))
+        return True
+
+    def parent(self) -> bool:
+        """Step back to where the text before the head forked; that text becomes the tail."""
+        parts = self.parts()
+        if not parts:
+            return False
+        last = parts[-1]
+        self._move(Place(self.head.node, last.start))
+        return True
+
+    def child(self) -> bool:
+        """Step forward over the next node of the tail, or onto the newest completion."""
+        current = self.completion
+        if current is None:
+            here = self.completions()
+            if not here:
+                return False
+            self.show(here[-1])
+            return True
+        assert self.head.node is not None
+        if current == self.head.node:
+            return self.accept()
+        parts = self.tree.chain(self.head.node)
+        stop = next(part.stop for part in parts if part.stop > self.head.at)
+        self._move(Place(self.head.node, stop))
+        return True
+
+    def hide(self, node: str, on: bool = True) -> None:
+        """No longer show a node and what hangs from it; a head on it steps off."""
+        self._do(Hidden(node, on))
+        if on and any(part.node.id == node for part in self.tree.chain(self.head.node)):
+            found = self.tree[node]
+            self._move(self._bare(Place(found.parent, min(found.at, self.head.at))))
