@@ -6,6 +6,7 @@ is not imported.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -61,6 +62,7 @@ for _command in (complete, studio, replay, sessions, models, config, doctor, ben
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line and return its exit code; where a signal stopped it, die by that."""
+    _replace_what_cannot_be_encoded()
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
         if sys.stdout is not None:
@@ -79,6 +81,14 @@ def main(arguments: list[str] | None = None) -> int:
         print_error(trouble)
         return trouble.code
     return code
+
+
+def _replace_what_cannot_be_encoded() -> None:
+    """Let every text be printed, whatever standard output's encoding lacks. A completion's exact
+    bytes go past it; standard error replaces by itself.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def _run(arguments: list[str]) -> int:

@@ -129,12 +129,15 @@ def ignore(entry: Entry | Progress) -> None:
 def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: Sink) -> Plan:
     """Settings, tokenizer, tokens and context, all checked; no weights."""
     flags = wanted.flags
+    for stop in flags.get("stop") or ():
+        if not wanted.escape and prompts.unescaped_stop(stop):
+            said = f"--stop '{stop}' is taken as it stands, backslash and all"
+            reporter.warn([f"{said}; --escape makes a newline of \\n"])
     if wanted.escape and flags.get("stop"):
         flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
     chosen = settings.load(flags)
     if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
-    reporter.warn(chosen.warnings)
     folder, context = found(chosen.model, weights=not wanted.dry_run)
     chosen = settings.for_checkpoint(chosen, folder)
     vocab = Vocab.load(folder)
@@ -142,6 +145,8 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
         reporter.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
+    chosen = known_biases(chosen, vocab.size)
+    reporter.warn(chosen.warnings)
     spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
     recording = Recording(wanted.save_as, spelling, sink)
     session = recording.session
@@ -183,6 +188,24 @@ def found(model: str, *, weights: bool) -> tuple[Path, int]:
         if weights:
             raise
         return folder, 0
+
+
+def known_biases(chosen: Settings, size: int) -> Settings:
+    """The settings without the biases of tokens that a vocabulary of `size` does not have.
+
+    Trouble (2) for one from the command line; one from elsewhere, where another model's may stand,
+    becomes a warning.
+    """
+    strange = [token for token, _ in chosen.sampling.logit_bias if token >= size]
+    if not strange:
+        return chosen
+    origin = chosen.origin["sampling.logit_bias"]
+    said = f"{origin.where}: there is no token {strange[0]}; this model's go from 0 to {size - 1}"
+    if origin.source == "flag":
+        raise Trouble(said, code=USAGE)
+    kept = tuple(pair for pair in chosen.sampling.logit_bias if pair[0] < size)
+    sampling = replace(chosen.sampling, logit_bias=kept)
+    return replace(chosen, sampling=sampling, warnings=(*chosen.warnings, f"{said}; ignored"))
 
 
 def window(chosen: Settings, context: int) -> Window:

@@ -17,8 +17,7 @@ from qwen_tui import presets, settings
 from qwen_tui.cli.generation import Text, stream, window
 from qwen_tui.cli.signals import dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter, print_error
-from qwen_tui.cli.stdout import FileOutput, Output
-from qwen_tui.safe_text import visible
+from qwen_tui.cli.stdout import FileOutput, Output, opened
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.types import DONE, USAGE, Backend, Entry, Request, Sampling, Trouble
@@ -52,7 +51,7 @@ class LineMode:
         self._session = session
         self._open = open_backend
         self._lines = lines or sys.stdin
-        self._output = output or Output(sys.stdout.buffer, "output", shown=sys.stdout.isatty())
+        self._output = output or opened(None)
         self._backend: Backend | None = None
         self._typed = False
         self._told: Text | None = None
@@ -110,8 +109,7 @@ class LineMode:
             self._told(entry)
 
     def _say(self, text: str) -> None:
-        shown = visible(text) if self._output.shown else text
-        self._output.write((shown if shown.endswith("\n") else shown + "\n").encode())
+        self._output.write_text(text if text.endswith("\n") else text + "\n")
 
     def _type(self, text: str) -> None:
         gap = "\n" if self._typed else ""

@@ -114,7 +114,13 @@ class Wanted:
     ] = None
     prompt: Annotated[
         str | None,
-        typer.Option("-p", "--prompt", metavar="TEXT", rich_help_panel=INPUT, help="the prompt"),
+        typer.Option(
+            "-p",
+            "--prompt",
+            metavar="TEXT",
+            rich_help_panel=INPUT,
+            help="the prompt; a text that is piped in comes before it",
+        ),
     ] = None
     encoding: Encoding = None
     escape: Annotated[
@@ -122,7 +128,7 @@ class Wanted:
         typer.Option(
             "--escape",
             rich_help_panel=INPUT,
-            help=r"carry out \n, \t, \xHH … in prompt and stop texts",
+            help=r"carry out \n, \t, \xHH … in -p and --stop; never in a file or pipe",
         ),
     ] = False
     as_json: Annotated[bool, _out("--json", help="every event, one JSON line each")] = False

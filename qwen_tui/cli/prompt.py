@@ -22,6 +22,7 @@ BOM: Final = "\ufeff"
 _ESCAPE: Final = re.compile(
     rb"""\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([\\'"0abefnrtv]))"""
 )
+_LINE_ESCAPE: Final = re.compile(r"\\[nrt](?![a-z])")
 _ESCAPES: Final = dict(zip(b"\\'\"0abefnrtv", b"\\'\"\0\a\b\x1b\f\n\r\t\v", strict=True))
 
 
@@ -44,11 +45,16 @@ class Prompt:
 def read(
     file: str | None, text: str | None, *, encoding: str | None = None, escape: bool = False
 ) -> Prompt:
-    """The prompt of `FILE`, `-` (standard input) or `-p`; Trouble when there is not exactly one."""
+    """The prompt of `FILE`, `-` (standard input) or `-p`; Trouble when there is none, or two.
+
+    A text that is piped in comes before that of `-p`, with nothing between. `escape` concerns `-p`
+    alone: a file and a pipe hold what they hold.
+    """
     if file is not None and text is not None:
         raise Trouble("a FILE and -p are two prompts", hint="leave one of them out", code=USAGE)
     if text is not None:
-        return Prompt(_argument(text, escape), "the prompt", "user")
+        before = decoded(_piped_in(), "standard input", encoding)
+        return Prompt(before + _argument(text, escape), "the prompt", "user")
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise Trouble(
             "there is no prompt",
@@ -56,9 +62,19 @@ def read(
             code=USAGE,
         )
     if file in (None, "-"):
-        return Prompt(_file(standard_input(), "standard input", encoding, escape), "-", "user")
+        return Prompt(decoded(standard_input(), "standard input", encoding), "-", "user")
     assert file is not None
-    return Prompt(_file(contents(Path(file)), file, encoding, escape), file, "file")
+    return Prompt(decoded(contents(Path(file)), file, encoding), file, "file")
+
+
+def _piped_in() -> bytes:
+    """What is piped in beside another prompt; nothing where standard input is no pipe or closed."""
+    if sys.stdin is None or sys.stdin.isatty():
+        return b""
+    try:
+        return standard_input()
+    except OSError:
+        return b""
 
 
 def standard_input() -> bytes:
@@ -126,17 +142,19 @@ def unescaped(text: str) -> str:
     return _decoded_as(data, "the prompt after --escape", "utf-8")
 
 
+def unescaped_stop(stop: str) -> bool:
+    r"""Whether a stop string holds a `\n`, `\r` or `\t` as two characters, and not as the beginning
+    of a word such as `\nabla`.
+    """
+    return _LINE_ESCAPE.search(stop) is not None
+
+
 def _bounded(data: bytes, name: str) -> bytes:
     if len(data) > MOST_BYTES:
         raise Trouble(
             f"{name} is larger than {MOST_BYTES >> 20} MiB: no context holds that", code=BAD_DATA
         )
     return data
-
-
-def _file(data: bytes, name: str, encoding: str | None, escape: bool) -> str:
-    text = decoded(data, name, encoding)
-    return unescaped(text) if escape else text
 
 
 def _argument(text: str, escape: bool) -> str:

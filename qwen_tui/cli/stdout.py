@@ -9,20 +9,29 @@ import os
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from qwen_tui.paths import replacing
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
 
+TAB: Final = 8
+"""Columns between the tab stops of a terminal."""
+
 
 class Output:
-    """A place for exact bytes. `close` puts a file in its place; `abandon` leaves the old one."""
+    """A place for exact bytes. `close` puts a file in its place; `abandon` leaves the old one.
 
-    def __init__(self, stream: BinaryIO, name: str, *, shown: bool = False) -> None:
+    `shown`: a person reads it on a terminal, so text is made safe and written in `encoding`.
+    """
+
+    def __init__(
+        self, stream: BinaryIO, name: str, *, shown: bool = False, encoding: str = "utf-8"
+    ) -> None:
         self._stream = stream
         self._name = name
         self.shown = shown
-        """True where a person reads it on a terminal: text must be made visible first."""
+        self._encoding = encoding
+        self._column = 0
 
     def write(self, data: bytes) -> None:
         """Write and flush; BrokenPipeError when the reader left, Trouble (74) for all else."""
@@ -35,6 +44,32 @@ class Output:
             if self._stream is getattr(sys.stdout, "buffer", None):
                 silence_stdout()
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
+
+    def write_text(self, text: str) -> None:
+        """Write text: made visible on a terminal, with spaces for tabs; else exactly, in UTF-8."""
+        if not self.shown:
+            self.write(text.encode())
+            return
+        from qwen_tui.safe_text import visible
+
+        self.write(self._without_tabs(visible(text)).encode(self._encoding, "replace"))
+
+    def _without_tabs(self, text: str) -> str:
+        from rich.cells import cell_len
+
+        lines = []
+        for number, line in enumerate(text.split("\n")):
+            if number:
+                self._column = 0
+            parts = line.split("\t")
+            for index, part in enumerate(parts):
+                self._column += cell_len(part)
+                if index < len(parts) - 1:
+                    gap = TAB - self._column % TAB
+                    self._column += gap
+                    parts[index] = part + " " * gap
+            lines.append("".join(parts))
+        return "\n".join(lines)
 
     def __enter__(self) -> Output:
         return self
@@ -110,7 +145,8 @@ def opened(path: str | None, *, raw: bool = False) -> Output:
     if sys.stdout is None:
         raise Trouble("standard output is closed", code=IO_ERROR)
     shown = sys.stdout.isatty() and not raw
-    return Output(sys.stdout.buffer, "standard output", shown=shown)
+    encoding = sys.stdout.encoding or "utf-8"
+    return Output(sys.stdout.buffer, "standard output", shown=shown, encoding=encoding)
 
 
 def silence_stdout() -> None:
@@ -124,11 +160,11 @@ def silence_stdout() -> None:
 
 
 class BranchPrinter:
-    """Prints completions one after the other, in branch order.
+    """Prints completions one after the other, in branch order, `lead` before each.
 
-    Branch 0 is printed as it comes; each other waits until those before it have ended. A line
-    `--- 2/4 ---` stands between branches; on a terminal a missing final newline is added. `lead`
-    stands before each.
+    Branch 0 is printed as it comes; each other waits until those before it have ended. On a
+    terminal a line `--- 2/4 ---` stands between two and a missing final newline is added; a pipe or
+    file gets the completions alone, each but the last ended by a newline.
     """
 
     def __init__(self, output: Output, *, branches: int = 1, lead: bytes = b"") -> None:
@@ -156,8 +192,8 @@ class BranchPrinter:
         """Print what is left of every branch, and the terminal's final newline."""
         self._ended = [True] * self._branches
         self._print()
-        if self._output.shown and self._last != b"\n":
-            self._output.write(b"\n")
+        if self._output.shown:
+            self._end_line()
 
     def _print(self) -> None:
         while self._turn < self._branches:
@@ -167,24 +203,26 @@ class BranchPrinter:
                 waiting.clear()
             if not self._ended[self._turn]:
                 return
-            self._write_text(self._decoder.flush())
+            self._show(self._decoder.flush())
             self._turn += 1
             if self._turn < self._branches:
-                line = f"--- {self._turn + 1}/{self._branches} ---\n".encode()
-                self._output.write(line if self._last == b"\n" else b"\n" + line)
-                self._last = b"\n"
+                self._end_line()
+                if self._output.shown:
+                    self._show(f"--- {self._turn + 1}/{self._branches} ---\n")
+
+    def _end_line(self) -> None:
+        if self._last != b"\n":
+            self._output.write(b"\n")
+            self._last = b"\n"
 
     def _write(self, data: bytes) -> None:
         if self._output.shown:
-            self._write_text(self._decoder.feed(data))
+            self._show(self._decoder.feed(data))
         else:
             self._output.write(data)
             self._last = data[-1:]
 
-    def _write_text(self, text: str) -> None:
+    def _show(self, text: str) -> None:
         if text and self._output.shown:
-            from qwen_tui.safe_text import visible
-
-            data = visible(text).encode("utf-8", "replace")
-            self._output.write(data)
-            self._last = data[-1:]
+            self._output.write_text(text)
+            self._last = text[-1:].encode()

@@ -347,7 +347,7 @@ FIELDS: Final = (
         Option("--ignore-eos", LENGTH, kind=bool), project=True,
     ),
     Field(
-        "branches", "K completions", _whole(1, 64),
+        "branches", "K completions, one after the other", _whole(1, 64),
         Option("-N --num", LENGTH, "K", int), project=True,
     ),
     Field(

@@ -126,10 +126,15 @@ def test_json_lines_are_the_records_of_a_session(run: Run, model: str) -> None:
 
 
 def test_several_completions_come_in_order(run: Run, model: str) -> None:
-    done = run("complete", "-m", model, "-p", "Hello", "-n", "3", "-N", "3", "-q")
+    asked = ("complete", "-m", model, "-p", "Hello", "-n", "3", "-s", "4")
+    said: dict[int, bytes] = dict.fromkeys(range(3), b"")
+    for record in run(*asked, "-N", "3", "--json").records:
+        if record["k"] == "tok":
+            said[record["branch"]] += bytes_of(record)
+    done = run(*asked, "-N", "3", "-q")
     assert done.code == 0, done.err
-    between = [line for line in done.out.split(b"\n") if line.startswith(b"--- ")]
-    assert between == [b"--- 2/3 ---", b"--- 3/3 ---"]
+    ended = [text if text.endswith(b"\n") else text + b"\n" for text in said.values()]
+    assert done.out == ended[0] + ended[1] + said[2]
 
 
 def test_the_seed_decides(run: Run, model: str) -> None:
@@ -158,7 +163,12 @@ def test_dry_run_loads_no_weights(model: str, here: Path) -> None:
         "assert not {'torch', 'transformers'} & set(sys.modules)\n"
         "sys.exit(code)"
     )
-    done = subprocess.run([sys.executable, "-c", program, model], capture_output=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program, model],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=60,
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -168,6 +178,7 @@ def test_dry_run_loads_no_weights(model: str, here: Path) -> None:
         (["-p", "x", "prompt.txt"], b"", 2, "two prompts"),
         (["-p", "x", "--logprobs", "3"], b"", 2, "--json"),
         (["-p", "x", "--top-p", "7"], b"", 2, "top-p"),
+        (["-p", "x", "--logit-bias", "99999999=-inf"], b"", 2, "go from 0 to 332"),
         (["-p", "x", "--samplers", "top_q"], b"", 2, "did you mean"),
         (["nothing.txt"], b"", 66, "nothing.txt"),
         ([], b"\xff", 65, "byte offset 0"),
@@ -219,6 +230,27 @@ def test_shortening_fits_the_context_that_the_memory_leaves(
     assert "tokens dropped from the beginning" in done.err
     (began,) = (each for each in done.records if each["k"] == "gen")
     assert began["prompt"]["n"] == 59
+
+
+def test_a_pipe_comes_before_the_prompt_and_escapes_leave_it_alone(run: Run, model: str) -> None:
+    asked = ("complete", "-m", model, "--dry-run", "-q")
+    both = run(*asked, "-p", r"end\n", "--escape", stdin=rb"\frac\n ")
+    assert both.out == run(*asked, stdin=b"\\frac\\n end\n").out
+
+
+def test_a_stop_string_that_was_meant_escaped_is_said(run: Run, model: str) -> None:
+    asked = ("complete", "-m", model, "-p", "x", "-n", "1", "--stop", r"\n\n")
+    assert "--escape makes a newline" in run(*asked).err
+    assert "--escape" not in run(*asked, "--escape").err
+
+
+def test_a_bias_of_another_model_is_left_out_aloud(
+    run: Run, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_TUI_LOGIT_BIAS", "3=-inf,99999999=-inf")
+    done = run("complete", "-m", model, "-p", "x", "-n", "2")
+    assert done.code == 0, done.err
+    assert "QWEN_TUI_LOGIT_BIAS: there is no token 99999999" in done.err
 
 
 def test_an_empty_prompt_begins_a_document(run: Run, model: str) -> None:
@@ -286,7 +318,8 @@ def test_saved_played_back_and_verified(run: Run, here: Path, model: str) -> Non
 def begun(model: str, *arguments: str) -> subprocess.Popen[bytes]:
     """A completion without end, as a process; its loading is over when this returns."""
     asked = ("complete", "-m", model, "-p", "Go", "-n", "-1", "--ignore-eos", *arguments)
-    process = subprocess.Popen([*PROGRAM, *asked], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen([*PROGRAM, *asked], **pipes)
     assert process.stderr is not None
     for line in process.stderr:
         if b"cpu" in line:
@@ -328,6 +361,7 @@ def test_a_full_disk_is_a_write_error(model: str, here: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(
             [*PROGRAM, "complete", "-m", model, "-p", "x", "-n", "4"],
+            stdin=subprocess.DEVNULL,
             stdout=full,
             stderr=subprocess.PIPE,
             timeout=60,

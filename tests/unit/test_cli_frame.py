@@ -151,6 +151,21 @@ def test_a_defect_is_one_line_and_a_log_without_values(
     assert log.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
+@pytest.mark.parametrize("arguments", [["complete", "--help"], ["doctor", "-m", "demo"]])
+def test_an_output_of_another_encoding_gets_all_that_it_can_hold(
+    encoding: str, arguments: list[str]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qwen_tui", *arguments],
+        env={**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"},
+        capture_output=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"qwen-tui" in done.stdout
+    assert done.stderr == b""
+
+
 def test_the_first_signal_asks_and_is_remembered() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stopping() as stopped:

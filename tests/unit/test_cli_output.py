@@ -45,7 +45,7 @@ def test_a_newline_that_is_there_is_not_doubled() -> None:
 
 
 def test_completions_are_told_in_order_with_a_line_between() -> None:
-    printer, stream = told(shown=False, branches=3)
+    printer, stream = told(shown=True, branches=3)
     printer.feed(1, b"second\n")
     printer.feed(2, b"third")
     assert stream.getvalue() == b""
@@ -57,14 +57,43 @@ def test_completions_are_told_in_order_with_a_line_between() -> None:
     printer.feed(1, b"more")
     printer.end(1)
     printer.finish()
-    assert stream.getvalue() == b"first\n--- 2/3 ---\nsecond\nmore\n--- 3/3 ---\nthird"
+    assert stream.getvalue() == b"first\n--- 2/3 ---\nsecond\nmore\n--- 3/3 ---\nthird\n"
+
+
+def test_a_pipe_gets_several_completions_and_nothing_else() -> None:
+    printer, stream = told(shown=False, branches=3)
+    printer.feed(2, b"third \xff")
+    printer.feed(0, b"first")
+    printer.end(0)
+    printer.feed(1, b"second\n")
+    printer.finish()
+    assert stream.getvalue() == b"first\nsecond\nthird \xff"
 
 
 def test_what_an_interrupted_branch_said_is_told_at_the_end() -> None:
-    printer, stream = told(shown=False, branches=2, lead=b"> ")
+    printer, stream = told(shown=True, branches=2, lead=b"> ")
     printer.feed(1, b"two")
     printer.finish()
-    assert stream.getvalue() == b"> \n--- 2/2 ---\n> two"
+    assert stream.getvalue() == b"> \n--- 2/2 ---\n> two\n"
+
+
+def test_a_tab_on_a_terminal_is_spaces_and_in_a_pipe_a_tab() -> None:
+    seen = []
+    for shown in (True, False):
+        printer, stream = told(shown=shown)
+        for part in ("a", "b\tc\n日", "\td\te"):
+            printer.feed(0, part.encode())
+        printer.finish()
+        seen.append(stream.getvalue().decode())
+    assert seen == ["ab      c\n日      d       e\n", "ab\tc\n日\td\te"]
+
+
+def test_a_terminal_of_another_encoding_gets_what_it_can_show() -> None:
+    stream = io.BytesIO()
+    printer = BranchPrinter(Output(stream, "it", shown=True, encoding="latin-1"))
+    printer.feed(0, "café → 日本".encode())
+    printer.finish()
+    assert stream.getvalue() == "café ? ??\n".encode("latin-1")
 
 
 def test_a_full_disk_is_a_write_error() -> None:

@@ -48,6 +48,44 @@ def test_standard_input_is_read_when_piped(monkeypatch: pytest.MonkeyPatch) -> N
     assert prompts.read(None, None).text == ""
 
 
+def test_what_is_piped_in_comes_before_the_prompt_of_the_command_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sys.stdin", Piped(b"IMPORTANT\n"))
+    assert prompts.read(None, "Summary:").text == "IMPORTANT\nSummary:"
+    monkeypatch.setattr("sys.stdin", Piped(b"", terminal=True))
+    assert prompts.read(None, "Summary:").text == "Summary:"
+    monkeypatch.setattr("sys.stdin", Piped(b"\xff"))
+    with pytest.raises(Trouble, match="standard input is not UTF-8"):
+        prompts.read(None, "Summary:")
+
+
+def test_escapes_never_change_a_file_or_a_pipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = r'x="a\tb\n"; \frac \nabla \alpha'
+    assert prompts.read(file(tmp_path, text.encode()), None, escape=True).text == text
+    monkeypatch.setattr("sys.stdin", Piped(text.encode()))
+    assert prompts.read(None, None, escape=True).text == text
+    monkeypatch.setattr("sys.stdin", Piped(text.encode()))
+    assert prompts.read(None, r"\n", escape=True).text == text + "\n"
+
+
+@pytest.mark.parametrize(
+    ("stop", "meant"),
+    [
+        (r"\n\n", True),
+        (r"\nUser:", True),
+        (r"## \t", True),
+        (r"\nabla", False),
+        (r"\end{document}", False),
+        ("\n", False),
+    ],
+)
+def test_a_stop_string_that_was_meant_escaped_is_noticed(stop: str, meant: bool) -> None:
+    assert prompts.unescaped_stop(stop) is meant
+
+
 @pytest.mark.parametrize(("name", "text"), [("file.txt", "and a prompt"), (None, None)])
 def test_two_prompts_or_none_are_a_usage_error(
     monkeypatch: pytest.MonkeyPatch, name: str | None, text: str | None
