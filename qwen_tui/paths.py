@@ -1,7 +1,7 @@
 """Where configuration, sessions, logs, caches, models, themes and the demo live on this machine.
 
-Law: asking for a place never makes it; `made` does, readable by its owner alone. `QWEN_TUI_HOME`
-moves everything. A file that exists is replaced whole or not at all, by `replacing`.
+Law: asking for a place never makes it; `ensure_folder` does, readable by its owner alone.
+`QWEN_TUI_HOME` moves everything. `replacing` writes a file whole or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROJECT_NAME: Final = "qwen-tui.toml"
 _PACKAGE: Final = Path(__file__).resolve().parent
 
 
-def made(folder: Path) -> Path:
+def ensure_folder(folder: Path) -> Path:
     """`folder`, made if missing, each new folder with mode 0700; raises OSError."""
     missing = []
     place = folder

@@ -136,7 +136,7 @@ def _logged(error: Exception) -> str:
     from qwen_tui import paths
 
     try:
-        file = paths.made(paths.logs_dir()) / "crash.log"
+        file = paths.ensure_folder(paths.logs_dir()) / "crash.log"
         handler = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace")
     except OSError as why:
         return f"the details could not be logged: {why.strerror}"

@@ -15,7 +15,7 @@ from qwen_tui.cli.signals import die, stopping
 from qwen_tui.cli.stderr import Reporter
 from qwen_tui.cli.stdout import BranchPrinter, opened
 from qwen_tui.session.session import Session
-from qwen_tui.session.tree import Piece
+from qwen_tui.session.tree import PathPart
 from qwen_tui.types import DONE, NO_INPUT, Emitted, Happened, Token, Trouble, joined
 
 
@@ -47,7 +47,7 @@ def rhythms(session: Session) -> dict[str, list[Emitted]]:
     found: dict[str, list[Emitted]] = {}
     for entry in session.entries:
         if isinstance(entry, Happened) and isinstance(entry.event, Emitted):
-            run = session.runs.get(entry.generation)
+            run = session.generations.get(entry.generation)
             if run is not None and entry.event.branch < len(run.branches):
                 node = run.branches[entry.event.branch].node
                 found.setdefault(node, []).append(entry.event)
@@ -55,7 +55,7 @@ def rhythms(session: Session) -> dict[str, list[Emitted]]:
 
 
 def steps(
-    piece: Piece,
+    piece: PathPart,
     rhythm: dict[str, list[Emitted]],
     cancel: threading.Event,
     *,

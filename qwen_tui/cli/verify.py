@@ -15,7 +15,7 @@ from typing import Any, Final
 from qwen_tui.cli.signals import die, dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter
 from qwen_tui.journal import ids_sha256
-from qwen_tui.session.generations import Run
+from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
     DONE,
@@ -44,7 +44,7 @@ class Stored:
     """One stored completion: its prompt, its tokens, and what a person would call the place."""
 
     name: str
-    run: Run
+    run: GenerationState
     prompt: tuple[Token, ...]
     tokens: tuple[Token, ...]
 
@@ -88,7 +88,7 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
 
 def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
     """The session's completions that can be read again: those with token ids and their prompt."""
-    for number, run in enumerate(session.runs.values(), 1):
+    for number, run in enumerate(session.generations.values(), 1):
         prompt = prompt_of(session, run)
         for branch, each in enumerate(run.branches):
             name = f"completion {number}" + (f".{branch + 1}" if len(run.branches) > 1 else "")
@@ -103,7 +103,7 @@ def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
                 yield Stored(name, run, prompt, tokens)
 
 
-def prompt_of(session: Session, run: Run) -> tuple[Token, ...] | None:
+def prompt_of(session: Session, run: GenerationState) -> tuple[Token, ...] | None:
     """The very tokens a run was started with, by their hash; None when they cannot be found.
 
     A prompt that did not fit was cut on the left, or in the middle.

@@ -253,7 +253,7 @@ class _Memory:
         if not self._changed:
             return
         with suppress(OSError):
-            paths.made(self._file.parent)
+            paths.ensure_folder(self._file.parent)
             with paths.replacing(self._file, mode=0o600) as stream:
                 stream.write(json.dumps({"version": _VERSION, "files": self._known}).encode())
         self._changed = False

@@ -7,12 +7,12 @@ Beyond the format's named keys three are added, as it allows: `lens` in `tok` (b
 a record holds several), `spell` in `tok` and `score` (`{"id": text | [base64]}` of alternatives not
 spelled before by this writer) and `schedule` in `end` (what `gen.schedule` is filled from). An
 `end`'s number of tokens is `n` when printed and `count` in a file, where the stamp owns `n`. Text
-of a person without a tokenizer has `ids` null: its tokens are then `pieces(text)`.
+of a person without a tokenizer has `ids` null: its tokens are then `word_tokens(text)`.
 """
 
 from __future__ import annotations
 
-from qwen_tui.journal.decode import MAX_DEPTH, MAX_LINE, Read, Reader, Stamp, read
+from qwen_tui.journal.decode import MAX_DEPTH, MAX_LINE, Read, RecordReader, Stamp, read
 from qwen_tui.journal.encode import (
     FORMAT,
     MAX_ID,
@@ -22,10 +22,10 @@ from qwen_tui.journal.encode import (
     ids_bytes,
     ids_sha256,
     line,
-    pieces,
     record,
     seal,
     utf8,
+    word_tokens,
 )
 from qwen_tui.journal.scribe import Scribe
 
@@ -36,17 +36,17 @@ __all__ = [
     "MAX_LINE",
     "VERSION",
     "Read",
-    "Reader",
     "Record",
+    "RecordReader",
     "Scribe",
     "Stamp",
     "environment_id",
     "ids_bytes",
     "ids_sha256",
     "line",
-    "pieces",
     "read",
     "record",
     "seal",
     "utf8",
+    "word_tokens",
 ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, get_args
 
-from qwen_tui.journal.encode import Record, pieces
+from qwen_tui.journal.encode import Record, word_tokens
 from qwen_tui.journal.fields import (
     Malformed,
     choice_rows,
@@ -82,7 +82,7 @@ class Read:
     why: str = ""
 
 
-class Reader:
+class RecordReader:
     """Reads lines in order, remembering how token ids are spelled, so that alternatives have their
     bytes without a vocabulary.
     """
@@ -203,7 +203,7 @@ class Reader:
         text = text_at(values, "text", "")
         data = exact_bytes(values, text)
         if values.get("ids") is None:
-            tokens = pieces(text)
+            tokens = word_tokens(text)
         else:
             ids = [token_id(id) for id in list_at(values, "ids")]
             if not ids and data:
@@ -304,20 +304,20 @@ class Reader:
         )
 
 
-_KINDS: Final[Mapping[str, Callable[[Reader, Record], Entry | Progress]]] = {
-    "head": Reader._head,
-    "env": Reader._env,
-    "node": Reader._added,
-    "move": Reader._moved,
-    "gen": Reader._started,
-    "prefill": Reader._prefill,
-    "score": Reader._score,
-    "tok": Reader._emitted,
-    "end": Reader._finished,
-    "meta": Reader._meta,
-    "mark": Reader._mark,
-    "del": Reader._del,
-    "progress": Reader._progress,
+_KINDS: Final[Mapping[str, Callable[[RecordReader, Record], Entry | Progress]]] = {
+    "head": RecordReader._head,
+    "env": RecordReader._env,
+    "node": RecordReader._added,
+    "move": RecordReader._moved,
+    "gen": RecordReader._started,
+    "prefill": RecordReader._prefill,
+    "score": RecordReader._score,
+    "tok": RecordReader._emitted,
+    "end": RecordReader._finished,
+    "meta": RecordReader._meta,
+    "mark": RecordReader._mark,
+    "del": RecordReader._del,
+    "progress": RecordReader._progress,
 }
 
 
@@ -357,5 +357,5 @@ def _depth(value: Any) -> int:
 
 
 def read(line: bytes) -> Read:
-    """One line by itself: alternatives it does not spell have no bytes. Files: use a `Reader`."""
-    return Reader().read(line)
+    """One line by itself: alternatives it does not spell have no bytes (see `RecordReader`)."""
+    return RecordReader().read(line)

@@ -60,7 +60,7 @@ def utf8(text: str) -> bytes:
     return SURROGATE.sub("\ufffd", text).encode()
 
 
-def pieces(text: str) -> tuple[Token, ...]:
+def word_tokens(text: str) -> tuple[Token, ...]:
     """The tokens of a text where there is no tokenizer: words of at most 64 bytes, ids -1.
 
     The cut depends on the text alone, so a file without ids gives the same tokens on every machine.
@@ -153,7 +153,7 @@ def _node(entry: Added) -> Record:
     out["text"] = text
     out["ids"] = [token.id for token in entry.tokens] if known else None
     out["lens"] = [len(token.data) for token in entry.tokens] if known else None
-    if not known and entry.tokens and entry.tokens != pieces(text):
+    if not known and entry.tokens and entry.tokens != word_tokens(text):
         out["ids"] = [token.id for token in entry.tokens]
         out["lens"] = [len(token.data) for token in entry.tokens]
     return out | _exact(text, data)

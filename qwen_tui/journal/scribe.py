@@ -13,7 +13,7 @@ from qwen_tui.vocab.decoder import Decoder
 
 
 @dataclass(slots=True)
-class _BranchState:
+class _BranchStream:
     """What a scribe remembers of one branch: bytes of an unfinished character, ids, count."""
 
     decoder: Decoder = field(default_factory=Decoder)
@@ -36,7 +36,7 @@ class Scribe:
     def __init__(self, *, spell: bool = True) -> None:
         self._spell = spell
         self._spelled: set[int] = set()
-        self._branches: dict[tuple[str | None, int], _BranchState] = {}
+        self._branches: dict[tuple[str | None, int], _BranchStream] = {}
 
     def record(self, entry: Entry | Event, *, generation: str | None = None) -> Record:
         """`record(entry)` with everything the stream so far adds to it."""
@@ -44,11 +44,11 @@ class Scribe:
         if isinstance(entry, Happened):
             generation, event = entry.generation, entry.event
         if isinstance(event, Emitted):
-            branch = self._branches.setdefault((generation, event.branch), _BranchState())
+            branch = self._branches.setdefault((generation, event.branch), _BranchStream())
             out = record(event, generation=generation, text=branch.feed(event.tokens))
             return self._spelling(out, event.tokens)
         if isinstance(event, Finished):
-            branch = self._branches.pop((generation, event.branch), _BranchState())
+            branch = self._branches.pop((generation, event.branch), _BranchStream())
             out = record(event, generation=generation)
             out["n"] = branch.count
             out["ids_sha256"] = branch.hash.hexdigest()

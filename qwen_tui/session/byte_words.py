@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from qwen_tui.journal import pieces, utf8
+from qwen_tui.journal import utf8, word_tokens
 from qwen_tui.types import Token
 
 _WORD = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\w\s]+|_+)?")
@@ -45,4 +45,4 @@ def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]
         size -= len(tokens[kept].data)
         if size == 0 or tokens[kept].data[:1] in b" \t\r\n":
             break
-    return kept, pieces(data[size:].decode("utf-8", "replace"))
+    return kept, word_tokens(data[size:].decode("utf-8", "replace"))

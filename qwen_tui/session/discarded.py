@@ -19,7 +19,7 @@ BEFORE: Final = 4
 """Ids before the fork that go along, so that the first id after it can be recognised."""
 
 
-def elsewhere(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:
+def discarded_ids(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:
     """Ids of the texts that are not in the document, the newest last; each begins a few ids before
     the place where it parts from its parent. Text without ids is left out.
     """

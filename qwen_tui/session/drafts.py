@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from qwen_tui.journal import read, seal
-from qwen_tui.paths import drafts_dir, made
+from qwen_tui.paths import drafts_dir, ensure_folder
 from qwen_tui.session.loader import lines, open_regular
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Trouble, Unknown
@@ -162,7 +162,7 @@ class Drafts:
             self._base = None
 
     def _open(self) -> None:
-        made(self.path.parent)
+        ensure_folder(self.path.parent)
         flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         fd = os.open(self.path, flags, 0o600)
         try:

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from qwen_tui.journal import line
 from qwen_tui.safe_text import visible
-from qwen_tui.session.generations import Run
+from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.session import Session
-from qwen_tui.session.tree import Layout, Piece
+from qwen_tui.session.tree import Layout, PathPart
 from qwen_tui.types import USAGE, Token, Trouble, joined, text_of
 
 HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
@@ -76,13 +76,13 @@ def _fenced(body: str) -> str:
     return f"{fence}text\n{visible(body)}{end}{fence}"
 
 
-def _runs(session: Session) -> list[tuple[Run, Piece]]:
+def _runs(session: Session) -> list[tuple[GenerationState, PathPart]]:
     """The generations whose tokens are in the document, in order."""
-    found = [(session.run_of(part.node.id), part) for part in session.parts()]
+    found = [(session.generation_of(part.node.id), part) for part in session.parts()]
     return [(run, part) for run, part in found if run is not None]
 
 
-def _row(session: Session, run: Run, part: Piece) -> str:
+def _row(session: Session, run: GenerationState, part: PathPart) -> str:
     values = (
         _model(session, run),
         "" if run.seed is None else str(run.seed),
@@ -93,7 +93,7 @@ def _row(session: Session, run: Run, part: Piece) -> str:
     return "| " + " | ".join(_inline(value) for value in values) + " |"
 
 
-def _model(session: Session, run: Run) -> str:
+def _model(session: Session, run: GenerationState) -> str:
     env = session.environments.get(run.started.environment)
     if env is None:
         return ""
@@ -116,7 +116,7 @@ def as_json(session: Session) -> bytes:
     )
 
 
-def _part(part: Piece) -> dict[str, Any]:
+def _part(part: PathPart) -> dict[str, Any]:
     return {
         "node": part.node.id,
         "source": part.node.source,
@@ -142,7 +142,7 @@ def _token(token: Token) -> dict[str, Any]:
     return out
 
 
-def _generation(session: Session, run: Run) -> dict[str, Any]:
+def _generation(session: Session, run: GenerationState) -> dict[str, Any]:
     env = session.environments.get(run.started.environment)
     return {
         "id": run.id,
@@ -203,7 +203,7 @@ def as_html(session: Session) -> str:
     )
 
 
-def _spans(part: Piece) -> str:
+def _spans(part: PathPart) -> str:
     layout = Layout(part.tokens)
     words = layout.text
     written = part.node.source != "model"

@@ -14,7 +14,7 @@ from qwen_tui.types import Emitted, Finished, Prefilled, Progress, Request, Samp
 
 
 @dataclass(slots=True, eq=False)
-class Branch:
+class BranchState:
     """One of a generation's completions. Milliseconds count from the generation's start."""
 
     node: str
@@ -40,7 +40,7 @@ class Branch:
 
 
 @dataclass(slots=True, eq=False)
-class Run:
+class GenerationState:
     """One generation. `place` is where its nodes fork; `live` is False for one read from a file.
 
     `progress` is the last long stage reported, until the first token.
@@ -48,7 +48,7 @@ class Run:
 
     started: Started
     place: Place
-    branches: list[Branch]
+    branches: list[BranchState]
     live: bool = False
     progress: Progress | None = None
     prefilled: Prefilled | None = None

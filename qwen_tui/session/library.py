@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from qwen_tui.journal import read
-from qwen_tui.paths import made, search_index, sessions_dir, trash_dir
+from qwen_tui.paths import ensure_folder, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, ulid
 from qwen_tui.session.loader import Loader, Report, load, open_regular
-from qwen_tui.session.opening import hold, new_store, open_session
+from qwen_tui.session.opening import lock_file, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import Taken
 from qwen_tui.types import (
@@ -218,11 +218,11 @@ def trash(path: Path) -> Path:
     """Move a session file to the trash; returns where it lies. Raises Trouble when it is open
     elsewhere.
     """
-    held, why = hold(path)
+    locked, why = lock_file(path)
     if isinstance(why, Taken):
         raise why
     try:
-        place = made(trash_dir())
+        place = ensure_folder(trash_dir())
         target, number = place / path.name, 1
         while os.path.lexists(target):
             target = place / f"{path.stem}.{number}{path.suffix}"
@@ -232,8 +232,8 @@ def trash(path: Path) -> Path:
         except OSError as error:
             raise Trouble(f"{path.name} cannot be moved: {error.strerror}") from error
     finally:
-        if held is not None:
-            held.close()
+        if locked is not None:
+            locked.close()
     return target
 
 
@@ -244,7 +244,7 @@ def trashed() -> list[Path]:
 
 def restore(path: Path) -> Path:
     """Take a session file out of the trash again."""
-    target = made(sessions_dir()) / path.name
+    target = ensure_folder(sessions_dir()) / path.name
     if os.path.lexists(target):
         raise Trouble(f"there is a session {path.name} already")
     path.rename(target)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias
 
-from qwen_tui.journal import FORMAT, MAX_LINE, VERSION, Read, Reader
+from qwen_tui.journal import FORMAT, MAX_LINE, VERSION, Read, RecordReader
 from qwen_tui.types import BAD_DATA, NO_INPUT, NO_PERMISSION, Entry, Head, Progress, Trouble
 
 MAX_RECORDS: Final = 10_000_000
@@ -124,7 +124,7 @@ class Loader:
 
     def __init__(self) -> None:
         self.report = Report()
-        self.reader = Reader()
+        self.reader = RecordReader()
         self.head: Head | None = None
         self._seen: dict[str, _Seen] = {}
 

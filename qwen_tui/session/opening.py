@@ -126,7 +126,7 @@ def open_session(
     A file that is open elsewhere, not writable, from a newer version, or without its head (until
     `confirmed`) is opened read-only and says so. Raises Trouble when there is nothing to open.
     """
-    held, why = (None, "read-only") if read_only else hold(path)
+    locked, why = (None, "read-only") if read_only else lock_file(path)
     loader = Loader()
     session = Session(vocab=vocab)
     try:
@@ -134,8 +134,8 @@ def open_session(
             for entry in load(path, loader, ended=isinstance(why, Taken)):
                 session.apply(entry)
     except BaseException:
-        if held is not None:
-            held.close()
+        if locked is not None:
+            locked.close()
         raise
     report = loader.finish()
     reason = str(why) if why else _unsafe(report, confirmed)
@@ -144,11 +144,11 @@ def open_session(
     if isinstance(why, Taken):
         session.followed = True
         loaded.follower = Follower(path, loader)
-    if reason or held is None:
-        if held is not None:
-            held.close()
+    if reason or locked is None:
+        if locked is not None:
+            locked.close()
         return loaded
-    loaded.store = Store(held, entries=session.entries, on_state=on_state)
+    loaded.store = Store(locked, entries=session.entries, on_state=on_state)
     session.sink = loaded.store.put
     if report.headless:
         session.apply(head := Head(session.id))
@@ -170,13 +170,13 @@ def _keeping_everything() -> Iterator[None]:
             gc.enable()
 
 
-def hold(path: Path) -> tuple[SessionFile | None, str | Taken]:
+def lock_file(path: Path) -> tuple[SessionFile | None, str | Taken]:
     """The file, locked for writing, and ""; or None and why it cannot be written.
 
     Raises Trouble when it cannot be opened at all.
     """
     try:
-        return SessionFile.hold(path), ""
+        return SessionFile.open_locked(path), ""
     except Taken as taken:
         return None, taken
     except OSError as error:

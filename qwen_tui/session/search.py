@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from qwen_tui.paths import made, search_index
+from qwen_tui.paths import ensure_folder, search_index
 from qwen_tui.session.library import files
 from qwen_tui.session.loader import load
 from qwen_tui.session.session import Session
@@ -99,7 +99,7 @@ def _scanned(words: str, found: list[Path], limit: int) -> list[tuple[str, str, 
 def _indexed(
     words: str, found: list[Path], limit: int, place: Path
 ) -> list[tuple[str, str, str, str]]:
-    made(place.parent)
+    ensure_folder(place.parent)
     try:
         return _query(words, found, limit, place)
     except sqlite3.DatabaseError:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui.context_window import Window, dropped_note, fit
 from qwen_tui.journal import ids_sha256
-from qwen_tui.session.discarded import elsewhere
-from qwen_tui.session.generations import Run, parameters
+from qwen_tui.session.discarded import discarded_ids
+from qwen_tui.session.generations import GenerationState, parameters
 from qwen_tui.session.identity import SEEDS, fresh_id, fresh_seed, ulid
 from qwen_tui.session.tree import Place
 from qwen_tui.session.walking import Walking
@@ -125,7 +125,7 @@ class Session(Walking):
             score,
             prefix,
             ignore_eos,
-            elsewhere(self.tree, self.head),
+            discarded_ids(self.tree, self.head),
         )
 
     def start(
@@ -158,7 +158,7 @@ class Session(Walking):
         prompt = {"n": len(request.prompt), "sha256": ids_sha256(request.prompt)}
         params = parameters(request) | {"rng": rng}
         self._do(Started(generation, nodes, environment.id, prompt, params, mode))
-        self.runs[generation].live = True
+        self.generations[generation].live = True
         self._move(Place(nodes[0], place.at))
         return generation, nodes
 
@@ -175,7 +175,7 @@ class Session(Walking):
         """An event of a running generation. Progress is shown and not kept; what comes after a
         branch's end is dropped.
         """
-        run = self.runs[generation]
+        run = self.generations[generation]
         if isinstance(event, Progress):
             run.progress = event
             self._version += 1
@@ -184,7 +184,7 @@ class Session(Walking):
         elif isinstance(event, Prefilled) or not run.branches[event.branch].finished:
             self._do(Happened(generation, event))
 
-    def _scored(self, run: Run, event: Scored) -> None:
+    def _scored(self, run: GenerationState, event: Scored) -> None:
         """Note the probabilities of the prompt on the nodes of the path that hold it."""
         last = event.start + len(event.tokens)
         for part in self.tree.chain(*run.place):
@@ -217,11 +217,11 @@ class Session(Walking):
         return self.request(sampling, **values)
 
     def _next_seed(self, node: str, fixed: int) -> int:
-        run = self.runs.get(self.tree[node].generation or "")
+        run = self.generations.get(self.tree[node].generation or "")
         used = {
             run.seed
             for id in self.tree.siblings(node)
-            if (run := self.runs.get(self.tree[id].generation or ""))
+            if (run := self.generations.get(self.tree[id].generation or ""))
         }
         own = run.seed if run is not None and run.seed is not None else fixed
         seed = (own + 1) % SEEDS
@@ -231,8 +231,8 @@ class Session(Walking):
 
     def abandon(self, generation: str) -> None:
         """Stop expecting events of a generation; without its end it counts as interrupted."""
-        if generation in self.runs:
-            self.runs[generation].live = False
+        if generation in self.generations:
+            self.generations[generation].live = False
             self._version += 1
 
     # -- about the session -------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class SessionFile:
         self.torn = self.size > 0 and os.pread(fd, 1, self.size - 1) != b"\n"
 
     @classmethod
-    def hold(cls, path: Path) -> SessionFile:
+    def open_locked(cls, path: Path) -> SessionFile:
         """Open an existing file for appending and take its lock; nothing is written.
 
         Raises Taken, Trouble (not a regular file of ours), OSError (permissions, read-only disk).

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from qwen_tui.session.generations import Branch, Run
-from qwen_tui.session.tree import Layout, Node, Piece, Place, Tree
+from qwen_tui.session.generations import BranchState, GenerationState
+from qwen_tui.session.tree import Layout, Node, PathPart, Place, Tree
 from qwen_tui.types import (
     Added,
     Choice,
@@ -56,7 +56,7 @@ class State:
         self.tree = Tree()
         self.head = Place(None, 0)
         self.environments: dict[str, Environment] = {}
-        self.runs: dict[str, Run] = {}
+        self.generations: dict[str, GenerationState] = {}
         self.entries: list[Entry] = []
         self._undo: list[Place] = []
         self._redo: list[Place] = []
@@ -133,14 +133,16 @@ class State:
         self.head = place
 
     def _started(self, entry: Started) -> None:
-        if entry.generation in self.runs:
+        if entry.generation in self.generations:
             return
         for branch, id in enumerate(entry.nodes):
             node = self._model_node(id)
             node.generation, node.branch = entry.generation, branch
         first = self.tree[entry.nodes[0]] if entry.nodes else None
         place = Place(first.parent, first.at) if first else Place(None, 0)
-        self.runs[entry.generation] = Run(entry, place, [Branch(id) for id in entry.nodes])
+        self.generations[entry.generation] = GenerationState(
+            entry, place, [BranchState(id) for id in entry.nodes]
+        )
 
     def _model_node(self, id: str) -> Node:
         if id not in self.tree:
@@ -148,25 +150,25 @@ class State:
             self.tree.add(Added(id, None, 0, "model"))
         return self.tree[id]
 
-    def _branch(self, generation: str, branch: int) -> tuple[Run, Branch]:
+    def _branch(self, generation: str, branch: int) -> tuple[GenerationState, BranchState]:
         """The branch an event belongs to; stood in for when its start is lost."""
-        run = self.runs.get(generation)
+        run = self.generations.get(generation)
         if run is None:
             self.tree.warnings.append(f"the start of generation {generation} is lost")
             started = Started(generation, (), "", {}, {})
-            run = self.runs[generation] = Run(started, Place(None, 0), [])
+            run = self.generations[generation] = GenerationState(started, Place(None, 0), [])
         while len(run.branches) <= branch:
             id = f"{generation}/{len(run.branches)}"
             node = self._model_node(id)
             node.generation, node.branch = generation, len(run.branches)
-            run.branches.append(Branch(id))
+            run.branches.append(BranchState(id))
         return run, run.branches[branch]
 
     def _happened(self, entry: Happened) -> None:
         event = entry.event
         if isinstance(event, Prefilled):
-            if entry.generation in self.runs:
-                self.runs[entry.generation].prefilled = event
+            if entry.generation in self.generations:
+                self.generations[entry.generation].prefilled = event
             return
         run, branch = self._branch(entry.generation, event.branch)
         run.progress = None
@@ -224,7 +226,7 @@ class State:
         return self._read[1], self._read[2]
 
     @staticmethod
-    def _text_of(parts: Sequence[Piece]) -> str:
+    def _text_of(parts: Sequence[PathPart]) -> str:
         runs: list[list[Token]] = [[]]
         for part in parts:
             if part.node.folded:
@@ -233,7 +235,7 @@ class State:
                 runs[-1].extend(part.tokens)
         return "".join(text_of(run) for run in runs)
 
-    def parts(self, place: Place | None = None) -> list[Piece]:
+    def parts(self, place: Place | None = None) -> list[PathPart]:
         """The nodes that hold the document (or the path to `place`), root first."""
         return self.tree.chain(*(self.head if place is None else place))
 
@@ -343,18 +345,18 @@ class State:
     # -- its generations ---------------------------------------------------------------------------
 
     @property
-    def running(self) -> list[Run]:
+    def running(self) -> list[GenerationState]:
         """The generations of this process that have not ended."""
-        return [run for run in self.runs.values() if run.running]
+        return [run for run in self.generations.values() if run.running]
 
-    def run_of(self, node: str) -> Run | None:
+    def generation_of(self, node: str) -> GenerationState | None:
         """The generation that fills a node; None for a person's."""
-        return self.runs.get(self.tree[node].generation or "")
+        return self.generations.get(self.tree[node].generation or "")
 
     def is_interrupted(self, node: str) -> bool:
         """A model's node whose generation neither ended nor runs here: go on with `accept`."""
         found = self.tree[node]
-        run = self.run_of(node)
+        run = self.generation_of(node)
         if self.followed:
             return False
         return found.source == "model" and found.reason is None and not (run and run.running)

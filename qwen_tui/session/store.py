@@ -1,7 +1,7 @@
 """The store: one thread that appends a session's entries to its file, and says when they are safe.
 
 Law: no byte of a session file is ever truncated, rewritten or deleted; `saved` is true only after
-fdatasync returned; while saving fails, everything is held and the reason is said until it succeeds.
+fdatasync returned; while saving fails, everything stays in memory and the reason is said.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from qwen_tui.journal import Scribe, seal
-from qwen_tui.paths import made
+from qwen_tui.paths import ensure_folder
 from qwen_tui.session.session_file import SessionFile, beside, publish, slug
 from qwen_tui.types import Added, Emitted, Entry, Happened, Head, Prefilled
 
@@ -36,13 +36,15 @@ _COMMIT_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How saving stands. `saved`: all that was handed in is on the disk. `held`: bytes that are
-    not. `reason`: why saving fails, "" while it does not. `notice`: a file that was begun instead.
+    """How saving stands.
+
+    `saved`: all that was handed in is on the disk; `unsaved` bytes are not. `reason`: why saving
+    fails, "" while it does not. `notice`: a file that was begun instead.
     """
 
     path: Path | None
     saved: bool = True
-    held: int = 0
+    unsaved: int = 0
     reason: str = ""
     notice: str = ""
 
@@ -86,8 +88,8 @@ class Store:
         clock: Callable[[], float] = time.time,
         writers: Callable[[], str] = lambda: secrets.token_hex(4),
     ) -> None:
-        held = place if isinstance(place, SessionFile) else None
-        self._file = held
+        locked = place if isinstance(place, SessionFile) else None
+        self._file = locked
         self._path = place.path if isinstance(place, SessionFile) else place
         self._entries = entries
         self._times: list[int] = []
@@ -100,7 +102,7 @@ class Store:
         self._fresh_scribe()
         self._lines: deque[bytes] = deque()
         self._bytes = self._unsynced = 0
-        self._begun = held is not None or not lazily
+        self._begun = locked is not None or not lazily
         self._broken = ""
         self._pause_s = retry_s
         self._retry_s = retry_s
@@ -108,7 +110,7 @@ class Store:
         self._synced_at = time.monotonic()
         self._state = Saving(self._path)
         now = int(clock() * 1000)
-        if held is not None:
+        if locked is not None:
             self._times = [now] * len(entries)
         else:
             for entry in entries:
@@ -178,7 +180,7 @@ class Store:
         """Gather a batch, write it, sync when due. True when asked to end."""
         items = self._gather()
         flushes = [item for item in items if isinstance(item, _Flush)]
-        # What was held while saving failed is made safe as soon as it can be.
+        # What could not be saved before is synced as soon as it can be.
         urgent = bool(flushes or self._state.reason)
         for item in items:
             if isinstance(item, _Put):
@@ -249,7 +251,7 @@ class Store:
                 self._append(self._file)
             except OSError as error:
                 if error.errno in FULL:
-                    self._say(f"{_reason(error)}; held in memory, trying again")
+                    self._say(f"{_reason(error)}; kept in memory, trying again")
                 else:
                     self._abandon("rescue", _reason(error))
                 return
@@ -283,7 +285,7 @@ class Store:
     def _create(self) -> bool:
         self._path = self._name()
         try:
-            made(self._path.parent)
+            ensure_folder(self._path.parent)
             self._file = SessionFile.create(self._path)
         except FileExistsError:
             self._abandon("conflict", "is there already")
@@ -319,7 +321,7 @@ class Store:
         self._lines.clear()
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
         try:
-            made(path.parent)
+            ensure_folder(path.parent)
             file = SessionFile.create(temporary)
         except OSError as error:
             self._failed(error)
@@ -356,7 +358,7 @@ class Store:
     def _failed(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
-        self._say(f"{self._broken}; {_reason(error)}; held in memory, trying again")
+        self._say(f"{self._broken}; {_reason(error)}; kept in memory, trying again")
 
     # -- what is said ------------------------------------------------------------------------------
 
@@ -365,13 +367,13 @@ class Store:
 
     def _settle(self) -> None:
         """Say what is durable now."""
-        held = self._bytes + self._unsynced if self._begun else 0
-        saved = not held and not self._broken
+        unsaved = self._bytes + self._unsynced if self._begun else 0
+        saved = not unsaved and not self._broken
         if saved:
             self._durable = self._taken
         failing = self._broken or (self._begun and self._lines)
         reason = self._state.reason if failing else ""
-        self._publish(Saving(self._path, saved, held, reason, self._state.notice))
+        self._publish(Saving(self._path, saved, unsaved, reason, self._state.notice))
 
     def _publish(self, state: Saving) -> None:
         if state == self._state:

@@ -72,7 +72,7 @@ class Place(NamedTuple):
     at: int
 
 
-class Piece(NamedTuple):
+class PathPart(NamedTuple):
     """The part of a path that one node holds: path tokens `start` … `stop` (exclusive)."""
 
     node: Node
@@ -218,14 +218,14 @@ class Tree:
             id = far if far is not None and self.nodes[far].at >= at else node.parent
         return Place(None, 0)
 
-    def chain(self, id: str | None, at: int | None = None) -> list[Piece]:
+    def chain(self, id: str | None, at: int | None = None) -> list[PathPart]:
         """The nodes a path runs through, root first, each with its part (never empty)."""
         stop = self.length(id) if at is None else min(at, self.length(id))
-        out: list[Piece] = []
+        out: list[PathPart] = []
         while id is not None:
             node = self.nodes[id]
             if node.at < stop:
-                out.append(Piece(node, node.at, stop))
+                out.append(PathPart(node, node.at, stop))
                 stop = node.at
             id = node.parent
         out.reverse()

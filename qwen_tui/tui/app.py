@@ -183,7 +183,7 @@ def run(context: StudioContext, theme_set: ThemeSet | None = None) -> int:
     was. Where the engine's thread is stuck in a kernel the process ends here.
     """
     app = QwenTui(context, theme_set=theme_set)
-    log = context.log or paths.made(paths.logs_dir()) / "qwen-tui.log"
+    log = context.log or paths.ensure_folder(paths.logs_dir()) / "qwen-tui.log"
     guard = Guard(log, flush=lambda: app.studio.desk.flush())
     try:
         code = run_guarded(app, guard, mouse=context.settings.mouse)

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from qwen_tui.types import BAD_DATA, NO_INPUT, Token, Trouble, joined
-from qwen_tui.vocab import tokenizer as pieces
-from qwen_tui.vocab.alignment import SURROGATE, Spelled, shared_length, to_bytes
+from qwen_tui.vocab import tokenizer as rules
+from qwen_tui.vocab.alignment import SURROGATE, TokenText, shared_length, to_bytes
 from qwen_tui.vocab.decoder import Decoder
 
 __all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
@@ -77,17 +77,17 @@ class Vocab:
         """`raw` is tokenizer.json; `configs` maps "config", "generation_config" and
         "tokenizer_config" to their contents. Trouble if the tokenizer cannot be built.
         """
-        self._tokenizer = pieces.build(raw)
+        self._tokenizer = rules.build(raw)
         self.sha256 = hashlib.sha256(raw).hexdigest()
         self.start_ids = tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
-        self.normalises = pieces.take_out_rewrites(self._tokenizer)
-        self._plain = pieces.without_added(self._tokenizer)
-        self._spell = pieces.byte_rule(self._tokenizer)
-        self._splitter = pieces.word_splitter(self._tokenizer)
+        self.normalises = rules.take_out_rewrites(self._tokenizer)
+        self._plain = rules.without_added(self._tokenizer)
+        self._spell = rules.byte_rule(self._tokenizer)
+        self._splitter = rules.word_splitter(self._tokenizer)
         added = self._tokenizer.get_added_tokens_decoder()
         self._added = {id: token.content for id, token in added.items()}
         self._special = frozenset(id for id, token in added.items() if token.special)
-        self._spellings = pieces.any_of(self._added.values())
+        self._spellings = rules.any_of(self._added.values())
         self.rows_known = self._count_rows()
         self._tokens: list[Token | None] = [None] * self.rows_known
         self._byte_ids: tuple[int, ...] | None = None
@@ -183,7 +183,7 @@ class Vocab:
         old bytes are not UTF-8: they stay as long as the new text shows U+FFFD in their place.
         Costs an encoding of the rest alone.
         """
-        old = Spelled(tokens)
+        old = TokenText(tokens)
         shared = shared_length(old.text, text)
         if shared == len(old.text) == len(text):
             return len(tokens), ()
@@ -206,7 +206,7 @@ class Vocab:
         added = [at for at in range(first, len(tokens)) if self._stands_alone(tokens[at])]
         first = added[-1] + 1 if added else first
         tail = tokens[first:]
-        old = Spelled(tail)
+        old = TokenText(tail)
         starts = (at for at in self._starts(old.text, False) if at < len(old.text))
         whole = [kept for at in starts if (kept := old.token_at(at)) is not None]
         kept = max(0, len(tail) - HEAL_TOKENS, *whole)
@@ -236,7 +236,7 @@ class Vocab:
         if joined(tokens) == text.encode("utf-8"):
             return tokens
         found = tokenizer.encode(text, add_special_tokens=False)
-        return pieces.by_offsets(tokens, found.offsets, text)
+        return rules.by_offsets(tokens, found.offsets, text)
 
     def _bytewise(self, data: bytes) -> list[Token]:
         if self._byte_ids is None:
@@ -251,7 +251,7 @@ class Vocab:
         return list(map(self.token, ids))
 
     def _byte_id(self, byte: int) -> int:
-        ids = map(self._tokenizer.token_to_id, pieces.byte_spellings(byte))
+        ids = map(self._tokenizer.token_to_id, rules.byte_spellings(byte))
         return next((id for id in ids if id is not None and self.data(id) == bytes([byte])), -1)
 
     def _count_rows(self) -> int:
@@ -299,7 +299,7 @@ class Vocab:
                 return [start for _, (start, _) in self._splitter.pre_tokenize_str(written)]
         return [word.start() for word in _WORDS.finditer(text)]
 
-    def _cut(self, old: Spelled, text: str, shared: int, special: bool) -> tuple[int, int]:
+    def _cut(self, old: TokenText, text: str, shared: int, special: bool) -> tuple[int, int]:
         """The last place (character offset, tokens before it) at or before `shared` up to which old
         and new text are the same words, and where old tokens end.
         """

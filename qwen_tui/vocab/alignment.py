@@ -30,7 +30,7 @@ def to_bytes(text: str) -> bytes:
     return mended.encode("utf-8", "surrogateescape")
 
 
-class Spelled:
+class TokenText:
     """The text of a run of tokens, with the way from its characters back to the tokens."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:

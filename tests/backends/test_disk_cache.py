@@ -449,7 +449,7 @@ def test_a_disk_that_takes_no_more_costs_one_line_and_nothing_else(folder: Path)
 def test_a_place_that_cannot_be_made_is_no_trouble(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paths.made(paths.cache_dir())
+    paths.ensure_folder(paths.cache_dir())
     paths.kv_dir().write_text("in the way")
     wanted = fresh(folder, TEXT)
     assert told(folder, TEXT) == (0, wanted)

@@ -58,7 +58,7 @@ for index in range(count):
     time.sleep(pause)
 session.happen(generation, Finished("length"))
 if len(sys.argv) > 4:
-    say(flushed=store.flush(5), reason=store.state.reason, held=store.state.held)
+    say(flushed=store.flush(5), reason=store.state.reason, held=store.state.unsaved)
     say(moved=store.relocate(Path(sys.argv[4])), path=str(store.path))
 say(closed=store.close(5), entries=len(session.entries), path=str(store.path))
 """

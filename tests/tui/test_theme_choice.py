@@ -33,7 +33,7 @@ def test_as_a_flag_it_is_refused_and_the_themes_there_are_are_named() -> None:
 
 
 def test_a_theme_of_ones_own_that_is_broken_is_refused_with_what_is_wrong() -> None:
-    folder = paths.made(paths.user_themes_dir())
+    folder = paths.ensure_folder(paths.user_themes_dir())
     (folder / "mine.toml").write_text("name = 'mine'\n")
     with pytest.raises(Trouble, match="there is no theme 'mine'") as caught:
         open_studio(StudioInput(), {"theme": "mine"})
@@ -43,7 +43,7 @@ def test_a_theme_of_ones_own_that_is_broken_is_refused_with_what_is_wrong() -> N
 
 def test_in_a_file_it_is_named_with_its_line_and_the_default_stands() -> None:
     file = paths.config_file()
-    paths.made(file.parent)
+    paths.ensure_folder(file.parent)
     file.write_text("# looks\ntheme = 'nosuch'\n")
     found = themed(settings.load({}), every_theme())
     assert found.theme == "ember"

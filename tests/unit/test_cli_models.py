@@ -136,7 +136,9 @@ def test_rm_asks_and_without_a_terminal_wants_a_yes(
 
 def packed_file(folder: str, kind: str = "nf4", size: int = 3000) -> Path:
     """A packed file as a load leaves it."""
-    place = paths.made(paths.packed_dir()) / f"{folder[:40]}-{kind}-{'0a' * 12}.safetensors"
+    place = (
+        paths.ensure_folder(paths.packed_dir()) / f"{folder[:40]}-{kind}-{'0a' * 12}.safetensors"
+    )
     place.write_bytes(b"x" * size)
     return place
 
@@ -201,7 +203,9 @@ def test_rm_packed_leaves_the_model_and_strange_files(
 
 def kept_block(folder: str, name: str = "1" * 20, size: int = 2000) -> Path:
     """A block of a text as a generation leaves it."""
-    place = paths.made(paths.kv_dir() / f"{folder[:40]}-{'0b' * 12}") / f"{'0' * 20}-{name}.kv"
+    place = (
+        paths.ensure_folder(paths.kv_dir() / f"{folder[:40]}-{'0b' * 12}") / f"{'0' * 20}-{name}.kv"
+    )
     place.write_bytes(b"x" * size)
     return place
 
@@ -274,7 +278,7 @@ def test_config_shows_each_value_with_its_origin(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = paths.config_file()
-    paths.made(file.parent)
+    paths.ensure_folder(file.parent)
     file.write_text("theme = 'light'\nmodle = 'x'\n[keys]\nquit = 'ctrl+q'\n")
     Path("qwen-tui.toml").write_text("[sampling]\ntop_p = 0.9\n")
     monkeypatch.setenv("QWEN_TUI_MODEL", "demo")

@@ -30,9 +30,9 @@ def test_the_prompt_is_found_again_however_it_was_cut(side: context_window.Trunc
     session.apply(Added("said", "root", 100, "model"))
     known = {"n": len(prompt), "sha256": ids_sha256(prompt)}
     session.apply(Started("gen", ("said",), "", known, {}))
-    assert prompt_of(session, session.runs["gen"]) == prompt
-    session.runs["gen"].started.prompt["sha256"] = "0"  # type: ignore[index]
-    assert prompt_of(session, session.runs["gen"]) is None
+    assert prompt_of(session, session.generations["gen"]) == prompt
+    session.generations["gen"].started.prompt["sha256"] = "0"  # type: ignore[index]
+    assert prompt_of(session, session.generations["gen"]) is None
 
 
 class Off(Scripted):

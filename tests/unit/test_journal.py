@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_tui import journal
-from qwen_tui.journal import Reader, Scribe, line, pieces, read, record, seal
+from qwen_tui.journal import RecordReader, Scribe, line, read, record, seal, word_tokens
 from qwen_tui.journal.decode import _KINDS
 from qwen_tui.types import (
     Added,
@@ -118,7 +118,7 @@ tokens = st.builds(
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(tokens, min_size=1, max_size=4), max_size=6))
 def test_emitted_bytes_survive_in_every_cut(steps: list[list[Token]]) -> None:
-    scribe, reader = Scribe(), Reader()
+    scribe, reader = Scribe(), RecordReader()
     texts = []
     for index, step in enumerate(steps):
         entry = Happened("g", Emitted(tuple(step), index=index, ms=index))
@@ -146,7 +146,7 @@ def test_text_is_what_a_record_completes() -> None:
 
 
 def test_alternatives_are_spelled_once_and_read_without_a_vocabulary() -> None:
-    scribe, reader = Scribe(), Reader()
+    scribe, reader = Scribe(), RecordReader()
     token = Token(1, b"x", -0.25, (Choice(1, b"x", -0.25), Choice(2, b"\xff", -2.0)))
     first = scribe.record(Happened("g", Emitted((token,))))
     again = scribe.record(Happened("g", Emitted((token,), index=1)))
@@ -162,7 +162,7 @@ def test_alternatives_are_spelled_once_and_read_without_a_vocabulary() -> None:
 
 
 def test_a_token_cut_by_a_stop_string_does_not_spell_its_id() -> None:
-    scribe, reader = Scribe(), Reader()
+    scribe, reader = Scribe(), RecordReader()
     whole = (Choice(1, b" word", -0.25),)
     cut = scribe.record(Happened("g", Emitted((Token(1, b" w", -0.25, whole),))))
     reader.read(line(cut))
@@ -218,7 +218,7 @@ def test_controls_that_could_act_are_escaped() -> None:
     "text", ["", "a b", "  one\n\ntwo\t", "人工知能" * 40, "x" * 1000, "🙂" * 50]
 )
 def test_text_without_a_tokenizer_has_the_same_tokens_when_read_back(text: str) -> None:
-    entry = Added("n", None, 0, "user", text=text, tokens=pieces(text))
+    entry = Added("n", None, 0, "user", text=text, tokens=word_tokens(text))
     assert joined(entry.tokens) == text.encode()
     values = record(entry)
 

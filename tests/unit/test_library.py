@@ -233,7 +233,7 @@ def test_without_its_head_a_file_waits_for_a_yes() -> None:
 
 
 def test_an_empty_file_is_an_empty_session() -> None:
-    folder = paths.made(paths.sessions_dir())
+    folder = paths.ensure_folder(paths.sessions_dir())
     path = folder / "01H0000000000000000000000A-empty.jsonl"
     path.touch()
     loaded = open_session(path)
@@ -245,7 +245,7 @@ def test_an_empty_file_is_an_empty_session() -> None:
 
 
 def test_a_newer_format_is_only_read() -> None:
-    folder = paths.made(paths.sessions_dir())
+    folder = paths.ensure_folder(paths.sessions_dir())
     path = folder / "new.jsonl"
     path.write_bytes(seal(record(Head("X", v=9, min=9)), "w", 0, 1))
     loaded = open_session(path)

@@ -54,10 +54,10 @@ def test_a_home_may_be_relative_or_begin_with_a_tilde(
 def test_what_is_made_is_private_all_the_way_down(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        made = paths.made(tmp_path / "a/b/c")
+        made = paths.ensure_folder(tmp_path / "a/b/c")
     finally:
         os.umask(before)
-    assert paths.made(made) == made
+    assert paths.ensure_folder(made) == made
     for folder in (made, made.parent, made.parent.parent):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -65,7 +65,7 @@ def test_what_is_made_is_private_all_the_way_down(tmp_path: Path) -> None:
 def test_a_file_in_the_way_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="not a folder"):
-        paths.made(tmp_path / "file")
+        paths.ensure_folder(tmp_path / "file")
 
 
 def test_a_replaced_file_keeps_its_mode_and_its_link(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.context_window import Window
-from qwen_tui.journal import MAX_LINE, Reader, Scribe, ids_sha256, seal
+from qwen_tui.journal import MAX_LINE, RecordReader, Scribe, ids_sha256, seal
 from qwen_tui.session.generations import sampling_of
 from qwen_tui.session.identity import ulid
 from qwen_tui.session.session import Session
@@ -100,7 +100,7 @@ def lines_of(session: Session) -> list[bytes]:
 
 def reread(session: Session) -> Session:
     """The session a file of its entries gives."""
-    reader = Reader()
+    reader = RecordReader()
     other = Session(vocab=session.vocab)
     for line in lines_of(session):
         found = reader.read(line)
@@ -384,7 +384,7 @@ def test_without_a_seed_each_generation_has_a_fresh_one_on_record(vocab: Vocab) 
     with pytest.raises(ValueError, match="seed"):
         session.start(Request(first.prompt), ENV)
     generation, _ = session.start(first, ENV, rng="philox")
-    run = session.runs[generation]
+    run = session.generations[generation]
     assert run.seed == first.sampling.seed
     assert run.params["rng"] == "philox"
     assert sampling_of(run.params) == first.sampling
@@ -456,7 +456,7 @@ def test_healing_forks_before_the_last_word(vocab: Vocab) -> None:
 def test_what_happened_is_known_while_it_runs(vocab: Vocab) -> None:
     session = begun(vocab, "Once")
     generation, (node,) = session.start(session.request(Sampling()), ENV)
-    run = session.runs[generation]
+    run = session.generations[generation]
     assert session.running == [run]
     session.happen(generation, Progress("prefill", 1, 2))
     assert run.progress == Progress("prefill", 1, 2)
@@ -480,7 +480,7 @@ def test_a_generation_without_an_end_was_interrupted_and_can_go_on(vocab: Vocab)
     again = reread(session)
 
     assert again.interrupted() == [node]
-    assert again.runs[again.tree[node].generation or ""].interrupted
+    assert again.generations[again.tree[node].generation or ""].interrupted
     assert again.accept(node)
     assert len(again.tree[node].tokens) == 2
     assert text_of(again.request(Sampling()).prompt) == "Once upon a"
@@ -629,7 +629,7 @@ def test_anything_a_person_does_reads_back_the_same(vocab: Vocab) -> None:
             live.append((session.start(request, ENV)[0], 0))
         elif action <= 6 and live:
             generation, count = live.pop(draw.randrange(len(live)))
-            run = session.runs[generation]
+            run = session.generations[generation]
             for branch in range(len(run.branches)):
                 word = draw.choice([" x", " wo", FACE[:2], FACE[2:], "rd"])
                 session.happen(generation, Emitted((said(word),), branch, count, count))

@@ -139,7 +139,7 @@ def test_orphans_are_drafts_without_a_session_that_nobody_holds() -> None:
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
 def test_a_draft_that_is_no_file_is_left_alone(tmp_path: Path, kind: str) -> None:
-    folder = paths.made(paths.drafts_dir())
+    folder = paths.ensure_folder(paths.drafts_dir())
     place = folder / "S1.jsonl"
     if kind == "link":
         place.symlink_to(tmp_path / "elsewhere")

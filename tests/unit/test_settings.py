@@ -30,7 +30,7 @@ class Machine:
 
     def user(self, text: str) -> Path:
         file = paths.config_file(self.env)
-        paths.made(file.parent)
+        paths.ensure_folder(file.parent)
         file.write_text(text)
         return file
 

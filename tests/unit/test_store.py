@@ -101,7 +101,7 @@ def test_saved_is_said_only_when_all_is_on_the_disk(kept: Kept) -> None:
     kept.session.happen(generation, Finished("length"))
     until(lambda: kept.store.state.saved, "saved again")
     kept.matches()
-    assert kept.store.state.held == 0
+    assert kept.store.state.unsaved == 0
     assert not any(state.reason for state in kept.states)
 
 
@@ -125,9 +125,9 @@ def test_a_file_is_held_by_one_and_free_after(kept: Kept) -> None:
     kept.session.commit("words")
     kept.store.flush(5)
     with pytest.raises(Taken):
-        SessionFile.hold(kept.store.path)
+        SessionFile.open_locked(kept.store.path)
     assert kept.store.close()
-    SessionFile.hold(kept.store.path).close()
+    SessionFile.open_locked(kept.store.path).close()
 
 
 def test_going_on_with_a_file_appends_and_never_rewrites(kept: Kept) -> None:
@@ -135,7 +135,7 @@ def test_going_on_with_a_file_appends_and_never_rewrites(kept: Kept) -> None:
     kept.store.close()
     before = kept.store.path.read_bytes()
 
-    again = Store(SessionFile.hold(kept.store.path), entries=kept.session.entries)
+    again = Store(SessionFile.open_locked(kept.store.path), entries=kept.session.entries)
     kept.session.sink = again.put
     kept.session.commit("words and more")
     assert again.close()
@@ -151,7 +151,7 @@ def test_a_torn_last_line_stays_and_the_next_begins_anew(kept: Kept) -> None:
         file.write(b'{"k":"tok","gen":"g')
     before = kept.store.path.read_bytes()
 
-    again = Store(SessionFile.hold(kept.store.path), entries=kept.session.entries)
+    again = Store(SessionFile.open_locked(kept.store.path), entries=kept.session.entries)
     kept.session.sink = again.put
     kept.session.commit("words again")
     assert again.close()
@@ -192,7 +192,7 @@ def test_a_file_changed_by_another_is_left_and_a_conflict_file_is_whole(
     assert kept.store.flush(5)
     kept.matches()
     with pytest.raises(Taken):
-        SessionFile.hold(kept.store.path)
+        SessionFile.open_locked(kept.store.path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
@@ -218,10 +218,10 @@ def test_a_place_that_is_no_folder_is_said_until_another_is_given(
     state = kept.store.state
     assert not state.saved
     assert "working in memory" in state.reason
-    assert state.held > 0
+    assert state.unsaved > 0
     kept.generate()
     assert not kept.store.flush(5)
-    assert kept.store.state.held > state.held
+    assert kept.store.state.unsaved > state.unsaved
 
     assert kept.store.relocate(tmp_path / "elsewhere")
     assert kept.store.path.parent == tmp_path / "elsewhere"
@@ -259,7 +259,7 @@ def failing(kept: Kept) -> Failing:
     """`kept`, going on with a file that can be made to fail."""
     kept.session.commit("words")
     kept.store.close()
-    file = Failing.hold(kept.store.path)
+    file = Failing.open_locked(kept.store.path)
     assert isinstance(file, Failing)
     kept.store = Store(
         file, entries=kept.session.entries, on_state=kept.states.append, retry_s=0.02
@@ -274,7 +274,7 @@ def test_a_full_disk_is_held_said_and_made_up_for(kept: Kept, failing: Failing) 
     generation = kept.generate(5)
     assert not kept.store.flush(5)
     assert "disk is full" in kept.store.state.reason
-    assert kept.store.state.held > 0
+    assert kept.store.state.unsaved > 0
     failing.error = None
     kept.session.happen(generation, Finished("length"))
     assert kept.store.flush(5)
@@ -326,7 +326,7 @@ def test_symbolic_links_are_not_followed(kept: Kept, tmp_path: Path) -> None:
     link = tmp_path / "link.jsonl"
     link.symlink_to(kept.store.path)
     with pytest.raises(Trouble):
-        SessionFile.hold(link)
+        SessionFile.open_locked(link)
     dangling = tmp_path / "dangling.jsonl"
     dangling.symlink_to(tmp_path / "nowhere")
     session = Session.new()
@@ -343,7 +343,7 @@ def test_a_lock_taken_by_another_program_is_respected(kept: Kept) -> None:
     with kept.store.path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
         with pytest.raises(Taken):
-            SessionFile.hold(kept.store.path)
+            SessionFile.open_locked(kept.store.path)
 
 
 def test_closing_twice_and_flushing_after_are_harmless(kept: Kept) -> None:

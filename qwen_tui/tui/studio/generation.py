@@ -186,7 +186,7 @@ class Writer:
 
     async def replay(self, id: str, request: Request) -> Outcome:
         """Run a generation that the session knows already; how that went."""
-        run = self.session.runs[id]
+        run = self.session.generations[id]
         run.live = True
         self._id = id
         self._generation = generation = self.runner.submit(request)

@@ -14,7 +14,7 @@ from textual.content import Content
 from qwen_tui.safe_text import visible
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
-from qwen_tui.session.generations import Run
+from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.tree import Node, Place
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio import chat, layout
@@ -230,7 +230,7 @@ class Picture(Bench):
         if writer.waiting:
             hint = f"{self._loading_words() or 'Opening the model'}\nThe completion begins then."
         elif writer.running:
-            run = self.desk.session.runs.get(writer.generation)
+            run = self.desk.session.generations.get(writer.generation)
             progress = run.progress if run else None
             hint = progress_words(progress) if progress else "Reading the text …"
         else:
@@ -268,7 +268,7 @@ class Picture(Bench):
         self.completion_title = title
 
     def _state(self, node: Node) -> str:
-        run = self.desk.session.run_of(node.id)
+        run = self.desk.session.generation_of(node.id)
         if node.reason in ("failed", "nan", "oom", "eof"):
             return "failed"
         if node.source != "model" or node.reason is not None:
@@ -331,15 +331,15 @@ class Picture(Bench):
         name = "Message" if self.chatting else name
         return visible(name) + (" ✎" if self.dirty else "")
 
-    def shown_run(self) -> Run | None:
+    def shown_run(self) -> GenerationState | None:
         """The generation that is written, or else the one that wrote what is shown: the completion,
         or the end of the document.
         """
         session, writer = self.desk.session, self.writer
         if writer.running or writer.waiting:
-            return session.runs.get(writer.generation)
+            return session.generations.get(writer.generation)
         node = session.completion or session.head.node
-        return session.run_of(node) if node is not None else None
+        return session.generation_of(node) if node is not None else None
 
     def paint_status(self) -> None:
         """The line of facts."""
@@ -369,7 +369,7 @@ class Picture(Bench):
         )
         if run is not None and run.seed is not None:
             self.dials.last_seed = run.seed
-        elif not session.runs:
+        elif not session.generations:
             self.dials.last_seed = None
 
     def _state_words(self) -> str:
@@ -418,7 +418,7 @@ class Picture(Bench):
             said = f"Not saved: {state.reason}" if state.reason else ""
             if said != banner.message:
                 elsewhere = f"{self.key_of('save_elsewhere')} saves the session elsewhere"
-                held = f"{state.held:,} bytes are held in memory"
+                held = f"{state.unsaved:,} bytes are held in memory"
                 banner.tell(said, f"{state.path} · {held} · {elsewhere}")
             if state.notice and state.notice != self._told_notice:
                 self._told_notice = state.notice

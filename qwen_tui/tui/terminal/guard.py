@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Final
 
-from qwen_tui.paths import made
+from qwen_tui.paths import ensure_folder
 from qwen_tui.tui.terminal.shutdown import Standby, TerminalFile
 from qwen_tui.types import CANNOT_CREATE, UNAVAILABLE, Trouble
 
@@ -136,7 +136,7 @@ class Guard:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
-            made(self.log.parent)
+            ensure_folder(self.log.parent)
             if self.log.is_file() and self.log.stat().st_size > LOG_MOST:
                 self.log.replace(self.log.with_suffix(".old"))
             return os.open(self.log, flags, 0o600)

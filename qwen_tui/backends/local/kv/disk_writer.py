@@ -114,7 +114,9 @@ class BlockWriter:
     def _serve(self) -> None:
         while batch := self._batch():
             try:
-                stored = sum(each.bytes for each in block_file.everything(paths.made(self._top)))
+                stored = sum(
+                    each.bytes for each in block_file.everything(paths.ensure_folder(self._top))
+                )
                 for block in batch:
                     stored = self._make_room(stored, block) + len(block.data)
                     self._write(block)
@@ -210,7 +212,7 @@ def _created(file: Path) -> int:
     """
 
     def create() -> int:
-        paths.made(file.parent)
+        paths.ensure_folder(file.parent)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         return os.open(file, flags, 0o600)
 

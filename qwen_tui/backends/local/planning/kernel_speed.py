@@ -43,7 +43,7 @@ def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread
     found = measured(clock=clock)
     known[key] = asdict(found)
     try:
-        paths.made(file.parent)
+        paths.ensure_folder(file.parent)
         with paths.replacing(file, mode=0o600) as stream:
             stream.write(json.dumps(known, indent=1).encode())
     except OSError:

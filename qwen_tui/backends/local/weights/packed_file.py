@@ -225,7 +225,7 @@ def sampled(folder: Path) -> Any:
 def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
     """Quantise layer by layer into `file`; it appears whole or not at all."""
     shape, kind, dtype = wanted.shape, wanted.kind, wanted.dtype
-    paths.made(file.parent)
+    paths.ensure_folder(file.parent)
     with paths.replacing(file, mode=0o600, sync=True) as stream:
         writer = _Writer(stream)
         for index in range(shape.layers):
