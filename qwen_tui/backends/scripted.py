@@ -1,4 +1,4 @@
-"""A backend that says what it is told to, when it is told to: for tests and demonstrations.
+"""A backend that plays a script, token by token as the script allows: for tests and demonstrations.
 
 Law: it keeps every law a real backend keeps (bytes, ending, cancelled is whole), and decides
 nothing by itself.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeAlias
 
+from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import (
     Abilities,
     Choice,
@@ -30,7 +31,6 @@ from qwen_tui.types import (
     Stats,
     Token,
     Trouble,
-    joined,
 )
 from qwen_tui.vocab.alignment import shared_length
 
@@ -92,7 +92,7 @@ class Gate:
 class Say:
     """Say a text token by token (split at spaces); `gate` is asked before each of them.
 
-    `logprob` is one value for all or one per token; what it beat is made up around it.
+    `logprob` is one value for all or one per token; alternatives are invented around it.
     """
 
     text: str
@@ -159,7 +159,7 @@ def piece_id(data: bytes) -> int:
 
 
 def weighed(token: Token, count: int) -> Token:
-    """The token with the `count` best candidates at its place, made up but lawful."""
+    """The token with `count` invented alternatives, whose probabilities sum to at most 1."""
     if token.choices or not count:
         return replace(token, choices=token.choices[:count])
     own = SURE if token.logprob is None else token.logprob
@@ -172,14 +172,14 @@ def weighed(token: Token, count: int) -> Token:
 
 
 @dataclass
-class _Branch:
-    """One branch under way: what is held back for a stop string, and what has been emitted."""
+class _ScriptedBranch:
+    """One branch under way. `queue` are steps of tokens not yet said."""
 
     number: int
     steps: Iterator[Step]
+    watch: StopWatch
     queue: list[tuple[Token, ...]] = field(default_factory=list)
     gate: Gate | None = None
-    held: list[Token] = field(default_factory=list)
     emitted: int = 0
     sampled: int = 0
     first_s: float = 0.0
@@ -188,9 +188,7 @@ class _Branch:
 
 
 class Scripted:
-    """A backend made of a script. `requests` keeps what it was asked; `closed` says whether it was
-    closed.
-    """
+    """A backend made of a script. `requests` are those it got; `closed`: whether it was closed."""
 
     def __init__(
         self,
@@ -207,7 +205,7 @@ class Scripted:
         self.environment = Environment(
             id=f"{zlib.crc32(name.encode()):08x}", engine="scripted", model={"path": name}
         )
-        self.why: tuple[str, ...] = ("scripted: says what it is told to",)
+        self.why: tuple[str, ...] = ("scripted: plays a script, without a model",)
         self.warnings: tuple[str, ...] = ()
         self.requests: list[Request] = []
         self.closed = False
@@ -219,7 +217,7 @@ class Scripted:
         """Nothing to write down."""
 
     def close(self) -> None:
-        """Nothing to free; remembers that it was asked."""
+        """Nothing to free; `closed` becomes True."""
         self.closed = True
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
@@ -233,7 +231,8 @@ class Scripted:
         if request.score:
             yield Scored(0, self._scored(request))
         branches = [
-            _Branch(number, self._steps(request, number)) for number in range(request.branches)
+            _ScriptedBranch(number, self._steps(request, number), StopWatch(request.stop))
+            for number in range(request.branches)
         ]
         while live := [branch for branch in branches if not branch.done]:
             for branch in live:
@@ -263,13 +262,13 @@ class Scripted:
         )
 
     def _advance(
-        self, branch: _Branch, request: Request, cancel: threading.Event, began: float
+        self, branch: _ScriptedBranch, request: Request, cancel: threading.Event, began: float
     ) -> Iterator[Event]:
         """One step of one branch; ends with a `Finished` when it is over."""
         room = self.context - len(request.prompt)
         limit = room if request.max_tokens < 0 else min(request.max_tokens, room)
         if branch.sampled >= limit and not cancel.is_set():
-            yield from self._release(branch, began, all_of_it=True)
+            yield from self._emit(branch, began, branch.watch.flush())
             yield Finished("length")
             return
         step: Step | None = None if branch.queue else next(branch.steps, _end_of(request))
@@ -281,7 +280,7 @@ class Scripted:
             branch.queue = [step.tokens]
         gate = step.gate if isinstance(step, Wait) else branch.gate if branch.queue else None
         if cancel.is_set() or (gate is not None and not gate.wait(cancel)):
-            yield from self._release(branch, began, all_of_it=True)
+            yield from self._emit(branch, began, branch.watch.flush())
             yield Finished("cancelled")
         elif branch.queue:
             tokens = branch.queue.pop(0)[: limit - branch.sampled]
@@ -294,37 +293,31 @@ class Scripted:
             yield from self._end(branch, step, began)
 
     def _speak(
-        self, branch: _Branch, tokens: tuple[Token, ...], request: Request, began: float
+        self, branch: _ScriptedBranch, tokens: tuple[Token, ...], request: Request, began: float
     ) -> Iterator[Event]:
         branch.sampled += len(tokens)
-        branch.held += [weighed(token, request.choices) for token in tokens]
-        text = joined(branch.held)
-        found = [(text.find(stop.encode()), stop) for stop in request.stop]
-        cuts = sorted((at, -len(stop), stop) for at, stop in found if at >= 0)
-        if cuts:
-            at, _, stop = cuts[0]
-            branch.held = list(_cut(branch.held, at))
-            yield from self._release(branch, began, all_of_it=True)
-            yield Finished("stop", stop=stop)
-            return
-        keep = max((_overlap(text, stop.encode()) for stop in request.stop), default=0)
-        yield from self._release(branch, began, keep=keep)
+        ready: list[tuple[Token, int]] = []
+        for token in tokens:
+            more, stop = branch.watch.feed(weighed(token, request.choices), 0)
+            ready += more
+            if stop:
+                yield from self._emit(branch, began, ready)
+                yield Finished("stop", stop=stop)
+                return
+        yield from self._emit(branch, began, ready)
 
-    def _end(self, branch: _Branch, step: End, began: float) -> Iterator[Event]:
+    def _end(self, branch: _ScriptedBranch, step: End, began: float) -> Iterator[Event]:
+        ready = branch.watch.flush()
         if step.reason == "eos":
-            branch.held.append(replace(END_OF_TEXT, logprob=SURE))
-        yield from self._release(branch, began, all_of_it=True)
+            ready.append((replace(END_OF_TEXT, logprob=SURE), 0))
+        yield from self._emit(branch, began, ready)
         yield Finished(step.reason, message=step.message, hint=step.hint)
 
-    def _release(
-        self, branch: _Branch, began: float, *, keep: int = 0, all_of_it: bool = False
+    def _emit(
+        self, branch: _ScriptedBranch, began: float, ready: Sequence[tuple[Token, int]]
     ) -> Iterator[Event]:
-        """Emit what cannot be the beginning of a stop string: all but the last `keep` bytes."""
-        count, kept = len(branch.held), 0
-        while not all_of_it and count and kept < keep:
-            count -= 1
-            kept += len(branch.held[count].data)
-        tokens, branch.held = tuple(branch.held[:count]), branch.held[count:]
+        """Emit tokens that the stop strings let go, as one step."""
+        tokens = tuple(token for token, _ in ready)
         if not tokens:
             return
         now = self._clock() - began
@@ -333,7 +326,7 @@ class Scripted:
         yield Emitted(tokens, branch.number, ms=round(now * 1000), index=branch.emitted)
         branch.emitted += len(tokens)
 
-    def _stats(self, branch: _Branch, request: Request, reused: int, began: float) -> Stats:
+    def _stats(self, branch: _ScriptedBranch, request: Request, reused: int, began: float) -> Stats:
         return Stats(
             prompt=len(request.prompt),
             reused=reused,
@@ -377,18 +370,3 @@ def _end_of(request: Request) -> End:
 
 def _speaks(step: Step) -> bool:
     return isinstance(step, Say | Emit)
-
-
-def _overlap(text: bytes, stop: bytes) -> int:
-    """How many of the last bytes of `text` could be the beginning of `stop`."""
-    most = min(len(text), len(stop) - 1)
-    return next((size for size in range(most, 0, -1) if text.endswith(stop[:size])), 0)
-
-
-def _cut(tokens: Iterable[Token], size: int) -> Iterator[Token]:
-    """The tokens of the first `size` bytes; the last one loses the bytes beyond."""
-    for token in tokens:
-        if size <= 0:
-            return
-        yield replace(token, data=token.data[:size])
-        size -= len(token.data)
