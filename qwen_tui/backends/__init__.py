@@ -11,12 +11,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
-from qwen_tui.types import BAD_CONFIG, Backend, Progress, Trouble
+from qwen_tui.types import Backend, Progress
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
 
-NAMES: Final = {"local": "qwen_tui.backends.local:open"}
+NAMES: Final = {
+    "local": "qwen_tui.backends.local:open",
+    "remote": "qwen_tui.backends.remote:open",
+}
 """Name → `module:factory`; a factory takes (settings, report, cancel) and returns a `Backend`."""
 
 
@@ -29,8 +32,6 @@ def open(
     person can mend, and lets defects through.
     """
     name = "local" if settings.endpoint() is None else "remote"
-    if name not in NAMES:
-        raise Trouble("this version opens local models only", code=BAD_CONFIG)
     report(Progress("import", 0, 1))
     module, _, factory = NAMES[name].partition(":")
     opened = getattr(import_module(module), factory)

@@ -1,0 +1,32 @@
+"""The remote backend: a model on an OpenAI-compatible server, vLLM and llama.cpp's first of all.
+
+Law: importing the room imports no HTTP client; only opening an engine, or asking what it is, does.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qwen_tui.backends.remote.backend import Remote
+    from qwen_tui.settings import Settings
+    from qwen_tui.types import Progress
+
+
+def open(settings: Settings, report: Callable[[Progress], None], cancel: threading.Event) -> Remote:
+    """Ask the server that the settings name what it is; raises Trouble."""
+    from qwen_tui.backends.remote.backend import opened
+
+    return opened(settings, cancel)
+
+
+def look(settings: Settings) -> tuple[Path | None, int]:
+    """The folder of the tokenizer that the server's model has, None where it is not on this
+    machine; and its context in tokens. Raises Trouble.
+    """
+    from qwen_tui.backends.remote.backend import looked_at
+
+    return looked_at(settings)

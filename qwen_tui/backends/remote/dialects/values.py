@@ -1,0 +1,55 @@
+"""Sampling values on their way to a server: which are set, which it knows, how they are written.
+
+Law: a value that changes something is sent as it stands, or named as unknown.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from qwen_tui import presets
+from qwen_tui.types import DEFAULT_ORDER, Sampling
+
+PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty")
+CUTS: Final = ("top_k", "top_p", "min_p", "typical_p")
+"""The values that leave candidates out."""
+NO_WINDOW: Final = -1
+"""`repeat_last_n` for the whole context."""
+
+
+def changing(sampling: Sampling) -> tuple[str, ...]:
+    """The names of the values that change something, the seed left out.
+
+    Greedy decoding is not changed by what only leaves out unlikely candidates; the penalties'
+    window changes something only where there is a penalty; the order only where the place of the
+    temperature makes a difference.
+    """
+    names = [
+        name
+        for name in presets.NAMES
+        if name not in ("seed", "order", "repeat_last_n") and not presets.is_neutral(sampling, name)
+    ]
+    if sampling.temperature <= 0:
+        names = [name for name in names if name not in CUTS]
+    if any(name in names for name in PENALTIES):
+        names.append("repeat_last_n")
+    if sampling.order != DEFAULT_ORDER:
+        names.append("order")
+    return tuple(names)
+
+
+def biases(sampling: Sampling, least: float) -> dict[str, float]:
+    """`logit_bias` as a JSON object; a ban (-inf, which JSON cannot say) is `least`."""
+    return {str(id): least if math.isinf(value) else value for id, value in sampling.logit_bias}
+
+
+def given(sampling: Sampling, names: Mapping[str, str]) -> dict[str, Any]:
+    """Those values that change something, under a server's own names for them."""
+    wanted = changing(sampling)
+    return {
+        names[name]: getattr(sampling, name)
+        for name in wanted
+        if name in names and name != "logit_bias"
+    }
