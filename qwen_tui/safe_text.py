@@ -13,8 +13,10 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Final
 
-CLUSTER_CUT: Final = 32
-"""Most code points of one grapheme cluster that are shown; what follows is counted instead."""
+CLUSTER_CUT: Final = 12
+"""Most code points of one grapheme cluster that are shown; what follows is counted instead. The
+longest emoji sequences in use have eleven.
+"""
 
 REPLACEMENT: Final = "\ufffd"
 _CONTROL: Final = r"\x00-\x1f\x7f-\x9f"
@@ -188,6 +190,44 @@ def visible(text: str) -> str:
     rest is told as `<+9>`.
     """
     return text if _plain(text) else "".join(map(_shown, graphemes(text)))
+
+
+class VisibleStream:
+    """`visible` for a text in pieces: a cluster's code points are counted across them."""
+
+    def __init__(self) -> None:
+        self._last = ""
+        """The last cluster, as far as it was looked at."""
+        self._over = 0
+        """Code points of it that were left out and are not counted yet."""
+
+    def feed(self, text: str) -> str:
+        """What to show for the next piece."""
+        if not text:
+            return ""
+        seen = len(self._last)
+        first, *others = graphemes(self._last + text)
+        room = max(0, CLUSTER_CUT - seen)
+        more = first[seen:]
+        if not seen:
+            shown = _shown(first[:CLUSTER_CUT])
+        elif first == "\r\n" and more:
+            shown = "\n"
+        else:
+            shown = more[:room]
+        self._over += max(0, len(more) - room)
+        self._last = first[: CLUSTER_CUT + 1]
+        if others:
+            shown += self.flush() + "".join(map(_shown, others[:-1]))
+            shown += _shown(others[-1][:CLUSTER_CUT])
+            self._last = others[-1][: CLUSTER_CUT + 1]
+            self._over = max(0, len(others[-1]) - CLUSTER_CUT)
+        return shown
+
+    def flush(self) -> str:
+        """The count of what was left out of the last cluster, "" where that is all shown."""
+        over, self._last, self._over = self._over, "", 0
+        return f"<+{over}>" if over else ""
 
 
 def strip_controls(text: str) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from qwen_tui.paths import replacing
+from qwen_tui.safe_text import VisibleStream
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
 
 TAB: Final = 8
@@ -32,6 +33,7 @@ class Output:
         self.shown = shown
         self._encoding = encoding
         self._column = 0
+        self._visible = VisibleStream()
 
     def write(self, data: bytes) -> None:
         """Write and flush; BrokenPipeError when the reader left, Trouble (74) for all else."""
@@ -50,9 +52,8 @@ class Output:
         if not self.shown:
             self.write(text.encode())
             return
-        from qwen_tui.safe_text import visible
-
-        self.write(self._without_tabs(visible(text)).encode(self._encoding, "replace"))
+        safe = self._without_tabs(self._visible.feed(text))
+        self.write(safe.encode(self._encoding, "replace"))
 
     def _without_tabs(self, text: str) -> str:
         from rich.cells import cell_len
@@ -212,7 +213,7 @@ class BranchPrinter:
 
     def _end_line(self) -> None:
         if self._last != b"\n":
-            self._output.write(b"\n")
+            self._output.write_text("\n")
             self._last = b"\n"
 
     def _write(self, data: bytes) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.style import Style
 
-from qwen_tui.safe_text import visible
+from qwen_tui.safe_text import CLUSTER_CUT, visible
 from qwen_tui.tui.text.editor_document import ROW_MOST, FaithfulDocument, Span, shown
 from qwen_tui.tui.text.wrapped_rows import WrappedRows
 
@@ -46,6 +46,15 @@ def test_what_is_shown_is_harmless_and_as_long(text: str) -> None:
         safe = shown(line)
         assert len(safe) == len(line)
         assert visible(safe) == safe
+
+
+def test_a_tower_of_marks_becomes_cells_and_the_length_stays() -> None:
+    for count in (300, 2009):
+        line = "a" + "\u0335" * count + " end"
+        safe = shown(line)
+        assert len(safe) == len(line)
+        assert safe.count("\u0335") < CLUSTER_CUT
+        assert safe.endswith("▯ end")
 
 
 def test_only_a_line_feed_ends_a_line() -> None:

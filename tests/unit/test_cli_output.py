@@ -37,6 +37,16 @@ def test_a_terminal_gets_whole_safe_characters_and_a_last_newline() -> None:
     assert stream.getvalue().decode() == "café ␛[31m\n"
 
 
+def test_marks_that_stream_in_do_not_pile_up_on_a_terminal() -> None:
+    teller, stream = told(shown=True)
+    for _ in range(300):
+        teller.feed(0, "\u0335".encode())
+    teller.finish()
+    text = stream.getvalue().decode()
+    assert text.count("\u0335") <= 12
+    assert text.endswith("<+288>\n")
+
+
 def test_a_newline_that_is_there_is_not_doubled() -> None:
     printer, stream = told(shown=True)
     printer.feed(0, b"done\n")

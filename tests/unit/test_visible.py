@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwen_tui.safe_text import CLUSTER_CUT, graphemes, strip_controls, visible
+from qwen_tui.safe_text import CLUSTER_CUT, VisibleStream, graphemes, strip_controls, visible
 
 FORBIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff"
@@ -149,3 +149,32 @@ def test_long_runs_cost_no_more_than_their_length(unit: str) -> None:
     text = unit * 30_000
     assert "".join(graphemes(text)) == text
     assert visible(text)
+
+
+@pytest.mark.parametrize("count", [300, 2009])
+@pytest.mark.parametrize("base", ["a", "", "e\u0301 "])
+def test_a_tower_of_marks_is_a_few_and_a_count(base: str, count: int) -> None:
+    shown = visible(base + "\u0335" * count + " end")
+    left = shown.count("\u0335")
+    assert left <= CLUSTER_CUT
+    assert shown.endswith(f"<+{count - left}> end")
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_marks_that_stream_in_are_counted_across_pieces(size: int) -> None:
+    text = "café " + "\u0335" * 300 + "b" + "\u0301" * 300 + "\r\n👩\u200d👩 \x1b[31m"
+    stream = VisibleStream()
+    pieces = [stream.feed(text[at : at + size]) for at in range(0, len(text), size)]
+    whole = "".join(pieces) + stream.flush()
+    assert whole.count("\u0335") <= CLUSTER_CUT
+    assert whole.count("\u0301") <= CLUSTER_CUT
+    # a joiner that ends a piece is not known to join
+    assert whole.replace("<U+200D>", "\u200d") == visible(text)
+
+
+@given(st.lists(HOSTILE, max_size=6))
+def test_a_text_in_pieces_shows_nothing_hostile(texts: list[str]) -> None:
+    stream = VisibleStream()
+    shown = "".join(map(stream.feed, texts)) + stream.flush()
+    assert not FORBIDDEN.search(shown)
+    assert shown.count("\n") == "".join(texts).count("\n")

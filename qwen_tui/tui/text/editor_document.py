@@ -18,7 +18,7 @@ from rich.style import Style
 from textual.document._document import Document, EditResult, Location
 from textual.geometry import Size
 
-from qwen_tui.safe_text import graphemes, visible
+from qwen_tui.safe_text import CLUSTER_CUT, graphemes, visible
 from qwen_tui.tui.text.line_layout import ALONE, NARROW
 from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.types import Token
@@ -52,7 +52,9 @@ def shown(line: str) -> str:
     parts = []
     for cluster in graphemes(line):
         safe = cluster if cluster == "\t" else visible(cluster)
-        parts.append(safe if len(safe) == len(cluster) else "".join(map(_one, cluster)))
+        if len(safe) != len(cluster):
+            safe = "".join(map(_one, cluster[:CLUSTER_CUT]))
+        parts.append(safe.ljust(len(cluster), PLACEHOLDER))
     return "".join(parts)
 
 
