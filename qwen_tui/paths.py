@@ -6,9 +6,10 @@ Law: asking for a place never makes it; `ensure_folder` does, readable by its ow
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -20,11 +21,15 @@ HOME_VARIABLE: Final = "QWEN_TUI_HOME"
 PRIVATE: Final = 0o700
 CONFIG_NAME: Final = "config.toml"
 PROJECT_NAME: Final = "qwen-tui.toml"
+NO_HOME: Final = Path("/nonexistent")
+"""Stands for the home of a user who has none: nothing is there, and nothing is made there."""
 _PACKAGE: Final = Path(__file__).resolve().parent
 
 
 def ensure_folder(folder: Path) -> Path:
     """`folder`, made if missing, each new folder with mode 0700; raises OSError."""
+    if NO_HOME in folder.parents:
+        raise FileNotFoundError(errno.ENOENT, f"there is no home; set HOME or {HOME_VARIABLE}")
     missing = []
     place = folder
     while not place.exists():
@@ -72,25 +77,49 @@ def replacing(
 def home(env: Mapping[str, str] | None = None) -> Path | None:
     """The one folder that holds everything when `QWEN_TUI_HOME` is set (empty counts as unset)."""
     value = (os.environ if env is None else env).get(HOME_VARIABLE, "")
-    return Path(value).expanduser().absolute() if value else None
+    return expanded(value).absolute() if value else None
+
+
+def expanded(name: str) -> Path:
+    """The path of that name, a leading `~` or `~user` made a home; it stays where there is none."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
+
+
+def user_home() -> Path:
+    """The user's home; `NO_HOME` where there is none."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return NO_HOME
+
+
+def _own(place: Callable[..., str]) -> Path:
+    """Our folder in one of the user's places, as platformdirs names it."""
+    try:
+        return Path(place(APP, appauthor=False))
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        return NO_HOME / APP
 
 
 def config_dir(env: Mapping[str, str] | None = None) -> Path:
     """Holds `config.toml` and `themes/`."""
     top = home(env)
-    return top / "config" if top else Path(platformdirs.user_config_dir(APP, appauthor=False))
+    return top / "config" if top else _own(platformdirs.user_config_dir)
 
 
 def data_dir(env: Mapping[str, str] | None = None) -> Path:
     """Holds what must never be lost: `sessions/`, `trash/`, `models/`."""
     top = home(env)
-    return top / "data" if top else Path(platformdirs.user_data_dir(APP, appauthor=False))
+    return top / "data" if top else _own(platformdirs.user_data_dir)
 
 
 def state_dir(env: Mapping[str, str] | None = None) -> Path:
     """Holds `drafts/` (uncommitted typing) and `logs/`."""
     top = home(env)
-    return top / "state" if top else Path(platformdirs.user_state_dir(APP, appauthor=False))
+    return top / "state" if top else _own(platformdirs.user_state_dir)
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
@@ -98,7 +127,7 @@ def cache_dir(env: Mapping[str, str] | None = None) -> Path:
     search index.
     """
     top = home(env)
-    return top / "cache" if top else Path(platformdirs.user_cache_dir(APP, appauthor=False))
+    return top / "cache" if top else _own(platformdirs.user_cache_dir)
 
 
 def config_file(env: Mapping[str, str] | None = None) -> Path:

@@ -10,7 +10,6 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final, TextIO
 
 from qwen_tui import presets, settings
@@ -18,6 +17,7 @@ from qwen_tui.cli.generation import Text, stream, window
 from qwen_tui.cli.signals import dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter, print_error
 from qwen_tui.cli.stdout import FileOutput, Output, opened
+from qwen_tui.paths import expanded
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.types import DONE, USAGE, Backend, Entry, Request, Sampling, Trouble
@@ -195,7 +195,7 @@ class LineMode:
         """Write the text into a file, whole or not at all."""
         if not rest.strip():
             raise Trouble("a file is wanted", hint=":write FILE", code=USAGE)
-        with FileOutput(Path(rest.strip()).expanduser()) as file:
+        with FileOutput(expanded(rest.strip())) as file:
             file.write(self._session.text.encode())
         self._say(f"{len(self._session.text):,} characters are in {rest.strip()}")
 

@@ -25,10 +25,10 @@ def hub_cache(env: Mapping[str, str] | None = None) -> Path:
     env = os.environ if env is None else env
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if env.get(variable):
-            return Path(os.path.expandvars(env[variable])).expanduser()
-    base = env.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+            return paths.expanded(os.path.expandvars(env[variable]))
+    base = env.get("XDG_CACHE_HOME") or str(paths.user_home() / ".cache")
     top = env.get("HF_HOME") or str(Path(base) / "huggingface")
-    return Path(os.path.expandvars(top)).expanduser() / "hub"
+    return paths.expanded(os.path.expandvars(top)) / "hub"
 
 
 def offline(env: Mapping[str, str] | None = None) -> bool:

@@ -81,7 +81,7 @@ def locate(
         raise Trouble("no model is named", hint="-m takes a hub id, a folder, or demo", code=USAGE)
     if model == DEMO:
         return _snapshot(paths.demo_dir(), DEMO, place="ships with qwen-tui")
-    folder = Path(cwd or Path.cwd(), Path(model).expanduser())
+    folder = Path(cwd or Path.cwd(), paths.expanded(model))
     explicit = model.startswith((".", "~")) or Path(model).is_absolute()
     try:
         if folder.is_file():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from qwen_tui.journal import read
-from qwen_tui.paths import ensure_folder, search_index, sessions_dir, trash_dir
+from qwen_tui.paths import ensure_folder, expanded, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, ulid
 from qwen_tui.session.loader import Loader, Report, load, open_regular
@@ -124,7 +124,7 @@ def resolve(name: str, folder: Path | None = None) -> Path:
 
     Raises Trouble when nothing or more than one thing is meant, with the nearest.
     """
-    path = Path(name).expanduser()
+    path = expanded(name)
     if os.path.lexists(path) and not path.is_dir():
         return path
     if not name or os.sep in name:

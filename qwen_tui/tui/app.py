@@ -180,10 +180,13 @@ def run(context: StudioContext, theme_set: ThemeSet | None = None) -> int:
     """Run the interface until a person leaves it; the exit code.
 
     Whatever happens the session is flushed, the engine is asked to end, and the terminal is as it
-    was. Where the engine's thread is stuck in a kernel the process ends here.
+    was. Where the engine's thread is stuck in a kernel the process ends here. Nothing is logged
+    where nothing is saved.
     """
     app = QwenTui(context, theme_set=theme_set)
-    log = context.log or paths.ensure_folder(paths.logs_dir()) / "qwen-tui.log"
+    log = context.log
+    if log is None and context.settings.save:
+        log = paths.logs_dir() / "qwen-tui.log"
     guard = Guard(log, flush=lambda: app.studio.desk.flush())
     try:
         code = run_guarded(app, guard, mouse=context.settings.mouse)

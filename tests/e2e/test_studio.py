@@ -158,3 +158,20 @@ def test_a_session_begun_from_a_file_bears_its_name(tmux: Tmux, tmp_path: Path) 
     tmux.until(lambda shown: "docs-with.txt" in shown and "LEFT-WITH-0" in shown, "the list again")
     tmux.again(f"{program} --open docs-with.txt")
     tmux.until(lambda shown: "─ docs-with.txt" in shown, "the frame of the reopened session")
+
+
+@pytest.mark.parametrize("home", ["", "/proc/nowhere"])
+def test_no_save_leaves_nothing_behind_and_needs_no_home(
+    tmux: Tmux, tmp_path: Path, home: str
+) -> None:
+    own = home or str(tmp_path / "home")
+    program = f"{PROGRAM} -m {qwen2(tmp_path / 'tiny', context=4096)} -n 20 --no-save"
+    tmux.start(f"QWEN_TUI_HOME={own} {program}")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.type("Hello")
+    tmux.press("C-j")
+    tmux.until(lambda shown: "20 of 20" in shown or "length" in shown, "a completion")
+    tmux.press("C-q")
+    tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
+    left = {file.relative_to(own).parts[0] for file in Path(own).rglob("*") if file.is_file()}
+    assert left <= {"cache"}, "what is known of the model may stay, nothing else"

@@ -166,6 +166,32 @@ def test_an_output_of_another_encoding_gets_all_that_it_can_hold(
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["config"], 0),
+        (["sessions", "list"], 0),
+        (["models", "list"], 0),
+        (["complete", "-p", "hi", "-m", "demo", "--dry-run"], 0),
+        (["sessions", "show", "~nobody-of-that-name/x"], NO_INPUT),
+    ],
+)
+def test_a_user_without_a_home_can_work(arguments: list[str], code: int) -> None:
+    program = (
+        "import pwd, sys\n"
+        "def unknown(uid): raise KeyError(uid)\n"
+        "pwd.getpwuid = unknown\n"
+        "from qwen_tui.cli import main\n"
+        f"sys.exit(main({arguments!r}))"
+    )
+    kept = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=kept, stdin=subprocess.DEVNULL, capture_output=True
+    )
+    assert done.returncode == code, done.stderr
+    assert b"Traceback" not in done.stderr
+
+
 def test_the_first_signal_asks_and_is_remembered() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with stopping() as stopped:

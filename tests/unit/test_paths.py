@@ -51,6 +51,24 @@ def test_a_home_may_be_relative_or_begin_with_a_tilde(
     assert paths.home({"QWEN_TUI_HOME": "~/there"}) == Path("/somewhere/there")
 
 
+def test_a_user_without_a_home_has_places_in_which_nothing_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for variable in [name for name in os.environ if name == "HOME" or name.startswith("XDG_")]:
+        monkeypatch.delenv(variable)
+
+    def unknown(uid: int) -> None:
+        raise KeyError(uid)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for place in PLACES:
+        assert paths.NO_HOME in place({}).parents
+    with pytest.raises(OSError, match="there is no home; set HOME"):
+        paths.ensure_folder(paths.sessions_dir({}))
+    assert paths.expanded("~/x") == Path("~/x")
+    assert paths.user_home() == paths.NO_HOME
+
+
 def test_what_is_made_is_private_all_the_way_down(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

@@ -25,6 +25,7 @@ from textual.widgets.option_list import Option
 
 from qwen_tui import hub
 from qwen_tui.hub import Card, Known, Snapshot, size_text
+from qwen_tui.paths import expanded
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.screens.dialogs import AskLine
 from qwen_tui.types import Progress, Trouble
@@ -212,7 +213,7 @@ class Models(ModalScreen[str | None]):
 
     def _folder(self, answer: str | None) -> None:
         if answer:
-            self.dismiss(str(Path(answer).expanduser()))
+            self.dismiss(str(expanded(answer)))
 
     # -- fetching ----------------------------------------------------------------------------------
 
@@ -265,7 +266,7 @@ class Models(ModalScreen[str | None]):
 def _complaint(text: str) -> str:
     """Why a folder cannot be a model; empty when it can."""
     try:
-        hub.find(str(Path(text).expanduser()))
+        hub.find(str(expanded(text)))
     except Trouble as trouble:
         return f"{trouble.message} {trouble.hint}".strip()
     return ""

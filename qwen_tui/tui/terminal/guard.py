@@ -58,13 +58,16 @@ class Guard:
     """Holds the terminal while the interface runs; a context manager, on the main thread.
 
     On entry it keeps a private copy of the terminal for painting, sends descriptors 1 and 2 to the
-    log file (made with mode 0600), and takes SIGTERM, SIGHUP, SIGINT and SIGQUIT: each flushes,
-    gives the terminal back and dies by the signal within two seconds. One that was ignored stays
-    ignored. `flush` makes safe what was written; it is called at most once a death, on a thread.
+    log file (made with mode 0600; nowhere when `log` is None), and takes SIGTERM, SIGHUP, SIGINT
+    and SIGQUIT: each flushes, gives the terminal back and dies by the signal within two seconds.
+    One that was ignored stays ignored. `flush` makes safe what was written; it is called at most
+    once a death, on a thread.
     """
 
-    def __init__(self, log: Path, *, flush: Callable[[], object] = nothing) -> None:
+    def __init__(self, log: Path | None, *, flush: Callable[[], object] = nothing) -> None:
         self.log = log
+        self.crash = ""
+        """The traceback of the crash that was recorded."""
         self.flush = flush
         self.output: TerminalFile | None = None
         self._saved: tuple[int, int] | None = None
@@ -135,6 +138,8 @@ class Guard:
     def _open_log(self) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+        if self.log is None:
+            return os.open(os.devnull, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
         try:
             ensure_folder(self.log.parent)
             if self.log.is_file() and self.log.stat().st_size > LOG_MOST:
@@ -225,10 +230,10 @@ class Guard:
 
     def record(self, error: BaseException) -> None:
         """Write a crash's traceback to the log: where it was, never the values of variables."""
-        lines = traceback.format_exception(error)
+        self.crash = "".join(traceback.format_exception(error))
         with suppress(OSError, ValueError, AttributeError):
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._log_stream.write(f"{stamp} crash\n{''.join(lines)}")
+            self._log_stream.write(f"{stamp} crash\n{self.crash}")
             self._log_stream.flush()
 
 

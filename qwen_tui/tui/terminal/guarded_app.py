@@ -80,7 +80,7 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
 def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
     """Run the interface to its end and give the terminal back; the exit code.
 
-    A crash is one line on standard error with the log's path, and 70.
+    A crash is 70 and one line on standard error with the log's path, or all of it without a log.
     """
     try:
         with guard:
@@ -96,7 +96,8 @@ def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
         app.guard = None
     if app.crashed is not None:
         kind = type(app.crashed).__name__
-        print(f"qwen-tui: internal error ({kind}); details in {guard.log}", file=sys.stderr)
+        details = f"; details in {guard.log}" if guard.log else f"\n{guard.crash}"
+        print(f"qwen-tui: internal error ({kind}){details}", file=sys.stderr)
         return INTERNAL
     return (app.return_code or 0) if code is None else code
 
