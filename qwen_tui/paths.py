@@ -16,6 +16,8 @@ from typing import BinaryIO, Final
 
 import platformdirs
 
+from qwen_tui.portable_os import open_plain
+
 APP: Final = "qwen-tui"
 HOME_VARIABLE: Final = "QWEN_TUI_HOME"
 PRIVATE: Final = 0o700
@@ -58,8 +60,7 @@ def replacing(
     if mode is None and target.exists():
         mode = target.stat().st_mode & 0o777
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-    fd = os.open(temporary, flags, 0o666 if mode is None else 0o600)
+    fd = open_plain(temporary, flags, 0o666 if mode is None else 0o600)
     try:
         with os.fdopen(fd, "wb", buffering=buffering) as file:
             yield file

@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from qwen_tui import hub, paths
 from qwen_tui.backends.local.kv import block_file
 from qwen_tui.backends.local.kv.block_file import MODEL_NAME_LENGTH, BlockFile
+from qwen_tui.portable_os import process_runs
 from qwen_tui.types import IO_ERROR, NO_PERMISSION, Trouble
 
 _NAMED: Final = re.compile(
@@ -63,7 +64,7 @@ def _packed_in(folder: Path) -> Iterator[Packed]:
         named = _NAMED.fullmatch(file.name)
         if named is None or not file.is_file() or file.is_symlink():
             continue
-        if named["writer"] and block_file.runs(int(named["writer"])):
+        if named["writer"] and process_runs(int(named["writer"])):
             continue
         whole = file.suffix == ".safetensors"
         yield Packed(file, named["model"], named["kind"], file.stat().st_size, whole)

@@ -10,6 +10,7 @@ import os
 import sys
 
 from qwen_tui.cli.prompt import decoded, standard_input
+from qwen_tui.portable_os import KEYBOARD
 from qwen_tui.types import UNAVAILABLE, Trouble
 
 
@@ -38,7 +39,7 @@ def take_terminal() -> None:
     if sys.stdin is not None and sys.stdin.isatty():
         return
     try:
-        keyboard = os.open("/dev/tty", os.O_RDWR)
+        keyboard = os.open(KEYBOARD, os.O_RDWR)
     except OSError:
         raise Trouble(
             "there is no terminal to type into",

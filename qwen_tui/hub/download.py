@@ -8,7 +8,6 @@ is one line with its cure and an exit code.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from qwen_tui.hub.hub_cache import COMMIT, offline, sizes_file, storage
 from qwen_tui.hub.hub_client import Hub, RemoteFile
 from qwen_tui.hub.safetensors_header import size_text
 from qwen_tui.hub.snapshots import Snapshot, is_hub_id
+from qwen_tui.portable_os import lock
 from qwen_tui.types import (
     IO_ERROR,
     NO_INPUT,
@@ -147,7 +147,7 @@ def _download(
     part = blob.with_name(f"{file.etag}.incomplete")
     with part.open("a+b") as stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(stream.fileno())
         except BlockingIOError:
             raise Trouble(
                 f"{hub.name} is being fetched by another program",

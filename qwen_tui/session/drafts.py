@@ -6,7 +6,6 @@ on. This file may be emptied and removed: what is committed lives in the session
 
 from __future__ import annotations
 
-import fcntl
 import os
 import queue
 import threading
@@ -20,6 +19,7 @@ from typing import Any, Final
 
 from qwen_tui.journal import read, seal
 from qwen_tui.paths import drafts_dir, ensure_folder
+from qwen_tui.portable_os import lock, open_plain, read_at, remove_and_close
 from qwen_tui.session.loader import lines, open_regular
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Trouble, Unknown
@@ -163,12 +163,11 @@ class Drafts:
 
     def _open(self) -> None:
         ensure_folder(self.path.parent)
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(self.path, flags, 0o600)
+        fd = open_plain(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(fd)
             size = os.fstat(fd).st_size
-            if size and os.pread(fd, 1, size - 1) != b"\n":
+            if size and read_at(fd, 1, size - 1) != b"\n":
                 os.write(fd, b"\n")
         except OSError:
             os.close(fd)
@@ -277,15 +276,18 @@ def claimed(orphan: Orphan) -> Iterator[bool]:
         yield False
         return
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
         free = orphan.path.exists()
     except OSError:
         free = False
     try:
         yield free
-        if free:
-            orphan.path.unlink(missing_ok=True)
-    finally:
+    except BaseException:
+        os.close(fd)
+        raise
+    if free:
+        remove_and_close(fd, orphan.path)
+    else:
         os.close(fd)
 
 
@@ -295,7 +297,7 @@ def _is_held(path: Path) -> bool:
     except (OSError, Trouble):
         return True
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        lock(fd, shared=True)
     except OSError:
         return True
     finally:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, Literal, TypeAlias
 
 from qwen_tui.journal import FORMAT, MAX_LINE, VERSION, Read, RecordReader
+from qwen_tui.portable_os import is_ours, open_plain
 from qwen_tui.types import BAD_DATA, NO_INPUT, NO_PERMISSION, Entry, Head, Progress, Trouble
 
 MAX_RECORDS: Final = 10_000_000
@@ -234,9 +235,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
         raise Trouble(f"there is no file {path}", code=NO_INPUT) from error
     if not stat.S_ISREG(found.st_mode):
         raise Trouble(f"{path} is not a regular file", code=BAD_DATA)
-    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = open_plain(path, flags)
     opened = os.fstat(fd)
-    if not stat.S_ISREG(opened.st_mode) or opened.st_uid != os.geteuid():
+    if not stat.S_ISREG(opened.st_mode) or not is_ours(opened):
         os.close(fd)
         raise Trouble(f"{path} belongs to someone else", code=NO_PERMISSION)
     return fd

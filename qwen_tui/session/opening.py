@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from qwen_tui.journal import VERSION
 from qwen_tui.paths import sessions_dir
+from qwen_tui.portable_os import read_at
 from qwen_tui.session.drafts import Drafts
 from qwen_tui.session.identity import id_of
 from qwen_tui.session.loader import Loader, Report, load, open_regular
@@ -49,7 +50,7 @@ class Follower:
         if os.fstat(self._fd).st_size < self._offset:
             self.lost = True
             return []
-        data = os.pread(self._fd, MAX_POLL, self._offset)
+        data = read_at(self._fd, MAX_POLL, self._offset)
         whole = data[: data.rfind(b"\n") + 1]
         if not whole and len(data) == MAX_POLL:
             whole = data

@@ -7,11 +7,11 @@ another file.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import re
 from pathlib import Path
 
+from qwen_tui.portable_os import lock, open_plain, read_at, sync_folder
 from qwen_tui.session.loader import open_regular
 from qwen_tui.types import TEMPORARY, Trouble
 
@@ -52,27 +52,16 @@ def _sync(fd: int) -> None:
     getattr(os, "fdatasync", os.fsync)(fd)
 
 
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 def _lock(fd: int, path: Path) -> None:
     """Take the lock or raise Taken; a file system without locks is used without."""
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(fd)
     except BlockingIOError as error:
         raise Taken(
             f"{path.name} is open elsewhere",
             hint="it opens read-only here; fork it to go on",
             code=TEMPORARY,
         ) from error
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EINVAL):
-            raise
 
 
 class SessionFile:
@@ -86,7 +75,7 @@ class SessionFile:
         found = os.fstat(fd)
         self.size = found.st_size
         self._inode = (found.st_dev, found.st_ino)
-        self.torn = self.size > 0 and os.pread(fd, 1, self.size - 1) != b"\n"
+        self.torn = self.size > 0 and read_at(fd, 1, self.size - 1) != b"\n"
 
     @classmethod
     def open_locked(cls, path: Path) -> SessionFile:
@@ -105,12 +94,11 @@ class SessionFile:
     @classmethod
     def create(cls, path: Path) -> SessionFile:
         """Make a new file, mode 0600, locked, its name on the disk. Raises OSError."""
-        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(path, flags, 0o600)
+        fd = open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _lock(fd, path)
             _sync(fd)
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
             return cls(fd, path)
         except BaseException:
             os.close(fd)
@@ -167,5 +155,5 @@ def publish(temporary: Path, path: Path) -> Path:
                 raise
             # No hard links on this file system: the name was free a moment ago.
             temporary.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
         return path

@@ -48,7 +48,7 @@ def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
         pass
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
+    except (ValueError, OSError, AttributeError):
         return 0
 
 

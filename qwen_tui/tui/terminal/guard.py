@@ -19,6 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 from qwen_tui.paths import ensure_folder
+from qwen_tui.portable_os import open_plain
 from qwen_tui.tui.terminal.shutdown import Standby, TerminalFile
 from qwen_tui.types import CANNOT_CREATE, UNAVAILABLE, Trouble
 
@@ -136,15 +137,13 @@ class Guard:
             self.output.silence()
 
     def _open_log(self) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        flags |= getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         if self.log is None:
-            return os.open(os.devnull, os.O_WRONLY | getattr(os, "O_CLOEXEC", 0))
+            return os.open(os.devnull, os.O_WRONLY)
         try:
             ensure_folder(self.log.parent)
             if self.log.is_file() and self.log.stat().st_size > LOG_MOST:
                 self.log.replace(self.log.with_suffix(".old"))
-            return os.open(self.log, flags, 0o600)
+            return open_plain(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         except OSError as error:
             why = f"cannot write the log {self.log}: {error.strerror}"
             raise Trouble(why, hint="QWEN_TUI_HOME moves it", code=CANNOT_CREATE) from None

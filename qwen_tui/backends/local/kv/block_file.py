@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from qwen_tui.portable_os import is_ours, open_plain, process_runs
+
 VERSION: Final = 1
 """Of the file format and of how blocks are chained; a change makes all older files useless."""
 MODEL_NAME_LENGTH: Final = 40
@@ -116,13 +118,13 @@ def read(folder: BlockFolder, path: Path) -> tuple[list[int], bytearray]:
 def _opened(path: Path) -> BinaryIO:
     """The file, if it is a plain one of this user: no link, no pipe."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        descriptor = open_plain(path, os.O_RDONLY)
     except OSError:
         if path.is_symlink():
             raise Unusable("it is a link") from None
         raise
     status = os.fstat(descriptor)
-    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+    if not stat.S_ISREG(status.st_mode) or not is_ours(status):
         os.close(descriptor)
         raise Unusable("it is no plain file of this user")
     return os.fdopen(descriptor, "rb")
@@ -198,7 +200,7 @@ def sweep(top: Path) -> None:
     for folder, _ in _folders(top):
         for name, _ in _plain_files(folder):
             named = _PARTIAL.fullmatch(name)
-            if named and not runs(int(named["writer"])):
+            if named and not process_runs(int(named["writer"])):
                 with suppress(OSError):
                     (folder / name).unlink()
 
@@ -217,14 +219,3 @@ def _plain_files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             with suppress(OSError):
                 if entry.is_file(follow_symlinks=False):
                     yield entry.name, entry.stat(follow_symlinks=False)
-
-
-def runs(pid: int) -> bool:
-    """Whether a process of that number is running: it may still be writing."""
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -20,6 +20,7 @@ from typing import Final
 
 from qwen_tui import paths
 from qwen_tui.backends.local.kv import block_file
+from qwen_tui.portable_os import open_plain
 
 SPARE: Final = 1 << 30
 SPARE_SHARE: Final = 0.05
@@ -213,8 +214,7 @@ def _created(file: Path) -> int:
 
     def create() -> int:
         paths.ensure_folder(file.parent)
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-        return os.open(file, flags, 0o600)
+        return open_plain(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
     try:
         return create()
