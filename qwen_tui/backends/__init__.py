@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
-from qwen_tui.types import Backend, Progress
+from qwen_tui import hub
+from qwen_tui.types import Backend, Progress, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
@@ -37,3 +39,23 @@ def open(
     opened = getattr(import_module(module), factory)
     report(Progress("import", 1, 1))
     return cast("Backend", opened(settings, report, cancel))
+
+
+def look(settings: Settings, *, weights: bool = True) -> tuple[Path | None, int]:
+    """The folder of the tokenizer that the engine's model has, None where only its server has it;
+    and the model's context in tokens, 0 if it is unknown. Loads no weights, may ask a server.
+
+    Without `weights` what is missing of them is no trouble.
+    """
+    if settings.endpoint() is not None:
+        from qwen_tui.backends import remote
+
+        return remote.look(settings)
+    snapshot = None if weights else hub.locate(settings.model)
+    folder = (snapshot or hub.find(settings.model)).path
+    try:
+        return folder, hub.card(folder).context
+    except Trouble:
+        if weights:
+            raise
+        return folder, 0

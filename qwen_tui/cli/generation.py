@@ -11,10 +11,9 @@ import threading
 from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Final, cast
 
-from qwen_tui import backends, hub, journal, settings
+from qwen_tui import backends, journal, settings
 from qwen_tui.cli import prompt as prompts
 from qwen_tui.cli.options import Wanted
 from qwen_tui.cli.save import Recording
@@ -76,7 +75,7 @@ class Plan:
     """
 
     settings: Settings
-    vocab: Vocab
+    vocab: Vocab | None
     context: int
     recording: Recording
     request: Request
@@ -138,16 +137,18 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
     chosen = settings.load(flags)
     if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
-    folder, context = found(chosen.model, weights=not wanted.dry_run)
-    chosen = settings.for_checkpoint(chosen, folder)
-    vocab = Vocab.load(folder)
-    if vocab.normalises and not is_nfc(written.text):
+    folder, context = backends.look(chosen, weights=not wanted.dry_run)
+    vocab = None
+    if folder is not None:
+        chosen = settings.for_checkpoint(chosen, folder)
+        vocab = Vocab.load(folder)
+        chosen = known_biases(chosen, vocab.size)
+    if vocab is not None and vocab.normalises and not is_nfc(written.text):
         reporter.say("note: the prompt is not in Unicode's composed form; it is sent as it stands")
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
-    chosen = known_biases(chosen, vocab.size)
     reporter.warn(chosen.warnings)
-    spelling = vocab if chosen.special else cast(Vocab, Literally(vocab))
+    spelling = vocab if chosen.special or vocab is None else cast(Vocab, Literally(vocab))
     recording = Recording(wanted.save_as, spelling, sink)
     session = recording.session
     session.commit(written.text, written.source)
@@ -173,21 +174,6 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
     if not written.text:
         reporter.warn(["the prompt is empty; the text begins from nothing"])
     return Plan(chosen, vocab, context, recording, request, make)
-
-
-def found(model: str, *, weights: bool) -> tuple[Path, int]:
-    """The folder of that model and its context in tokens (0: unknown).
-
-    Without `weights` a tokenizer is enough; what they lack is then no trouble.
-    """
-    snapshot = None if weights else hub.locate(model)
-    folder = (snapshot or hub.find(model)).path
-    try:
-        return folder, hub.card(folder).context
-    except Trouble:
-        if weights:
-            raise
-        return folder, 0
 
 
 def known_biases(chosen: Settings, size: int) -> Settings:
@@ -241,7 +227,7 @@ def generate(
     told = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
-        told = Text(output, plan.request, plan.vocab.eos_ids, lead=lead)
+        told = Text(output, plan.request, plan.vocab.eos_ids if plan.vocab else (), lead=lead)
         sinks.append(told)
     with dying_at_once():
         backend = load(plan.settings, reporter, sink)

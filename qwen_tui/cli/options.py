@@ -11,9 +11,19 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_origin, get_ty
 
 import typer
 
-from qwen_tui.settings.fields import FIELD, FIELDS, INPUT, LENGTH, MODEL, OUTPUT, SAMPLING, Field
+from qwen_tui.settings.fields import (
+    FIELD,
+    FIELDS,
+    INPUT,
+    LENGTH,
+    MODEL,
+    OUTPUT,
+    SAMPLING,
+    SERVER,
+    Field,
+)
 
-SUBJECTS: Final = (INPUT, MODEL, LENGTH, SAMPLING, OUTPUT)
+SUBJECTS: Final = (INPUT, MODEL, SERVER, LENGTH, SAMPLING, OUTPUT)
 """The subjects of a completion's options, in the order in which help lists them."""
 COMPUTE: Final = ("model", "quant", "device", "dtype", "threads")
 """The settings that say which model runs, and how."""

@@ -12,6 +12,7 @@ import typer
 
 from qwen_tui.cli import options
 from qwen_tui.cli.command_group import Command
+from qwen_tui.settings.fields import SERVER
 from qwen_tui.types import USAGE, Trouble
 
 PLAY = "Playing"
@@ -22,7 +23,7 @@ def register(app: typer.Typer) -> None:
     app.command(cls=Command)(replay)
 
 
-@options.takes(*options.COMPUTE)
+@options.takes(*options.COMPUTE, *options.named(SERVER))
 def replay(
     session: options.SessionName,
     speed: Annotated[

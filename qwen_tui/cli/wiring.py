@@ -62,13 +62,16 @@ def opener(chosen: Settings) -> Opener:
 
 
 def vocabulary(chosen: Settings) -> Vocab | None:
-    """The tokenizer of the model that the settings name; Trouble when it is not on this machine."""
-    return Vocab.load(hub.find(chosen.model).path)
+    """The tokenizer of the model that the settings name, None where only its server has it; Trouble
+    when a local model is not on this machine.
+    """
+    folder, _ = backends.look(chosen)
+    return Vocab.load(folder) if folder is not None else None
 
 
 def filled(chosen: Settings) -> Settings:
     """The settings with a checkpoint's own preset filled in, where that checkpoint is here."""
-    if chosen.preset != presets.CHECKPOINT:
+    if chosen.preset != presets.CHECKPOINT or chosen.engine not in settings.LOCAL:
         return chosen
     snapshot = hub.locate(chosen.model)
     return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
@@ -178,9 +181,9 @@ def work_in_lines(given: StudioInput, flags: dict[str, Any]) -> int:
     from qwen_tui.cli.line_mode import LineMode
 
     chosen = settings.load(flags)
-    folder = hub.find(chosen.model).path
-    chosen = settings.for_checkpoint(chosen, folder)
-    vocab = Vocab.load(folder)
+    folder, _ = backends.look(chosen)
+    chosen = settings.for_checkpoint(chosen, folder) if folder is not None else chosen
+    vocab = Vocab.load(folder) if folder is not None else None
     text = given.text()
     if given.session is not None:
         opened = open_session(
