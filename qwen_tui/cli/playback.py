@@ -48,8 +48,8 @@ def rhythms(session: Session) -> dict[str, list[Emitted]]:
     for entry in session.entries:
         if isinstance(entry, Happened) and isinstance(entry.event, Emitted):
             run = session.generations.get(entry.generation)
-            if run is not None and entry.event.branch < len(run.branches):
-                node = run.branches[entry.event.branch].node
+            if run is not None and entry.event.branch in run.by_number:
+                node = run.by_number[entry.event.branch].node
                 found.setdefault(node, []).append(entry.event)
     return found
 

@@ -6,7 +6,7 @@ Law: derived from entries alone, so a session from a file knows what a live one 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from qwen_tui.session.tree import Place
@@ -43,7 +43,8 @@ class BranchState:
 class GenerationState:
     """One generation. `place` is where its nodes fork; `live` is False for one read from a file.
 
-    `progress` is the last long stage reported, until the first token.
+    `branches` are those that are known; `by_number` finds one by its event's number. `progress` is
+    the last long stage reported, until the first token.
     """
 
     started: Started
@@ -52,6 +53,15 @@ class GenerationState:
     live: bool = False
     progress: Progress | None = None
     prefilled: Prefilled | None = None
+    by_number: dict[int, BranchState] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.by_number = dict(enumerate(self.branches))
+
+    def add(self, number: int, branch: BranchState) -> None:
+        """A branch that its start did not name: only a damaged file has one."""
+        self.by_number[number] = branch
+        self.branches.append(branch)
 
     @property
     def id(self) -> str:

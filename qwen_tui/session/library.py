@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from qwen_tui.journal import read
+from qwen_tui.journal import MAX_LINE, read
 from qwen_tui.paths import ensure_folder, expanded, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, ulid
@@ -22,6 +22,7 @@ from qwen_tui.session.loader import Loader, Report, load, open_regular
 from qwen_tui.session.opening import lock_file, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import Taken
+from qwen_tui.session.state import MOST_TAGS, MOST_TITLE
 from qwen_tui.types import (
     NO_INPUT,
     TEMPORARY,
@@ -37,6 +38,10 @@ BACK: Final = 8 * 1024 * 1024
 """How much of a file's front and back is read to list it."""
 CHUNK: Final = 1024 * 1024
 PREVIEW: Final = 200
+"""Most characters of a text in a list."""
+TRIES: Final = 100
+"""Most unusable `meta` records that are passed over to list a file."""
+_META: Final = b'\n{"k":"meta"'
 ADOPT_S: Final = 5.0
 """Seconds to save what was found typed and never saved."""
 
@@ -71,18 +76,20 @@ def _front(file: BinaryIO) -> tuple[Head | None, str]:
 
 
 def _last_title(file: BinaryIO, size: int) -> Titled | None:
-    """The newest `meta` record, looked for from the end."""
-    stop, kept = size, b""
-    while stop > max(0, size - BACK):
+    """The newest `meta` record that begins a line, looked for from the end, `BACK` bytes far."""
+    stop, overlap, tries = size, b"", TRIES
+    while tries and stop > max(0, size - BACK):
         start = max(0, stop - CHUNK)
         file.seek(start)
-        chunk = file.read(stop - start) + kept
+        chunk = file.read(stop - start) + overlap
         at = len(chunk)
-        while (at := chunk.rfind(b'{"k":"meta"', 0, at)) >= 0:
-            entry = read(chunk[at:].split(b"\n", 1)[0]).entry
+        while tries and (at := chunk.rfind(_META, 0, at)) >= 0:
+            tries -= 1
+            file.seek(start + at + 1)
+            entry = read(file.readline(MAX_LINE + 2)).entry
             if isinstance(entry, Titled):
                 return entry
-        stop, kept = start, chunk[:4096]
+        stop, overlap = start, chunk[: len(_META) - 1]
     return None
 
 
@@ -92,11 +99,19 @@ def listing(path: Path) -> Listing:
         found = os.fstat(file.fileno())
         head, preview = _front(file)
         titled = _last_title(file, found.st_size)
-    id = head.id if head is not None and head.id else id_of(path)
+    id = (head.id if head is not None else "") or id_of(path)
     title = titled.title if titled is not None else head.title if head is not None else ""
-    tags = titled.tags if titled is not None else ()
-    began = created(id) or found.st_mtime
-    return Listing(path, id, title, tags, began, found.st_mtime, found.st_size, preview)
+    tags = titled.tags[:MOST_TAGS] if titled is not None else ()
+    return Listing(
+        path,
+        id[:MOST_TITLE],
+        title[:MOST_TITLE],
+        tuple(tag[:MOST_TITLE] for tag in tags),
+        created(id) or found.st_mtime,
+        found.st_mtime,
+        found.st_size,
+        preview,
+    )
 
 
 def files(folder: Path | None = None) -> list[Path]:

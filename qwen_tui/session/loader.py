@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -190,21 +190,21 @@ class Loader:
 
     def _salvage(self, number: int, raw: bytes, read: Read, last: bool) -> list[Entry]:
         """Whole sealed records inside a line that is none: what was written before or after
-        damage, on the same line.
+        damage, on the same line. A record is looked for between its end and the end before the
+        last, so that the work grows with the line and not with its square.
         """
         out: list[Entry] = []
-        floor, whole = 0, 0
+        floor = earlier = last_stop = whole = 0
         starts = [found.start() for found in _START.finditer(raw)]
         for stop in _STOP.finditer(raw):
-            before = starts[: bisect_right(starts, stop.start())]
-            for start in reversed(before[-_TRIES:]):
-                if start < floor:
-                    break
+            floor, earlier, last_stop = max(floor, earlier), last_stop, stop.end()
+            first, after = bisect_left(starts, floor), bisect_right(starts, stop.start())
+            for start in reversed(starts[max(first, after - _TRIES) : after]):
                 found = self.reader.read(raw[start : stop.end()])
                 if found.ok:
                     out += self._take(number, found)
                     whole += stop.end() - start
-                    floor = stop.end()
+                    floor = earlier = stop.end()
                     break
         if whole < len(raw):
             self._blame(number, raw, read.why, last, whole)

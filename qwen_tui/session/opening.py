@@ -93,6 +93,8 @@ class OpenSession:
     def badges(self) -> list[str]:
         """Short lines for the status line: what the file has suffered, why it is read-only."""
         out = self.report.badges()
+        if left_out := self.session.tree.left_out:
+            out.append(f"{left_out:,} lost tokens are not shown")
         if waiting := len(self.session.interrupted()):
             out.append("an interrupted generation" if waiting == 1 else f"{waiting} interrupted")
         return out + ([self.read_only] if self.read_only else [])

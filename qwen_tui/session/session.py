@@ -181,7 +181,7 @@ class Session(Walking):
             self._version += 1
         elif isinstance(event, Scored):
             self._scored(run, event)
-        elif isinstance(event, Prefilled) or not run.branches[event.branch].finished:
+        elif isinstance(event, Prefilled) or not run.by_number[event.branch].finished:
             self._do(Happened(generation, event))
 
     def _scored(self, run: GenerationState, event: Scored) -> None:

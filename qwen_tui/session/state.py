@@ -7,7 +7,7 @@ Law: state changes in `apply(entry)` and nowhere else, so a session from a file 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qwen_tui.session.generations import BranchState, GenerationState
 from qwen_tui.session.tree import Layout, Node, PathPart, Place, Tree
@@ -34,6 +34,11 @@ from qwen_tui.types import (
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
+
+
+MOST_TITLE: Final = 1_000
+"""Most characters of a title or tag that are used; a file may hold longer ones."""
+MOST_TAGS: Final = 100
 
 
 class State:
@@ -100,9 +105,10 @@ class State:
             case Head():
                 if not self.id:
                     self.id, self.app = entry.id, entry.app
-                    self.title = self.title or entry.title
+                    self.title = self.title or entry.title[:MOST_TITLE]
             case Titled():
-                self.title, self.tags = entry.title, entry.tags
+                self.title = entry.title[:MOST_TITLE]
+                self.tags = tuple(tag[:MOST_TITLE] for tag in entry.tags[:MOST_TAGS])
             case Marked():
                 if entry.node in self.tree:
                     node = self.tree[entry.node]
@@ -157,12 +163,12 @@ class State:
             self.tree.warnings.append(f"the start of generation {generation} is lost")
             started = Started(generation, (), "", {}, {})
             run = self.generations[generation] = GenerationState(started, Place(None, 0), [])
-        while len(run.branches) <= branch:
-            id = f"{generation}/{len(run.branches)}"
+        if branch not in run.by_number:
+            id = f"{generation}/{branch}"
             node = self._model_node(id)
-            node.generation, node.branch = generation, len(run.branches)
-            run.branches.append(BranchState(id))
-        return run, run.branches[branch]
+            node.generation, node.branch = generation, branch
+            run.add(branch, BranchState(id))
+        return run, run.by_number[branch]
 
     def _happened(self, entry: Happened) -> None:
         event = entry.event

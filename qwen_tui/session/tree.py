@@ -22,8 +22,8 @@ around a turn, and the `<|endoftext|>` that seeds an empty document."""
 GAP: Final = Token(-1, "\ufffd".encode())
 """The first of a run of lost tokens; the others are `LOST`, so that offsets stay true."""
 LOST: Final = Token(-1, b"")
-MAX_GAP: Final = 1_000_000
-"""Most lost tokens one hole is believed to have."""
+MOST_LOST: Final = 1_000_000
+"""Most lost tokens that are stood in for, in all holes of a session together."""
 _CACHED_PATHS = 4
 
 
@@ -91,6 +91,9 @@ class Tree:
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
         self.warnings: list[str] = []
+        self.left_out = 0
+        """Lost tokens that nothing stands in for, because a file claims too many."""
+        self._room = MOST_LOST
         self._forks: dict[Place, list[str]] = {}
         self._paths: OrderedDict[str, list[Token]] = OrderedDict()
 
@@ -177,7 +180,9 @@ class Tree:
         return len(fresh)
 
     def _lose(self, node: Node, count: int) -> None:
-        believed = count if count <= MAX_GAP else 1
+        believed = count if count <= self._room else 1
+        self._room -= believed
+        self.left_out += count - believed
         node.gaps.append((len(node.tokens), count))
         node.tokens.append(GAP)
         node.tokens.extend([LOST] * (believed - 1))
