@@ -14,7 +14,8 @@ if sys.platform == "win32":
 
 import itertools
 
-from qwen_tui.tui.terminal.driver import KeyReader, PasteSplitter, pasted_text
+from qwen_tui.tui.terminal.driver import PasteSplitter, pasted_text
+from qwen_tui.tui.terminal.key_reader import KeyReader
 
 ON, OFF = b"\x1b[200~", b"\x1b[201~"
 INSIDE = st.lists(
@@ -130,3 +131,69 @@ def test_no_bytes_whatsoever_end_the_reader(data: bytes) -> None:
     list(reader.tick())
     list(reader.feed(b"\x18" * 40))
     assert "z" in keys(reader, b"zzz")
+
+
+def named(reader: KeyReader, *reads: bytes) -> list[tuple[str, str | None]]:
+    """Keys with the text that a widget would write for them; then silence."""
+    found = [message for data in reads for message in reader.feed(data)]
+    found += reader.tick()
+    return [(key.key, key.character) for key in found if isinstance(key, events.Key)]
+
+
+@pytest.mark.parametrize("letter", "abcdefghijklmnopqrstuvwxyzN[]OP^_é日")
+@pytest.mark.parametrize("presses", [1, 2, 5])
+def test_alt_and_a_letter_pressed_fast_is_the_shortcut_each_time_and_no_text(
+    letter: str, presses: int
+) -> None:
+    one = b"\x1b" + letter.encode()
+    for reads in ([one * presses], [one] * presses, [bytes([byte]) for byte in one * presses]):
+        found = named(KeyReader(delay=0), *reads)
+        assert len(found) == presses, reads
+        assert len(set(found)) == 1
+        assert found[0][0].startswith(("alt+", "ctrl+")), found  # Alt+B and Alt+F move by words
+        assert found[0][1] is None
+
+
+def test_a_shortcut_then_a_letter_is_a_shortcut_and_a_letter() -> None:
+    assert named(KeyReader(), b"\x1bpx\x1bi") == [("alt+p", None), ("x", "x"), ("alt+i", None)]
+
+
+def test_escape_pressed_twice_and_an_arrow_after_it() -> None:
+    assert named(KeyReader(delay=0), b"\x1b\x1b[A\x1b") == [
+        ("escape", "\x1b"),
+        ("up", None),
+        ("escape", "\x1b"),
+    ]
+
+
+def test_a_lone_escape_waits_for_its_delay() -> None:
+    now = 0.0
+    reader = KeyReader(delay=0.1, clock=lambda: now)
+    assert list(reader.feed(b"\x1b")) == []
+    assert reader.waits
+    assert list(reader.tick()) == []
+    now = 0.2
+    assert [key.key for key in reader.tick() if isinstance(key, events.Key)] == ["escape"]
+
+
+SEQUENCES = [
+    *(b"\x1b[1;3A", b"\x1b[1;10P", b"\x1b[999;999z", b"\x1b[112;3u", b"\x1b[?2026;2$y"),
+    *(
+        b"\x1b]11;rgb:0/0/0\x07",
+        b"\x1bP>|tmux 3.4\x1b\\",
+        b"\x1b[[A",
+        b"\x1b[M !!",
+        b"\x1b[<0;3;4M",
+    ),
+    *(b"\x1b[<0;3;4M", b"\x1b[27;5;13~", b"\x1b[200~", b"\x1b[I", b"\x1bp", b"\x1b\r", b"\x1b\x7f"),
+]
+
+
+@given(st.lists(st.sampled_from(SEQUENCES), max_size=6).map(b"".join), st.lists(st.integers(0, 60)))
+def test_no_sequence_is_typed_whatever_it_is_and_wherever_the_reads_are_cut(
+    data: bytes, cuts: list[int]
+) -> None:
+    places = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
+    reader = KeyReader(delay=1e9)
+    reads = [data[begin:end] for begin, end in itertools.pairwise(places)]
+    assert not [text for _, text in named(reader, *reads) if text and text.isprintable()]

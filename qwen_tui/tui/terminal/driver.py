@@ -12,19 +12,16 @@ import re
 import selectors
 import signal
 import time
-from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from queue import Empty, Full
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from textual import events
-from textual._parser import ParseError
-from textual._xterm_parser import XTermParser
 from textual.drivers.linux_driver import LinuxDriver
-from textual.message import Message
 
 from qwen_tui.tui.terminal.guard import DRAIN_S, HANGUP_CODE
+from qwen_tui.tui.terminal.key_reader import KeyReader
 from qwen_tui.tui.terminal.shutdown import TerminalFile
 
 if TYPE_CHECKING:
@@ -41,11 +38,6 @@ _READ: Final = 1 << 16
 _PASTE_ON: Final = b"\x1b[200~"
 _PASTE_OFF: Final = b"\x1b[201~"
 _CONTROLS: Final = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
-_PARSE_ERRORS: Final = (
-    *(ValueError, OverflowError, LookupError, TypeError, AttributeError),
-    *(EOFError, ParseError, StopIteration, RuntimeError),
-)
-"""What Textual's parser raises at sequences it does not expect, such as `CSI 99999999 u`."""
 
 Piece: TypeAlias = tuple[Literal["keys", "paste"], bytes]
 
@@ -116,46 +108,6 @@ def pasted_text(data: bytes) -> str:
     """
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROLS.sub("", text)
-
-
-class KeyReader:
-    """Bytes to Textual's messages; a sequence the parser cannot bear is dropped alone.
-
-    Pastes never come this way. One whose beginning came too slowly for `PasteSplitter`, which waits
-    a moment only, is typed: the parser would swallow keys until an end that may never come.
-    """
-
-    def __init__(self, debug: bool = False) -> None:
-        self._debug = debug
-        self._parser = XTermParser(debug)
-        self._decode = getincrementaldecoder("utf-8")("replace").decode
-        self._recent = ""
-
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that this much more input completes."""
-        for sequence in re.split("(?=\x1b)|(?<=~)", self._decode(data)):
-            if not sequence:
-                continue
-            yield from self._parsed(sequence)
-            self._recent = (self._recent + sequence)[-len(_PASTE_ON) :]
-            if self._recent == _PASTE_ON.decode():
-                for message in self._parsed(_PASTE_OFF.decode()):
-                    if not isinstance(message, events.Paste):
-                        yield message
-
-    def tick(self) -> list[Message]:
-        """The messages that waiting completes, as a lone Esc."""
-        return self._parsed(None)
-
-    def _parsed(self, sequence: str | None) -> list[Message]:
-        try:
-            return list(self._parser.tick() if sequence is None else self._parser.feed(sequence))
-        except _PARSE_ERRORS:
-            old, self._parser = self._parser, XTermParser(self._debug)
-            self._parser.mouse_pixels = old.mouse_pixels
-            self._parser.terminal_size = old.terminal_size
-            self._parser.terminal_pixel_size = old.terminal_pixel_size
-            return []
 
 
 class SafeDriver(LinuxDriver):
@@ -257,7 +209,8 @@ class SafeDriver(LinuxDriver):
         heard = time.monotonic()
         try:
             while not self.exit_event.is_set():
-                if selector.select(HELD_S if splitter.holds else POLL_S):
+                waits = splitter.holds or reader.waits
+                if selector.select(HELD_S if waits else POLL_S):
                     data = self._read()
                     if data is None:
                         continue
