@@ -6,13 +6,12 @@ Law: `run(context)` is the one entry; it is given a runner and a session and mak
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import ClassVar, Final
 
 from textual.app import SystemCommand
 from textual.binding import Binding
-from textual.filter import LineFilter, Monochrome, NoColor
 from textual.screen import Screen
 
 from qwen_tui import paths
@@ -25,7 +24,7 @@ from qwen_tui.tui.terminal.guard import Guard
 from qwen_tui.tui.terminal.guarded_app import GuardedApp, leave
 from qwen_tui.tui.terminal.guarded_app import run as run_guarded
 from qwen_tui.tui.terminal.key_order import OrderedKeys
-from qwen_tui.tui.terminal.line_filters import NoColours, NoControls
+from qwen_tui.tui.terminal.line_filters import colour_refused
 from qwen_tui.tui.theme import themes
 from qwen_tui.tui.theme.app_theme import AppTheme
 from qwen_tui.tui.theme.heat import Heat
@@ -54,7 +53,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         super().__init__()
         self.context = context
         self.theme_set = every_theme() if theme_set is None else theme_set
-        colour = not themes.colour_refused()
+        colour = not colour_refused()
         wanted = context.settings.theme if colour else themes.ANSI_THEME
         self._colour = colour
         self.app_theme: AppTheme = self.theme_set.pick(wanted)
@@ -85,19 +84,6 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         said += [self.theme_set.report()] if self.theme_set.problems else []
         if said:
             self.notify("\n".join(said), severity="warning", timeout=10, markup=False)
-
-    def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, and the one that lets no control character pass; ours where colour is refused
-        (an empty `NO_COLOR` refuses nothing, as Textual would have it).
-        """
-        if not self._colour:
-            return [_NO_CONTROLS, _NO_COLOURS]
-        kept = [
-            each
-            for each in super().get_line_filters()
-            if not isinstance(each, Monochrome | NoColor)
-        ]
-        return [*kept, _NO_CONTROLS]
 
     async def action_quit(self) -> None:
         """Leave within a second: cancel, keep, close."""
@@ -165,10 +151,6 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             self.theme = theme
 
         return take
-
-
-_NO_CONTROLS: Final = NoControls()
-_NO_COLOURS: Final = NoColours()
 
 
 def every_theme() -> ThemeSet:

@@ -10,6 +10,7 @@ from textual.app import App
 from textual.color import Color
 
 from qwen_tui.paths import themes_dir
+from qwen_tui.tui.terminal.line_filters import colour_refused
 from qwen_tui.tui.theme import themes
 from qwen_tui.tui.theme.app_theme import HEAT_LEVELS
 from qwen_tui.tui.theme.contrast import READABLE, contrast, luminance
@@ -82,9 +83,9 @@ def test_without_colour_meaning_is_kept_by_attributes_alone() -> None:
 
 
 def test_no_color_counts_only_when_it_is_not_empty() -> None:
-    assert themes.colour_refused({"NO_COLOR": "1"})
-    assert not themes.colour_refused({"NO_COLOR": ""})
-    assert not themes.colour_refused({})
+    assert colour_refused({"NO_COLOR": "1"})
+    assert not colour_refused({"NO_COLOR": ""})
+    assert not colour_refused({})
 
 
 def test_a_users_theme_replaces_one_of_the_same_name(tmp_path: Path) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 import atexit
 import os
 import sys
-from typing import TYPE_CHECKING, Generic, TypeVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from rich.console import RenderableType
 from textual.app import App
+from textual.filter import LineFilter, Monochrome, NoColor
 
 from qwen_tui.tui.terminal.guard import (
     FLUSH_S,
@@ -20,6 +22,7 @@ from qwen_tui.tui.terminal.guard import (
     Guard,
     flush_streams,
 )
+from qwen_tui.tui.terminal.line_filters import NoColours, NoControls, colour_refused
 from qwen_tui.tui.terminal.shutdown import within
 from qwen_tui.types import INTERNAL
 
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from textual.driver import Driver
 
 ReturnType = TypeVar("ReturnType")
+_NO_CONTROLS: Final = NoControls()
+_NO_COLOURS: Final = NoColours()
 
 
 class GuardedApp(App[ReturnType], Generic[ReturnType]):
@@ -47,6 +52,16 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         from qwen_tui.tui.terminal.driver import SafeDriver
 
         return SafeDriver
+
+    def get_line_filters(self) -> Sequence[LineFilter]:
+        """Textual's, and the one that lets no control character pass; ours where colour is refused
+        (an empty `NO_COLOR` refuses nothing, as Textual would have it).
+        """
+        if colour_refused():
+            return [_NO_CONTROLS, _NO_COLOURS]
+        filters = super().get_line_filters()
+        kept = [each for each in filters if not isinstance(each, Monochrome | NoColor)]
+        return [*kept, _NO_CONTROLS]
 
     def terminal_lost(self) -> None:
         """The driver's word that input ended for good; on the input thread."""

@@ -1,11 +1,13 @@
-"""The last line before the terminal: no control character, and no colour where none is wanted.
+"""What is painted, filtered: no control character, and no colour where none is wanted.
 
 Law: what `visible` would have shown is shown; without colour, what had a background is reversed.
 """
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -18,6 +20,11 @@ from textual.filter import LineFilter
 from qwen_tui.safe_text import visible
 
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+def colour_refused(env: Mapping[str, str] | None = None) -> bool:
+    """Whether `NO_COLOR` is set and not empty (no-color.org)."""
+    return bool((os.environ if env is None else env).get("NO_COLOR"))
 
 
 class NoControls(LineFilter):

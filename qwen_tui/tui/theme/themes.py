@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +34,6 @@ class ThemeSet:
     def report(self) -> str:
         """All problems, one line each; empty when there are none."""
         return "\n".join(map(str, self.problems))
-
-
-def colour_refused(env: Mapping[str, str] | None = None) -> bool:
-    """Whether `NO_COLOR` is set and not empty (no-color.org)."""
-    return bool((os.environ if env is None else env).get("NO_COLOR"))
 
 
 def load(folders: Iterable[Path]) -> ThemeSet:
