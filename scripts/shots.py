@@ -18,7 +18,8 @@ from qwen_tui.cli import wiring
 from qwen_tui.engine.runner import Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.tui.context import Desk, StudioContext
+from qwen_tui.session.opening import OpenSession
+from qwen_tui.tui.context import StudioContext
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = """\
@@ -39,8 +40,8 @@ def context_of(model: str, text: str, seed: int, tokens: int, theme: str) -> Stu
         runner=Runner(wiring.opener(chosen)),
         opener=wiring.opener,
         vocab=wiring.vocabulary,
-        open_desk=lambda path: wiring.desk(chosen, path),
-        desk=Desk(Session.new()),
+        open_session=lambda path: wiring.session_for(chosen, path),
+        opened=OpenSession(Session.new()),
         text=text,
     )
 
@@ -51,18 +52,18 @@ async def shoot(context: StudioContext, width: int, height: int, token: int | No
     async with app.run_test(size=(width, height)) as pilot:
         studio = app.studio
         for _ in range(PATIENCE_S * 20):
-            if studio.writer.opened is not None or studio.notice.shown:
+            if studio.workspace.model is not None or studio.status_line.notice.shown:
                 break
             await pilot.pause(0.05)
-        if studio.writer.opened is None:
-            sys.exit(studio.notice.message or "the model did not open")
+        if studio.workspace.model is None:
+            sys.exit(studio.status_line.notice.message or "the model did not open")
         await pilot.press("ctrl+j")
-        while studio.writer.running:
+        while studio.workspace.running:
             await pilot.pause(0.05)
-        shown = studio.output.tokens
+        shown = studio.panes.completion.tokens
         doubts = [(each.logprob or 0.0, place) for place, each in enumerate(shown[:-1])]
-        studio.output.cursor = min(doubts)[1] if token is None else token
-        studio.go_to_pane("choices")
+        studio.panes.completion.output.cursor = min(doubts)[1] if token is None else token
+        studio.panes.go_to("alternatives")
         await pilot.pause(0.2)
         svg = app.export_screenshot(title="qwen-tui")
     context.runner.close()

@@ -124,8 +124,8 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
         runner=Runner(opener(chosen)),
         opener=opener,
         vocab=vocabulary,
-        open_desk=lambda path: session_for(chosen, path),
-        desk=session_for(chosen, path, given.title),
+        open_session=lambda path: session_for(chosen, path),
+        opened=session_for(chosen, path, given.title),
         file=given.file if given.encoding is None else None,
         text=text,
     )
@@ -168,8 +168,8 @@ def replay_in_studio(
         runner=Runner(replay),
         opener=opener,
         vocab=lambda chosen: None,
-        open_desk=lambda path: session_for(chosen, path),
-        desk=OpenSession(session),
+        open_session=lambda path: session_for(chosen, path),
+        opened=OpenSession(session),
         play=True,
     )
     return run(context, theme_set)

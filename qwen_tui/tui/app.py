@@ -5,9 +5,7 @@ Law: `run(context)` is the one entry; it is given a runner and a session and mak
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from typing import ClassVar, Final
 
 from textual.app import SystemCommand
@@ -87,12 +85,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
 
     async def action_quit(self) -> None:
         """Leave within a second: cancel, keep, close."""
-        studio = self.studio
-        studio.keep_text()
-        self.committed = not studio.dirty
-        studio.writer.stop()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(studio.writer.settle(), SETTLE_S)
+        self.committed = await self.studio.workspace.leave(SETTLE_S)
         self.exit(0)
 
     def action_nothing(self) -> None:
@@ -169,10 +162,10 @@ def run(context: StudioContext, theme_set: ThemeSet | None = None) -> int:
     log = context.log
     if log is None and context.settings.save:
         log = paths.logs_dir() / "qwen-tui.log"
-    guard = Guard(log, flush=lambda: app.studio.desk.flush())
+    guard = Guard(log, flush=lambda: app.studio.workspace.opened.flush())
     try:
         code = run_guarded(app, guard, mouse=context.settings.mouse)
     finally:
         ended = context.runner.close(CLOSE_S)
-        app.studio.desk.close(committed=app.committed)
+        app.studio.workspace.opened.close(committed=app.committed)
     return leave(code, stuck=not ended)

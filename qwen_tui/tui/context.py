@@ -1,6 +1,6 @@
 """What the command line hands to the interface: rooms that have already been introduced.
 
-Law: the interface makes no runner and no backend; it opens another one only through a door.
+Law: the interface makes no runner and no backend; it opens others only through this.
 """
 
 from __future__ import annotations
@@ -22,21 +22,23 @@ if TYPE_CHECKING:
 class StudioContext:
     """Everything the interface is given.
 
-    `runner` has loaded nothing yet; the interface calls `load()` after its first paint.
-    `opener(settings)` is what `runner.swap` takes for another model. `vocab(settings)` reads the
-    tokenizer of `settings.model`; it is called on a thread and may raise Trouble. `open_desk(path)`
-    opens another session file, `open_desk(None)` begins a new one;
-    it may raise Trouble. `file` is where Ctrl+S writes, `text` what the document begins with.
-    `play` plays the recorded generations of the desk's session from the start (the runner is then a
-    replay's, and `settings.save` is off). `log` is where a crash is written.
+    runner: has loaded nothing yet; the interface calls `load()` after its first paint.
+    opener(settings): what `runner.swap` takes for another model.
+    vocab(settings): reads the tokenizer of `settings.model`, on a thread; may raise Trouble.
+    open_session(path): opens another session file, None: begins a new one; may raise Trouble.
+    opened: the session to begin with.
+    file: where Ctrl+S writes. text: what the document begins with.
+    play: the recorded generations of `opened` are played from the start (the runner is then a
+    replay's, and `settings.save` is off).
+    log: where a crash is written.
     """
 
     settings: Settings
     runner: Runner
     opener: Callable[[Settings], Opener]
     vocab: Callable[[Settings], Vocab | None]
-    open_desk: Callable[[Path | None], OpenSession]
-    desk: OpenSession
+    open_session: Callable[[Path | None], OpenSession]
+    opened: OpenSession
     file: Path | None = None
     text: str = ""
     play: bool = False

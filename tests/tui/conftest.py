@@ -21,6 +21,10 @@ from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.studio.screen import Studio
+from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.tui.widgets.editor import Editor
+from qwen_tui.tui.widgets.output import OutputPane
+from qwen_tui.tui.widgets.sampling import Dials
 from qwen_tui.vocab import Vocab
 
 STORY = " there was a king who had a golden ball and a well"
@@ -48,16 +52,33 @@ class Bench:
         return self.app.studio
 
     @property
+    def workspace(self) -> Workspace:
+        return self.studio.workspace
+
+    @property
     def session(self) -> Session:
-        return self.studio.desk.session
+        return self.workspace.session
+
+    @property
+    def editor(self) -> Editor:
+        return self.studio.panes.document.editor
+
+    @property
+    def pane(self) -> OutputPane:
+        """Where the completion stands."""
+        return self.studio.panes.completion.output
+
+    @property
+    def dials(self) -> Dials:
+        return self.studio.panes.sampling.dials
 
     @property
     def document(self) -> str:
-        return self.studio.editor.text
+        return self.editor.text
 
     @property
     def output(self) -> str:
-        return b"".join(token.data for token in self.studio.output.tokens).decode()
+        return b"".join(token.data for token in self.pane.tokens).decode()
 
     async def until(self, true: Callable[[], object], what: str = "") -> None:
         """Wait for a condition; fail with what is on the screen."""
@@ -69,14 +90,12 @@ class Bench:
 
     async def settled(self) -> None:
         """Wait until nothing runs or waits any more, and it is painted."""
-        await self.until(
-            lambda: not self.studio.writer.running and not self.studio.writer.waiting, "settled"
-        )
+        await self.until(lambda: not self.workspace.busy, "settled")
         await self.pilot.pause()
 
     async def ready(self) -> None:
         """Wait until the model is open."""
-        await self.until(lambda: self.studio.writer.opened is not None, "the model is open")
+        await self.until(lambda: self.workspace.model is not None, "the model is open")
 
     async def type(self, text: str) -> None:
         """Press the keys of a text."""
@@ -108,7 +127,7 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         settings: Settings | None = None,
         save: bool = False,
         session: Session | None = None,
-        desk: OpenSession | None = None,
+        opened: OpenSession | None = None,
         loading: tuple[Any, ...] = (),
         vocab_of: Callable[[Settings], Vocab | None] | None = None,
         gated: bool = False,
@@ -123,21 +142,21 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         def opener(_settings: Settings) -> Any:
             return scripted.opener(steps, loading=loading, made=made, **backend)
 
-        def open_desk(path: Path | None) -> OpenSession:
+        def open_one(path: Path | None) -> OpenSession:
             if path is not None:
                 return open_session(path, read_only=not save)
             fresh = Session.new(app="test")
             return OpenSession(fresh, new_store(fresh) if save else None)
 
-        if desk is None:
-            desk = OpenSession(session) if session is not None else open_desk(None)
+        if opened is None:
+            opened = OpenSession(session) if session is not None else open_one(None)
         context = StudioContext(
             settings=chosen,
             runner=Runner(opener(chosen)),
             opener=opener,
             vocab=vocab_of or (lambda _settings: vocab),
-            open_desk=open_desk,
-            desk=desk,
+            open_session=open_one,
+            opened=opened,
             text=text,
         )
         app = QwenTui(context)
@@ -147,6 +166,6 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         finally:
             gate.open()
             context.runner.close(2.0)
-            app.studio.desk.close()
+            app.studio.workspace.opened.close()
 
     return run

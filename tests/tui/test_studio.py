@@ -95,7 +95,7 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         bench.gate.allow(1)
         await bench.until(lambda: bench.output == " there")
         await bench.type(" long ago")
-        assert bench.studio.writer.running
+        assert bench.workspace.running
         bench.gate.open()
         await bench.settled()
         assert bench.output.startswith(" there was a king who had a golden ball")
@@ -158,13 +158,13 @@ async def test_what_was_accepted_keeps_its_colours_and_typing_has_none(studio: S
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         await bench.pilot.press("tab")
-        coloured = bench.studio.editor.get_line(0).spans
+        coloured = bench.editor.get_line(0).spans
         assert coloured
         assert min(span.start for span in coloured) >= len(BEGINNING)
         await bench.pilot.press("alt+c")
-        assert not bench.studio.editor.get_line(0).spans
+        assert not bench.editor.get_line(0).spans
         await bench.pilot.press("alt+c")
-        assert bench.studio.editor.get_line(0).spans == coloured
+        assert bench.editor.get_line(0).spans == coloured
 
 
 async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Studio) -> None:
@@ -178,7 +178,7 @@ async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Stud
 
 async def test_what_was_written_for_another_text_is_dim_and_says_so(studio: Studio) -> None:
     def first_word() -> Any:
-        row = bench.studio.output.render_line(0)
+        row = bench.pane.render_line(0)
         return next(s.style.clear_meta_and_links() for s in row if s.text.strip())
 
     async with studio((Say("a king who", logprob=-3.0),), text=BEGINNING) as bench:
@@ -187,7 +187,7 @@ async def test_what_was_written_for_another_text_is_dim_and_says_so(studio: Stud
         await bench.settled()
         assert "─ Completion ─" in bench.screen()
         coloured = first_word()
-        output = bench.studio.output
+        output = bench.pane
         dim = output.rich_style + output.heat.palette.context
         assert coloured != dim
         await bench.pilot.press("x")
@@ -252,7 +252,7 @@ async def test_an_accepted_completion_can_be_asked_for_again(studio: Studio) -> 
         await bench.pilot.press("tab", "ctrl+r")
         await bench.settled()
         assert bench.document == BEGINNING
-        assert not bench.studio.dirty
+        assert not bench.workspace.text.dirty
         assert "2 of 2" in bench.screen()
 
 
@@ -279,7 +279,7 @@ async def test_several_completions_of_which_none_is_shown_say_so(studio: Studio)
         await bench.settled()
         assert "Completion 1 of 4" in bench.screen()
         node, at = bench.session.tree.resolve(*bench.session.head)
-        bench.studio.go_there(node, at)
+        bench.studio.move(bench.workspace.text.go, node, at)
         await bench.until(lambda: "4 completions, none shown" in bench.screen())
         assert bench.output == ""
         tabs = bench.studio.query_one(SiblingTabs)
@@ -294,8 +294,8 @@ async def test_the_inspector_takes_another_token_and_goes_on_at_once(studio: Stu
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         await bench.pilot.press("ctrl+t", "right", "right")
-        assert bench.studio.output.cursor == 2
-        assert bench.studio.choices.token.data == b" a"
+        assert bench.pane.cursor == 2
+        assert bench.studio.panes.alternatives.list.token.data == b" a"
         await bench.pilot.press("down", "enter")
         await bench.settled()
         requests = bench.made[0].requests
@@ -359,12 +359,12 @@ async def test_typing_works_and_continuing_waits_while_the_model_loads(studio: S
         await bench.type("Hello")
         assert bench.document == "Hello"
         await bench.pilot.press("ctrl+j")
-        assert bench.studio.writer.waiting
+        assert bench.workspace.waiting
         await bench.until(lambda: "1.2 GB" in bench.screen(), "the progress in bytes")
         assert "queued" in bench.screen()
         gate.open()
         await bench.until(lambda: bench.output.startswith(" there was"), "the completion")
-        assert not bench.studio.writer.waiting
+        assert not bench.workspace.waiting
 
 
 async def test_what_waits_can_be_stopped(studio: Studio) -> None:
@@ -372,9 +372,9 @@ async def test_what_waits_can_be_stopped(studio: Studio) -> None:
     async with studio(loading=(gate,), text=BEGINNING) as bench:
         await bench.until(lambda: bench.session.vocab is not None)
         await bench.pilot.press("ctrl+j")
-        assert bench.studio.writer.waiting
+        assert bench.workspace.waiting
         await bench.pilot.press("escape")
-        assert not bench.studio.writer.waiting
+        assert not bench.workspace.waiting
         gate.open()
         await bench.ready()
         assert bench.made[0].requests == []
@@ -418,7 +418,7 @@ async def test_what_was_asked_of_a_missing_model_is_done_by_the_one_that_is_chos
         await bench.pilot.press("escape")
         await bench.type("Once")
         await bench.pilot.press("ctrl+j")
-        await bench.until(lambda: not bench.studio.writer.waiting)
+        await bench.until(lambda: not bench.workspace.waiting)
         await bench.pilot.press("f8")
         await bench.until(lambda: isinstance(bench.app.screen, Models))
         bench.app.screen.dismiss(str(tmp_path))
@@ -431,14 +431,17 @@ async def test_another_model_is_opened_without_the_draft_of_the_last(
 ) -> None:
     async with studio() as bench:
         await bench.ready()
-        first = replace(bench.studio.settings, draft="small")
+        first = replace(bench.workspace.settings, draft="small")
         for model, draft in ((first.model, "small"), (str(tmp_path), "")):
-            bench.studio.settings = first
+            bench.workspace.settings = first
             await bench.pilot.press("f8")
             await bench.until(lambda: isinstance(bench.app.screen, Models))
             bench.app.screen.dismiss(model)
-            await bench.until(lambda: bench.studio.settings is not first, "the other model")
-            assert (bench.studio.settings.model, bench.studio.settings.draft) == (model, draft)
+            await bench.until(lambda: bench.workspace.settings is not first, "the other model")
+            assert (bench.workspace.settings.model, bench.workspace.settings.draft) == (
+                model,
+                draft,
+            )
 
 
 async def test_a_generation_that_fails_says_why_and_keeps_what_came(studio: Studio) -> None:
@@ -515,7 +518,7 @@ async def test_the_seed_that_was_used_is_shown(studio: Studio) -> None:
         seed = bench.made[0].requests[0].sampling.seed
         assert f"seed {seed}" in bench.screen()
         await bench.pilot.press("alt+s")
-        assert bench.studio.dials.controls.sampling.seed == seed
+        assert bench.dials.controls.sampling.seed == seed
 
 
 async def test_hostile_text_is_shown_and_never_executed(studio: Studio) -> None:
@@ -541,17 +544,17 @@ async def test_colours_can_be_switched_off_and_themes_on_the_way(studio: Studio)
         await bench.pilot.press("alt+c")
         assert "rarer" not in bench.screen()
         before = bench.app.theme
-        heat = bench.studio.output.heat
+        heat = bench.pane.heat
         await bench.pilot.press("alt+t")
         await bench.pilot.pause()
         assert bench.app.theme != before
-        assert bench.studio.output.heat is not heat
+        assert bench.pane.heat is not heat
 
 
 async def test_a_selection_is_copied_without_its_controls(studio: Studio) -> None:
     async with studio(text="ab\x1bcd") as bench:
         await bench.ready()
-        bench.studio.editor.select(0, 5)
+        bench.editor.select(0, 5)
         await bench.pilot.press("ctrl+c")
         assert bench.app.clipboard == "abcd"
 
@@ -576,7 +579,7 @@ async def test_the_palette_runs_any_action(studio: Studio) -> None:
         await bench.type("neutralise")
         await bench.until(lambda: "own distribution" in bench.screen())
         await bench.pilot.press("enter")
-        await bench.until(lambda: bench.studio.dials.controls.sampling.min_p == 0.0)
+        await bench.until(lambda: bench.dials.controls.sampling.min_p == 0.0)
 
 
 async def test_leaving_while_it_writes_keeps_what_came(studio: Studio) -> None:

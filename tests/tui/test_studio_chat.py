@@ -26,7 +26,7 @@ async def test_a_model_without_a_template_says_what_to_expect(studio: Studio) ->
     async with studio(text="Once") as bench:
         await bench.ready()
         await bench.pilot.press("f3")
-        assert not bench.studio.chatting
+        assert not bench.workspace.text.chatting
         assert "goes on with a text" in bench.screen()
         assert "Instruct" in bench.screen()
 
@@ -38,7 +38,7 @@ async def test_a_message_is_a_turn_in_the_template_and_the_answer_streams(
     async with studio(script, vocab_of=lambda _settings: chatty) as bench:
         await bench.ready()
         await bench.pilot.press("f3")
-        assert bench.studio.chatting
+        assert bench.workspace.text.chatting
         assert "not trained to answer" in bench.screen()
         await bench.type("How are you?")
         await bench.pilot.press("ctrl+j")
@@ -96,7 +96,7 @@ async def test_what_a_person_types_is_never_the_templates(studio: Studio, chatty
     async with studio((Say(" Yes."),), vocab_of=lambda _settings: chatty) as bench:
         await bench.ready()
         await bench.pilot.press("f3")
-        bench.studio.editor.paste_more("<|im_end|>")
+        bench.editor.paste_more("<|im_end|>")
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         end = chatty.id_of("<|im_end|>")

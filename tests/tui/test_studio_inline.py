@@ -13,7 +13,8 @@ from rich.style import Style
 from fixtures.scripts import Say
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.settings import Settings
-from qwen_tui.tui.studio import inline, layout
+from qwen_tui.tui.studio import document_pane, layout
+from qwen_tui.tui.studio.text_file import TextFile
 from qwen_tui.types import Token, text_of
 from qwen_tui.vocab import Vocab
 
@@ -25,7 +26,7 @@ INLINE = replace(Settings(), layout="inline")
 
 def seen(bench: Any) -> str:
     """All that stands in the editor, the tentative text too."""
-    return bench.studio.editor.document.text
+    return bench.editor.document.text
 
 
 def typed(bench: Any) -> list[str]:
@@ -51,7 +52,7 @@ async def test_the_completion_streams_into_the_document(studio: Studio) -> None:
         assert BEGINNING + " there was a" in bench.screen()
         assert bench.document == BEGINNING
         assert bench.session.text == BEGINNING
-        assert not bench.studio.output.is_on_screen
+        assert not bench.pane.is_on_screen
         await bench.pilot.press("escape")
         await bench.settled()
         assert seen(bench) == BEGINNING + " there was a"
@@ -77,7 +78,7 @@ async def test_it_is_tentative_and_coloured_until_it_is_accepted(studio: Studio)
         await completed(bench)
 
         def styles() -> list[tuple[int, Style]]:
-            return [(span.start, span.style) for span in bench.studio.editor.get_line(0).spans]
+            return [(span.start, span.style) for span in bench.editor.get_line(0).spans]
 
         tentative = styles()
         assert min(start for start, _ in tentative) == len(BEGINNING)
@@ -159,7 +160,7 @@ async def test_undo_takes_back_the_typing_first_and_then_the_accepting(studio: S
 async def test_typing_before_it_leaves_it_as_the_road_it_is(studio: Studio) -> None:
     async with studio(text=BEGINNING, settings=INLINE) as bench:
         await completed(bench)
-        bench.studio.editor.caret = len(BEGINNING)
+        bench.editor.caret = len(BEGINNING)
         await bench.type(" long")
         assert seen(bench) == bench.document == BEGINNING + " long"
         assert bench.session.text == BEGINNING
@@ -178,7 +179,7 @@ async def test_an_edit_inside_it_edits_what_was_accepted(studio: Studio) -> None
     async with studio(text=BEGINNING, settings=INLINE) as bench:
         await completed(bench)
         start = len(BEGINNING) + STORY.index("king")
-        bench.studio.editor.select(start, start + 4)
+        bench.editor.select(start, start + 4)
         await bench.type("queen")
         assert bench.document == BEGINNING + STORY.replace("king", "queen")
         await bench.pilot.press("ctrl+j")
@@ -197,7 +198,7 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         bench.gate.allow(2)
         await bench.until(lambda: seen(bench) == BEGINNING + " there was")
         await bench.type("!")
-        assert bench.studio.writer.running
+        assert bench.workspace.running
         await bench.until(lambda: "goes on beside it" in bench.screen(), "that it goes on")
         bench.gate.open()
         await bench.settled()
@@ -216,27 +217,27 @@ async def test_the_caret_rides_at_the_end_only_where_it_stood_there(studio: Stud
         await bench.pilot.press("ctrl+j")
         bench.gate.allow(2)
         await bench.until(lambda: seen(bench) == BEGINNING + " there was")
-        assert bench.studio.editor.caret == len(BEGINNING + " there was")
-        bench.studio.editor.caret = 3
+        assert bench.editor.caret == len(BEGINNING + " there was")
+        bench.editor.caret = 3
         bench.gate.open()
         await bench.settled()
-        assert bench.studio.editor.caret == 3
+        assert bench.editor.caret == 3
 
 
 async def test_the_inspector_shows_the_tokens_in_the_editors_place(studio: Studio) -> None:
     async with studio(text=BEGINNING, settings=INLINE) as bench:
         await completed(bench)
         await bench.pilot.press("ctrl+t", "right", "right")
-        assert bench.studio.output.is_on_screen
-        assert not bench.studio.editor.is_on_screen
-        assert bench.studio.choices.token.data == b" a"
+        assert bench.pane.is_on_screen
+        assert not bench.editor.is_on_screen
+        assert bench.studio.panes.alternatives.list.token.data == b" a"
         await bench.pilot.press("escape")
         await bench.pilot.pause()
-        assert bench.studio.editor.is_on_screen
+        assert bench.editor.is_on_screen
         assert seen(bench) == BEGINNING + STORY
         await bench.pilot.press("ctrl+t", "right", "right", "down", "enter")
         await bench.settled()
-        assert bench.studio.editor.is_on_screen
+        assert bench.editor.is_on_screen
         assert bench.document.startswith(BEGINNING + " there was ")
         assert seen(bench) == bench.document + STORY
 
@@ -248,23 +249,23 @@ async def test_the_layout_changes_at_a_key_and_nothing_else_does(studio: Studio)
         await bench.pilot.press("alt+i")
         await bench.pilot.pause()
         assert seen(bench) == BEGINNING + STORY
-        assert not bench.studio.output.is_on_screen
+        assert not bench.pane.is_on_screen
         assert bench.session.text == bench.document == BEGINNING
         await bench.pilot.press("alt+i")
         await bench.pilot.pause()
         assert seen(bench) == BEGINNING
-        assert bench.studio.output.is_on_screen
+        assert bench.pane.is_on_screen
 
 
 async def test_a_very_long_text_keeps_its_panes_and_says_so(
     studio: Studio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inline, "MOST_INLINE", 30)
+    monkeypatch.setattr(document_pane, "MOST_INLINE", 30)
     async with studio(text=BEGINNING, settings=INLINE) as bench:
         await completed(bench)
         assert seen(bench) == BEGINNING
         assert bench.output.startswith(STORY)
-        assert bench.studio.output.is_on_screen
+        assert bench.pane.is_on_screen
         assert "More than 30 characters" in bench.screen()
         await bench.pilot.press("escape", "alt+i")
         assert "More than 30 characters" in bench.screen()
@@ -277,7 +278,7 @@ async def test_a_chat_has_panes(studio: Studio, tmp_path: Path) -> None:
         await completed(bench)
         await bench.pilot.press("f3")
         await bench.pilot.pause()
-        assert bench.studio.output.is_on_screen
+        assert bench.pane.is_on_screen
         assert seen(bench) == ""
         await bench.pilot.press("f3")
         await bench.pilot.pause()
@@ -299,7 +300,7 @@ async def test_a_long_line_keeps_its_colours_to_the_end(studio: Studio) -> None:
     async with studio((Say(story),), text=BEGINNING, settings=settings) as bench:
         await completed(bench)
         assert seen(bench) == BEGINNING + story
-        editor = bench.studio.editor
+        editor = bench.editor
         covered = sum(b - a for row in editor.document.marks for a, b, _ in row)
         assert covered == len(story)
 
@@ -307,9 +308,9 @@ async def test_a_long_line_keeps_its_colours_to_the_end(studio: Studio) -> None:
 @pytest.mark.parametrize("size", [(120, 40), (80, 24), (72, 14), (60, 20), (40, 10), (20, 5)])
 @pytest.mark.parametrize("pane", layout.PANES)
 def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: layout.Pane) -> None:
-    shown = layout.shown(*size, pane, roads=pane == "branches", inline=True)
+    shown = layout.shown(*size, pane, branches=pane == "branches", inline=True)
     assert pane in shown
-    assert not {"editor", "output"} <= shown
+    assert not {"document", "completion"} <= shown
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (20, 5)])
@@ -330,7 +331,7 @@ async def test_a_storm_of_sizes_leaves_the_text_alone(studio: Studio) -> None:
         for number, size in enumerate([(1, 1), (2, 1), (200, 60), (3, 40), (40, 3), (1, 1)]):
             await bench.pilot.resize_terminal(*size)
             bench.gate.allow(1)
-            await bench.until(lambda n=number: len(bench.studio.output.tokens) > n)
+            await bench.until(lambda n=number: len(bench.pane.tokens) > n)
         bench.gate.open()
         await bench.settled()
         await bench.pilot.resize_terminal(100, 30)
@@ -344,12 +345,12 @@ async def test_a_file_holds_the_text_without_what_is_tentative(
 ) -> None:
     async with studio(text=BEGINNING, settings=INLINE) as bench:
         await completed(bench)
-        bench.studio.file = tmp_path / "story.txt"
-        bench.studio.seen = bench.studio.seen.of(bench.studio.file)
+        file = tmp_path / "story.txt"
+        bench.workspace.text_file = TextFile(file)
         await bench.pilot.press("ctrl+s")
-        assert bench.studio.file.read_text() == BEGINNING
+        assert file.read_text() == BEGINNING
         await bench.pilot.press("tab", "ctrl+s")
-        assert bench.studio.file.read_text() == BEGINNING + STORY
+        assert file.read_text() == BEGINNING + STORY
 
 
 async def test_a_session_left_with_a_completion_is_found_as_it_was(studio: Studio) -> None:
@@ -375,8 +376,8 @@ async def test_a_completion_that_shares_a_character_with_the_text_stands_beside_
         rest = Token(2, "é".encode()[1:], -0.5)
         session.add_turn("user", (half, rest))
         session.go(session.head.node, session.head.at - 1)
-        bench.studio.show_document()
+        bench.studio.do(bench.workspace.text.show)
         await bench.pilot.pause()
         assert bench.document.endswith("\ufffd")
         assert seen(bench) == bench.document
-        assert bench.studio.output.is_on_screen
+        assert bench.pane.is_on_screen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Sequence
 
 import pytest
 from rich.segment import Segment
@@ -13,7 +14,7 @@ from textual.color import Color
 from qwen_tui.engine.channel import Channel
 from qwen_tui.session.session import Session
 from qwen_tui.tui.screens.dialogs import stops_read, stops_shown
-from qwen_tui.tui.studio.generation import Estimate
+from qwen_tui.tui.studio.model_loading import Estimate
 from qwen_tui.tui.studio.pump import pump
 from qwen_tui.tui.terminal.line_filters import NoColours, NoControls
 from qwen_tui.tui.text.wording import progress_words, short
@@ -37,7 +38,7 @@ async def test_every_event_happens_once_in_order_and_the_end_is_painted() -> Non
     events = [said(b"a", 0), said(b"b", 1), said(b"c", 2), Finished("eos")]
     for event in events:
         channel.put(event)
-    await pump(channel, happened.append, lambda: painted.append(len(happened)), frame_s=0.0)
+    await pump(channel, happened.append, lambda _batch: painted.append(len(happened)), frame_s=0.0)
     assert happened == events
     assert painted[-1] == len(events)
 
@@ -48,7 +49,7 @@ async def test_the_first_token_is_painted_at_once_and_later_ones_by_the_frame() 
     paints: list[int] = []
     happened: list[Event] = []
 
-    def paint() -> None:
+    def paint(_batch: Sequence[Event]) -> None:
         paints.append(len(happened))
         painted.set()
 

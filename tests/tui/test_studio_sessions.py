@@ -50,10 +50,10 @@ async def test_a_session_comes_back_as_it_was_left(studio: Studio) -> None:
         await bench.pilot.press("ctrl+r")
         await bench.settled()
         await bench.pilot.press("ctrl+right")
-        bench.studio.desk.flush()
+        bench.workspace.opened.flush()
         path = only_session()
-    desk = open_session(path)
-    async with studio(desk=desk, save=True) as bench:
+    opened = open_session(path)
+    async with studio(opened=opened, save=True) as bench:
         assert bench.document == BEGINNING + " there"
         assert bench.output.startswith(" was a king")
         await bench.ready()
@@ -68,12 +68,12 @@ async def test_an_interrupted_completion_is_marked_and_gone_on_with(studio: Stud
         await bench.pilot.press("ctrl+j")
         bench.gate.allow(3)
         await bench.until(lambda: bench.output == " there was a")
-        bench.studio.desk.flush()
+        bench.workspace.opened.flush()
         source = only_session()
         copy = source.with_name("01AAAAAAAAAAAAAAAAAAAAAAAA-copy.jsonl")
         copy.write_bytes(source.read_bytes())  # what a killed process leaves
-    desk = open_session(copy)
-    async with studio((Say(" castle"),), desk=desk, save=True) as bench:
+    opened = open_session(copy)
+    async with studio((Say(" castle"),), opened=opened, save=True) as bench:
         await bench.ready()
         assert "interrupted" in bench.screen()
         assert bench.output == " there was a"
@@ -87,13 +87,13 @@ async def test_typing_that_was_never_sent_comes_back(studio: Studio) -> None:
     async with studio(text=BEGINNING, save=True) as bench:
         await bench.ready()
         await bench.type(" and more")
-        bench.studio.keep_draft()
-        bench.studio.desk.flush()
+        bench.workspace.text.keep_draft()
+        bench.workspace.opened.flush()
         path = only_session()
-    desk = open_session(path)
-    async with studio(desk=desk, save=True) as bench:
+    opened = open_session(path)
+    async with studio(opened=opened, save=True) as bench:
         assert bench.document == BEGINNING + " and more"
-        assert bench.studio.dirty
+        assert bench.workspace.text.dirty
 
 
 @pytest.mark.parametrize("key", ["ctrl+q", "ctrl+n"])
@@ -104,7 +104,7 @@ async def test_a_text_that_was_only_typed_is_a_session_when_it_is_left(
         await bench.type("A lonely text")
         await bench.pilot.press(key)
         await bench.until(lambda: bool(library.files()), "a file")
-        bench.studio.desk.close(committed=bench.app.committed)
+        bench.workspace.opened.close(committed=bench.app.committed)
     assert open_session(only_session(), read_only=True).session.text == "A lonely text"
     assert drafts.orphans([]) == []
 
@@ -123,17 +123,17 @@ async def test_the_seed_that_is_shown_made_what_is_shown(studio: Studio) -> None
         for key in ("ctrl+j", "ctrl+r"):
             await bench.pilot.press(key)
             await bench.settled()
-            seeds.append(bench.studio.status.facts.seed)
+            seeds.append(bench.studio.status_line.status.facts.seed)
         assert seeds[0] != seeds[1]
         await bench.pilot.press("alt+down")
-        assert bench.studio.status.facts.seed == seeds[0]
+        assert bench.studio.status_line.status.facts.seed == seeds[0]
         await bench.pilot.press("alt+up")
-        assert bench.studio.status.facts.seed == seeds[1]
+        assert bench.studio.status_line.status.facts.seed == seeds[1]
         await bench.pilot.press("ctrl+n")
         await bench.pilot.pause()
-        assert bench.studio.status.facts.seed is None
-        assert bench.studio.status.facts.tok_s == 0
-        assert bench.studio.dials.last_seed is None
+        assert bench.studio.status_line.status.facts.seed is None
+        assert bench.studio.status_line.status.facts.tok_s == 0
+        assert bench.dials.last_seed is None
 
 
 async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: Studio) -> None:
@@ -141,9 +141,9 @@ async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: St
     store = new_store(session)
     session.commit("Their text")
     store.flush(2.0)
-    desk = open_session(store.path)
+    opened = open_session(store.path)
     try:
-        async with studio(desk=desk, save=True) as bench:
+        async with studio(opened=opened, save=True) as bench:
             await bench.ready()
             assert bench.document == "Their text"
             assert "read-only" in bench.screen()
@@ -157,8 +157,8 @@ async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: St
             await bench.until(lambda: "read-only" not in bench.screen())
             await bench.pilot.press("ctrl+j")
             await bench.settled()
-            assert bench.studio.desk.path != store.path
-            bench.studio.desk.flush()
+            assert bench.workspace.opened.path != store.path
+            bench.workspace.opened.flush()
             assert len(library.files()) == 2
     finally:
         store.close()
@@ -269,7 +269,7 @@ async def test_the_text_can_be_saved_under_another_name(studio: Studio, tmp_path
         await bench.pilot.press("ctrl+s")
         await bench.until(lambda: " now" in second.read_text(), "the new file from then on")
         assert first.read_text() == BEGINNING
-        bench.studio.desk.flush()
+        bench.workspace.opened.flush()
         assert library.listing(only_session()).title == "second.txt"
 
 
@@ -329,19 +329,19 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         runner=runner,
         opener=lambda _settings: runner._opener,
         vocab=lambda _settings: None,
-        open_desk=lambda _path: OpenSession(Session.new()),
-        desk=OpenSession(recorded),
+        open_session=lambda _path: OpenSession(Session.new()),
+        opened=OpenSession(recorded),
         play=True,
     )
     app = QwenTui(context)
     async with app.run_test(size=(100, 30)) as pilot:
         shown = app.studio
         for _ in range(400):
-            texts = b"".join(token.data for token in shown.output.tokens).decode()
-            if shown.editor.text == final and texts == tail:
+            texts = b"".join(token.data for token in shown.panes.completion.output.tokens).decode()
+            if shown.panes.document.editor.text == final and texts == tail:
                 break
             await pilot.pause(0.01)
-        assert shown.editor.text == final
+        assert shown.panes.document.editor.text == final
         assert texts == tail
-        assert len(shown.desk.session.tree) == len(recorded.tree)
+        assert len(shown.workspace.session.tree) == len(recorded.tree)
     runner.close()

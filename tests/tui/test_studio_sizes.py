@@ -17,23 +17,24 @@ BEGINNING = "In olden times"
 @pytest.mark.parametrize("size", [(80, 24), (72, 14), (60, 20), (40, 10), (20, 5)])
 @pytest.mark.parametrize("pane", layout.PANES)
 def test_the_pane_one_works_in_is_always_shown(size: tuple[int, int], pane: layout.Pane) -> None:
-    roads = pane == "branches"
-    assert pane in layout.shown(*size, pane, roads=roads)
+    branches = pane == "branches"
+    assert pane in layout.shown(*size, pane, branches=branches)
 
 
 def test_everything_stands_side_by_side_where_there_is_room() -> None:
-    assert layout.shown(120, 40, "editor", roads=False) == {"editor", "output", "dials", "choices"}
-    assert layout.shown(80, 24, "editor", roads=False) == {"editor", "output", "dials", "choices"}
-    assert layout.shown(40, 10, "editor", roads=False) == {"editor"}
+    every = {"document", "completion", "sampling", "alternatives"}
+    assert layout.shown(120, 40, "document", branches=False) == every
+    assert layout.shown(80, 24, "document", branches=False) == every
+    assert layout.shown(40, 10, "document", branches=False) == {"document"}
 
 
 def test_walking_the_panes_reaches_all_of_them() -> None:
-    seen, pane = [], "editor"
+    seen, pane = [], "document"
     for _ in range(4):
         seen.append(pane)
-        pane = layout.after(pane, roads=False)  # type: ignore[arg-type]
-    assert seen == ["editor", "output", "dials", "choices"]
-    assert pane == "editor"
+        pane = layout.after(pane, branches=False)  # type: ignore[arg-type]
+    assert seen == ["document", "completion", "sampling", "alternatives"]
+    assert pane == "document"
 
 
 async def test_at_80_by_24_text_completion_controls_and_inspector_are_in_view(
@@ -73,7 +74,7 @@ async def test_a_storm_of_sizes_leaves_the_text_alone(studio: Studio) -> None:
         for number, size in enumerate([(1, 1), (2, 1), (200, 60), (3, 40), (40, 3), (1, 1)]):
             await bench.pilot.resize_terminal(*size)
             bench.gate.allow(1)
-            await bench.until(lambda n=number: len(bench.studio.output.tokens) > n)
+            await bench.until(lambda n=number: len(bench.pane.tokens) > n)
         bench.gate.open()
         await bench.settled()
         await bench.pilot.resize_terminal(100, 30)

@@ -1,4 +1,4 @@
-"""One session being written on: asks the runner, applies what comes, says what changed.
+"""The generations of one session: asks the runner, applies what comes, says what changed.
 
 Law: it knows no widget. A generation asked for while the model loads waits for it; one asked for
 while another runs ends that one first; typing never touches a running one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,7 +18,7 @@ from qwen_tui.engine.runner import Generation, Runner
 from qwen_tui.session.session import Session
 from qwen_tui.tui.studio.playback import Outcome
 from qwen_tui.tui.studio.pump import pump
-from qwen_tui.types import Backend, Event, Finished, Mode, Progress, Request, Trouble
+from qwen_tui.types import Backend, Emitted, Event, Finished, Mode, Request, Token, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
@@ -31,23 +31,22 @@ SHORTENS: Final = "“Shorten long prompts” in the command palette sends a par
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """A generation that was asked for. `again` completes the same text once more; `text` is what
+class Ask:
+    """A generation that is asked for. `again` completes the same text once more; `text` is what
     has to become the document first, where it is not yet.
     """
 
     controls: Controls
-    branches: int = 1
     again: bool = False
     mode: Mode = "complete"
     text: str | None = None
 
 
-class Writer:
-    """Runs the generations of one session.
+class Completer:
+    """Runs the generations of one session, one at a time.
 
-    `changed` is called when something other than tokens changed, `painted` after every batch of
-    events, `troubled` with what a person should know.
+    `changed` is called when something other than tokens changed, `grew` with the tokens of each
+    batch that belong to the shown completion, `troubled` with what a person should know.
     """
 
     def __init__(
@@ -57,24 +56,26 @@ class Writer:
         settings: Settings,
         *,
         changed: Callable[[], None],
-        painted: Callable[[], None],
+        grew: Callable[[Sequence[Token]], None],
         troubled: Callable[[Trouble], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session
-        self.runner = runner
         self.settings = settings
-        self.opened: Backend | None = None
-        self.wish: Wish | None = None
+        self.model: Backend | None = None
+        """The model that completes, once it is open."""
+        self.asked: Ask | None = None
         """What waits for the model."""
-        self.last_seed: int | None = None
+        self.newest = ""
+        """The id of the newest generation; empty before the first."""
+        self._runner = runner
         self._changed = changed
-        self._painted = painted
+        self._grew = grew
         self._troubled = troubled
         self._clock = clock
         self._generation: Generation | None = None
-        self._id = ""
         self._task: asyncio.Task[None] | None = None
+        self._waiter: asyncio.Task[None] | None = None
 
     # -- state -------------------------------------------------------------------------------------
 
@@ -86,112 +87,112 @@ class Writer:
     @property
     def waiting(self) -> bool:
         """A generation waits for the model."""
-        return self.wish is not None
-
-    @property
-    def generation(self) -> str:
-        """The id of the newest generation; empty before the first."""
-        return self._id
+        return self.asked is not None
 
     @property
     def context(self) -> int:
         """The most tokens prompt and completion may hold; 0 while that is not known."""
-        return self.opened.context if self.opened else self.settings.context
+        return self.model.context if self.model else self.settings.context
 
     # -- asking ------------------------------------------------------------------------------------
 
-    def ask(self, wish: Wish) -> None:
+    def ask(self, ask: Ask) -> None:
         """Begin a generation from the document, or let it wait for the model."""
-        if self.opened is None or (self.session.vocab is None and self.opened.abilities.token_ids):
-            self.wish = wish
+        if self.model is None or (self.session.vocab is None and self.model.abilities.token_ids):
+            self.asked = ask
             self._changed()
             return
-        self.wish = None
-        self._begin_after(self._task, wish)
+        self.asked = None
+        self._begin_after(self._task, ask)
 
-    def ready(self, opened: Backend) -> None:
+    def use(self, model: Backend) -> None:
         """The model is open: begin what waited."""
-        self.opened = opened
-        self.fulfil()
+        self.model = model
+        self.begin_waiting()
 
-    def fulfil(self) -> None:
+    def begin_waiting(self) -> None:
         """Begin what waits, if it can."""
-        if self.wish is not None:
-            self.ask(self.wish)
+        if self.asked is not None:
+            self.ask(self.asked)
 
-    def lost(self) -> None:
+    def lose_model(self) -> None:
         """The model is gone; nothing waits for it any more."""
-        self.opened = None
-        self.wish = None
+        self.model = None
+        self.asked = None
         self._changed()
 
     def stop(self) -> None:
         """End what runs, keeping its text, and forget what waits."""
-        self.wish = None
+        self.asked = None
         if self._generation is not None:
             self._generation.cancel()
         self._changed()
 
-    def _begin_after(self, earlier: asyncio.Task[None] | None, wish: Wish) -> None:
+    def _begin_after(self, earlier: asyncio.Task[None] | None, ask: Ask) -> None:
         if earlier is None or earlier.done():
-            self._begin(wish)
+            self._begin(ask)
             return
         if self._generation is not None:
             self._generation.cancel()
 
         async def wait() -> None:
             await asyncio.wait([earlier])
-            self._begin(wish)
+            self._begin(ask)
 
         # kept, so that it is not collected while it waits
         self._waiter = asyncio.get_running_loop().create_task(wait())
 
-    def _begin(self, wish: Wish) -> None:
-        assert self.opened is not None
-        if wish.text is not None:
-            self.session.commit(wish.text)
+    def _begin(self, ask: Ask) -> None:
+        assert self.model is not None
+        if ask.text is not None:
+            self.session.commit(ask.text)
         try:
-            request = self._request(wish)
+            request = self._request(ask)
         except Trouble as trouble:
             self._troubled(trouble)
             return
-        self.last_seed = request.sampling.seed
-        self._id, _ = self.session.start(request, self.opened.environment, wish.mode, rng=RNG)
-        self._generation = self.runner.submit(request)
-        self._task = asyncio.get_running_loop().create_task(self._run(self._generation, self._id))
+        self.newest, _ = self.session.start(request, self.model.environment, ask.mode, rng=RNG)
+        self._submit(request)
         self._changed()
 
-    def _request(self, wish: Wish) -> Request:
-        controls, settings = wish.controls, self.settings
-        assert self.opened is not None
-        able = self.opened.abilities
+    def _request(self, ask: Ask) -> Request:
+        controls, settings = ask.controls, self.settings
+        assert self.model is not None
+        able = self.model.abilities
         values: dict[str, Any] = {
             "max_tokens": controls.max_tokens,
-            "stop": controls.stop + self._turn_stops(wish),
+            "stop": controls.stop + self._turn_stops(ask),
             "choices": min(settings.choices, able.choices),
-            "branches": wish.branches,
+            "branches": controls.branches,
             "ignore_eos": settings.ignore_eos,
             "window": Window(
-                self.opened.context, settings.truncate, settings.explicit("max_tokens"), SHORTENS
+                self.model.context, settings.truncate, settings.explicit("max_tokens"), SHORTENS
             ),
             "note": lambda said: self._troubled(Trouble(said)),
         }
-        make = self.session.regenerate if wish.again else self.session.request
+        make = self.session.regenerate if ask.again else self.session.request
         return make(controls.sampling, **values)
 
-    def _turn_stops(self, wish: Wish) -> tuple[str, ...]:
+    def _turn_stops(self, ask: Ask) -> tuple[str, ...]:
         """What ends an answer of a model that does not end it itself."""
         vocab = self.session.vocab
-        return chat.turn_stops(vocab) if wish.mode == "chat" and vocab is not None else ()
+        return chat.turn_stops(vocab) if ask.mode == "chat" and vocab is not None else ()
+
+    # -- running -----------------------------------------------------------------------------------
+
+    def _submit(self, request: Request) -> Generation:
+        self._generation = generation = self._runner.submit(request)
+        run = self._run(generation, self.newest)
+        self._task = asyncio.get_running_loop().create_task(run)
+        return generation
 
     async def replay(self, id: str, request: Request) -> Outcome:
         """Run a generation that the session knows already; how that went."""
         run = self.session.generations[id]
         run.live = True
-        self._id = id
-        self._generation = generation = self.runner.submit(request)
-        self._task = asyncio.get_running_loop().create_task(self._run(generation, id))
-        await asyncio.wait([self._task])
+        self.newest = id
+        generation = self._submit(request)
+        await self.settle()
         run.live = False
         if generation.cancelled:
             return "stopped"
@@ -200,43 +201,30 @@ class Writer:
         return "failed" if failed else "played"
 
     async def _run(self, generation: Generation, id: str) -> None:
-        def happen(event: Event) -> None:
+        def apply(event: Event) -> None:
             if isinstance(event, Finished) and event.message:
                 self._troubled(Trouble(event.message, hint=event.hint))
             self.session.happen(id, event)
 
-        await pump(generation.channel, happen, self._painted, clock=self._clock)
+        def paint(batch: Sequence[Event]) -> None:
+            self._grew(self._shown(id, batch))
+
+        await pump(generation.channel, apply, paint, clock=self._clock)
         if self._generation is generation:
             self._generation = None
         self._changed()
+
+    def _shown(self, id: str, batch: Sequence[Event]) -> list[Token]:
+        """The tokens of a batch that were appended to the completion the head stands at."""
+        branches = self.session.generations[id].branches
+        return [
+            token
+            for event in batch
+            if isinstance(event, Emitted) and branches[event.branch].node == self.session.head.node
+            for token in event.tokens
+        ]
 
     async def settle(self) -> None:
         """Wait until nothing runs."""
         if self._task is not None:
             await asyncio.wait([self._task])
-
-
-@dataclass(slots=True)
-class Estimate:
-    """How long a stage will still take, from how far it came and when it began."""
-
-    stage: str = ""
-    began: float = 0.0
-    first: int = 0
-    progress: Progress | None = None
-
-    def update(self, progress: Progress, now: float) -> None:
-        """A newer report at `now` (monotonic seconds)."""
-        if progress.stage != self.stage:
-            self.stage, self.began, self.first = progress.stage, now, progress.done
-        self.progress = progress
-
-    def seconds_left(self, now: float) -> float | None:
-        """Seconds until the stage ends at its pace so far; None while that is not known."""
-        progress = self.progress
-        if progress is None or not progress.total or progress.done <= self.first:
-            return None
-        passed = now - self.began
-        if passed < 0.5:
-            return None
-        return passed * (progress.total - progress.done) / (progress.done - self.first)

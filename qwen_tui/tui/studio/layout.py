@@ -5,17 +5,18 @@ Law: at every size the pane a person works in is there, and every other one is a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
-Pane: TypeAlias = Literal["editor", "output", "dials", "choices", "branches"]
+Pane: TypeAlias = Literal["document", "completion", "sampling", "alternatives", "branches"]
 
-PANES: Final[tuple[Pane, ...]] = ("editor", "output", "dials", "choices", "branches")
-LEFT: Final[tuple[Pane, ...]] = ("editor", "output")
-RIGHT: Final[tuple[Pane, ...]] = ("dials", "choices")
+PANES: Final[tuple[Pane, ...]] = ("document", "completion", "sampling", "alternatives", "branches")
+LEFT: Final[tuple[Pane, ...]] = ("document", "completion")
+RIGHT: Final[tuple[Pane, ...]] = ("sampling", "alternatives")
 TWO_COLUMNS: Final = 72
 """From this width on both columns stand side by side."""
 STACKED_LEFT: Final = 13
-"""From this height on the editor and the output stand above each other."""
+"""From this height on the document and the completion stand above each other."""
 STACKED_RIGHT: Final = 18
 """From this height on the controls and the inspector stand above each other."""
 WIDE: Final = 104
@@ -27,27 +28,28 @@ BORDERED: Final = 9
 
 
 def shown(
-    width: int, height: int, pane: Pane, *, roads: bool, inline: bool = False
+    width: int, height: int, pane: Pane, *, branches: bool, inline: bool = False
 ) -> frozenset[Pane]:
-    """The panes to show; `pane` is the one a person works in, `roads` whether the tree is open.
-    `inline`: the completion stands in the editor; the output is there only to look at its tokens.
+    """The panes to show; `pane` is the one a person works in, `branches` whether the tree is open.
+    `inline`: the completion stands in the document, its own pane only while tokens are looked at.
     """
+    left: Sequence[Pane]
+    right: Sequence[Pane]
     if inline:
-        left: frozenset[Pane] = frozenset(["output" if pane in ("output", "choices") else "editor"])
+        left = ["completion" if pane in ("completion", "alternatives") else "document"]
     else:
-        left = frozenset(LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else "output"])
-    if roads:
-        right: frozenset[Pane] = frozenset(["branches"])
+        left = LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else "completion"]
+    if branches:
+        right = ["branches"]
     else:
-        both = height >= STACKED_RIGHT
-        right = frozenset(RIGHT if both else [pane if pane in RIGHT else "choices"])
+        right = RIGHT if height >= STACKED_RIGHT else [pane if pane in RIGHT else "alternatives"]
     if width >= TWO_COLUMNS:
-        return left | right
-    return left if pane in LEFT else right
+        return frozenset((*left, *right))
+    return frozenset(left if pane in LEFT else right)
 
 
-def after(pane: Pane, *, roads: bool) -> Pane:
+def after(pane: Pane, *, branches: bool) -> Pane:
     """The next pane, around and around."""
-    there = [each for each in PANES if each != "branches" or roads]
-    there = [each for each in there if not roads or each not in RIGHT]
+    there = [each for each in PANES if each != "branches" or branches]
+    there = [each for each in there if not branches or each not in RIGHT]
     return there[(there.index(pane) + 1) % len(there)] if pane in there else there[0]

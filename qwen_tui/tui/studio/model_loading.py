@@ -1,24 +1,24 @@
 """Opening a model while the interface lives: first the tokenizer, then the runner.
 
-Law: nothing here blocks the event loop; every outcome is a message.
+Law: nothing here blocks the event loop or knows Textual; every outcome is reported as a value, from
+any thread.
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-from textual.message import Message
+from typing import TYPE_CHECKING, TypeAlias
 
 from qwen_tui import hub, presets
 from qwen_tui.settings import LOCAL, Settings
 from qwen_tui.tui.context import StudioContext
-from qwen_tui.tui.messages import Failed, Loading, Ready
-from qwen_tui.types import Backend, Sampling, Trouble
+from qwen_tui.tui.text.wording import progress_words
+from qwen_tui.types import Backend, Progress, Sampling, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -34,8 +34,8 @@ class SpecialIds:
         return isinstance(id, int) and 0 <= id < self._vocab.size and self._vocab.is_special(id)
 
 
-@dataclass
-class VocabRead(Message):
+@dataclass(frozen=True, slots=True)
+class VocabRead:
     """The tokenizer is read (None: the server keeps it to itself); what the checkpoint's makers
     sample with, and whether they tuned it to answer.
     """
@@ -46,17 +46,35 @@ class VocabRead(Message):
     special: SpecialIds | frozenset[int]
 
 
-class Loader:
-    """Opens the first model and every other one after it. `asked`: the chooser has been shown."""
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The model is open."""
 
-    def __init__(self, doors: StudioContext, tell: Callable[[Message], None]) -> None:
-        self.asked = False
+    model: Backend
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The model could not be opened."""
+
+    trouble: Trouble
+
+
+Report: TypeAlias = Progress | VocabRead | Ready | Failed
+"""What opening a model reports; of several `Progress` only the newest counts."""
+
+
+class Loader:
+    """Opens the first model and every other one after it; `report` is called from any thread."""
+
+    def __init__(self, context: StudioContext, report: Callable[[Report], None]) -> None:
         self.reading = False
         """The tokenizer is being read."""
         self.failed = False
         """The last opening did not succeed; `begin` tries again."""
-        self._doors = doors
-        self._tell = tell
+        self.estimate = Estimate()
+        self._context = context
+        self._report = report
         self._turn = 0
 
     def begin(self, settings: Settings, *, swap: bool = False) -> None:
@@ -64,31 +82,46 @@ class Loader:
         self._turn += 1
         turn = self._turn
         self.reading, self.failed = True, False
-        self._doors.runner.on_progress = lambda progress: self._tell(Loading(progress))
+        self._context.runner.on_progress = self._report
 
         def work() -> None:
             try:
-                vocab = self._doors.vocab(settings)
+                vocab = self._context.vocab(settings)
             except Trouble as trouble:
-                self._read(turn)
+                self._end_reading(turn)
                 self._say(turn, Failed(trouble))
                 return
-            self._read(turn)
+            self._end_reading(turn)
             special = SpecialIds(vocab) if vocab is not None else frozenset[int]()
-            self._say(turn, VocabRead(vocab, *_makers(settings), special))
+            self._say(turn, VocabRead(vocab, *_recommended(settings), special))
             if turn == self._turn:
                 self._open(settings, turn, swap)
 
         threading.Thread(target=work, name="tokenizer", daemon=True).start()
 
-    def _read(self, turn: int) -> None:
+    def words(self, now: float | None = None) -> str:
+        """What is being done now and how long it will take; empty when nothing is. `now`:
+        monotonic seconds.
+        """
+        if self.reading:
+            return "reading the tokenizer"
+        if self._context.runner.state != "loading":
+            return ""
+        progress = self.estimate.progress
+        if progress is None:
+            return "opening the model"
+        left = self.estimate.seconds_left(time.monotonic() if now is None else now)
+        words = progress_words(progress)
+        return f"{words} · {left:.0f} s left" if left is not None else words
+
+    def _end_reading(self, turn: int) -> None:
         """This turn's tokenizer is read, or cannot be."""
         if turn == self._turn:
             self.reading = False
 
     def _open(self, settings: Settings, turn: int, swap: bool) -> None:
-        runner = self._doors.runner
-        future = runner.swap(self._doors.opener(settings)) if swap else runner.load()
+        runner = self._context.runner
+        future = runner.swap(self._context.opener(settings)) if swap else runner.load()
 
         def done(future: Future[Backend]) -> None:
             error = future.exception()
@@ -101,14 +134,14 @@ class Loader:
 
         future.add_done_callback(done)
 
-    def _say(self, turn: int, message: Message) -> None:
-        """Tell it, unless another model was asked for meanwhile."""
+    def _say(self, turn: int, report: Report) -> None:
+        """Report it, unless another model was asked for meanwhile."""
         if turn == self._turn:
-            self.failed = isinstance(message, Failed)
-            self._tell(message)
+            self.failed = isinstance(report, Failed)
+            self._report(report)
 
 
-def _makers(settings: Settings) -> tuple[Sampling | None, bool]:
+def _recommended(settings: Settings) -> tuple[Sampling | None, bool]:
     """What a local checkpoint's makers sample with, and whether they tuned it to answer."""
     if settings.engine not in LOCAL:
         return None, False
@@ -116,3 +149,29 @@ def _makers(settings: Settings) -> tuple[Sampling | None, bool]:
         found = hub.find(settings.model)
         return presets.checkpoint(found.path), hub.card(found.path, found.name).instruct
     return None, False
+
+
+@dataclass(slots=True)
+class Estimate:
+    """How long a stage will still take, from how far it came and when it began."""
+
+    stage: str = ""
+    began: float = 0.0
+    first: int = 0
+    progress: Progress | None = None
+
+    def update(self, progress: Progress, now: float) -> None:
+        """A newer report at `now` (monotonic seconds)."""
+        if progress.stage != self.stage:
+            self.stage, self.began, self.first = progress.stage, now, progress.done
+        self.progress = progress
+
+    def seconds_left(self, now: float) -> float | None:
+        """Seconds until the stage ends at its pace so far; None while that is not known."""
+        progress = self.progress
+        if progress is None or not progress.total or progress.done <= self.first:
+            return None
+        passed = now - self.began
+        if passed < 0.5:
+            return None
+        return passed * (progress.total - progress.done) / (progress.done - self.first)

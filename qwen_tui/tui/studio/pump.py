@@ -1,4 +1,4 @@
-"""Frame by frame: take a batch of events, let each happen to the session, paint once.
+"""Frame by frame: take a batch of events, apply each to the session, paint the batch once.
 
 Law: every event is applied exactly once and in order; the first token is painted at once,
 later ones at most once a frame, so a fast model costs the screen no more than a slow one.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from qwen_tui.engine.channel import Channel
@@ -20,25 +20,25 @@ FRAME_S: Final = 1 / 30
 
 async def pump(
     channel: Channel,
-    happen: Callable[[Event], None],
-    paint: Callable[[], None],
+    apply: Callable[[Event], None],
+    paint: Callable[[Sequence[Event]], None],
     *,
     frame_s: float = FRAME_S,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Carry one generation from its channel to the screen until every branch has finished.
 
-    `happen` is called for each event, `paint` after a batch. What arrives while a frame's time has
-    not passed waits in the channel, whose limit slows the writer, not the screen.
+    `apply` is called for each event, then `paint` with the batch. What arrives before a frame's
+    time has passed waits in the channel, whose limit slows the engine, not the screen.
     """
     painted = -frame_s
     begun = False
     while batch := await channel.take():
         for event in batch:
-            happen(event)
+            apply(event)
         first = not begun and any(isinstance(event, Emitted) for event in batch)
         begun = begun or first
-        paint()
+        paint(batch)
         painted = clock()
         if not first and not channel.closed:
             await asyncio.sleep(max(0.0, painted + frame_s - clock()))

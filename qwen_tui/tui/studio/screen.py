@@ -1,108 +1,39 @@
-"""The studio: prompt editor, streaming output, sampling controls, token inspector, status and keys.
+"""The studio: every key and message of a widget, wired to a command of the workspace or a pane.
 
-Law: every widget is a picture of the session; messages are wired here, and nothing else is done.
+Law: nothing is done here; what each `action_…` does for a person is said in `action_table.py`.
 """
 
 from __future__ import annotations
 
-import time
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from textual import events, on
 from textual.binding import Binding, BindingType
-from textual.content import Content
-from textual.widgets import Input, TextArea
+from textual.widgets import Input
 
-from qwen_tui.safe_text import visible
-from qwen_tui.tui.actions import BY_ID, bindings
-from qwen_tui.tui.messages import Failed, GoTo, Loading, Ready, ShowSibling, TakeChoice
-from qwen_tui.tui.studio.filing import Filing
-from qwen_tui.tui.studio.model_loading import VocabRead
-from qwen_tui.tui.studio.picture import POLL_S
-from qwen_tui.tui.studio.playback import play
-from qwen_tui.tui.widgets.alternatives import Alternatives
+from qwen_tui.safe_text import strip_controls
+from qwen_tui.tui.actions import bindings
+from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
+from qwen_tui.tui.screens.sessions import Sessions
+from qwen_tui.tui.studio import questions, view
+from qwen_tui.tui.studio.announcement import Announcement
+from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
 from qwen_tui.tui.widgets.branch_tree import BranchTree
-from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.sampling import Dials
-from qwen_tui.tui.widgets.status import Notice, Status
-from qwen_tui.types import NO_INPUT, Trouble
+from qwen_tui.types import Trouble
+
+_NOT_IN_A_LINE: Final = ("stop", "copy_or_stop", "find", "undo", "redo", "accept", "accept_word")
+"""Actions whose keys a line of input keeps to itself."""
 
 
-class Studio(Filing):
+class Studio(WorkspaceScreen):
     """The main screen."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
         *bindings("studio"),
         Binding("tab", "app.focus_next", show=False),
     ]
-
-    def on_mount(self) -> None:
-        """Show the document at once; the model is opened after the first paint."""
-        self.editor = self.query_one(Editor)
-        self.output = self.query_one(OutputPane)
-        self.dials = self.query_one(Dials)
-        self.choices = self.query_one(Alternatives)
-        self.branches = self.query_one(BranchTree)
-        self.status = self.query_one(Status)
-        self.notice = self.query_one("#notice", Notice)
-        self.editor.take_tail = self.take_tail
-        self.built = True
-        self.output.show_heat = self.settings.heat
-        self.wear(self._heat)
-        self.restore()
-        self.editor.focus()
-        self.set_interval(POLL_S, self.poll)
-        self.call_after_refresh(self.loader.begin, self.settings)
-
-    # -- what the engine says ----------------------------------------------------------------------
-
-    @on(Loading)
-    def _loading(self, message: Loading) -> None:
-        self.estimate.update(message.progress, time.monotonic())
-        self.hint()
-        self.paint_status()
-
-    @on(VocabRead)
-    def _vocab_read(self, message: VocabRead) -> None:
-        session = self.desk.session
-        session.vocab = message.vocab
-        if self.doors.text and not self.text_taken and not len(session.tree):
-            # only now: without the tokenizer it would be cut into words, and cut again later
-            session.commit(self.doors.text, "file" if self.file else None)
-        self.text_taken = True
-        if message.vocab is not None:
-            self.output.special = message.special
-        self.dials.checkpoint = message.checkpoint
-        self.instruct = message.instruct
-        self.writer.fulfil()
-        self.sync()
-
-    @on(Ready)
-    def _ready(self, message: Ready) -> None:
-        self.notice.tell("")
-        for each in message.opened.warnings:
-            self.say(each, seconds=12.0)
-        self.writer.ready(message.opened)
-        if self.recorded:
-            entries, self.recorded = self.recorded, []
-            writer = self.writer
-            self.run_worker(play(entries, writer.session, writer.replay, self.show_document))
-        self.sync()
-
-    @on(Failed)
-    def _failed(self, message: Failed) -> None:
-        self.unmet = self.writer.wish
-        self.writer.lost()
-        hint = message.trouble.hint
-        other = f"{self.key_of('models')} chooses another model"
-        self.show_trouble(
-            Trouble(message.trouble.message, hint=f"{hint} · {other}" if hint else other)
-        )
-        if message.trouble.code == NO_INPUT and not self.loader.asked:
-            self.loader.asked = True
-            self.action_models(note=message.trouble.message)
-        self.sync()
 
     # -- what widgets say --------------------------------------------------------------------------
 
@@ -112,99 +43,221 @@ class Studio(Filing):
             event.stop()
             self.action_generate()
 
-    @on(Editor.Edited)
-    def _edited(self) -> None:
-        self.title_completion()
-        self.show_tail()
-        self.measure()
-        self.keep_draft()
-        self.paint_status()
-        self.refresh_bindings()
-
-    @on(TextArea.SelectionChanged)
-    def _moved(self) -> None:
-        self.title_document()
-
-    @on(Editor.FindAsked)
-    def _find(self) -> None:
-        self.action_find()
-
-    @on(Editor.PasteCut)
-    def _paste_cut(self, message: Editor.PasteCut) -> None:
-        self.ask_for_the_rest(message)
-
-    @on(OutputPane.TokenSelected)
-    def _selected(self) -> None:
-        self.look()
-
     @on(OutputPane.TokenActivated)
     def _activated(self) -> None:
         self.action_inspect()
 
-    @on(Alternatives.Walk)
-    def _walk(self, message: Alternatives.Walk) -> None:
-        self.output.action_step(message.steps)
-
     @on(TakeChoice)
     def _take(self, message: TakeChoice) -> None:
-        self.take_choice(message.at, message.choice)
+        controls = self.panes.sampling.controls
+        if self.ask(self.workspace.take_alternative, message.at, message.choice, controls):
+            self.panes.go_to("document" if self.panes.inline else "completion")
 
     @on(Dials.Changed)
     def _dialled(self) -> None:
         self.refresh_bindings()
 
-    @on(Dials.EditStops)
-    def _stops(self) -> None:
-        self.edit_stops()
-
-    @on(Dials.Said)
-    def _dial_said(self, message: Dials.Said) -> None:
-        pane = self.query_one("#dials-pane")
-        pane.border_subtitle = Content(visible(message.text))
-        pane.set_class(message.wrong, "-wrong")
-
     @on(ShowSibling)
     def _sibling(self, message: ShowSibling) -> None:
-        self.show_sibling(message.place)
+        self.turn(self.workspace.text.show_sibling, message.place)
 
     @on(GoTo)
     def _go(self, message: GoTo) -> None:
-        self.go_there(message.node, message.at)
+        self.move(self.workspace.text.go, message.node, message.at)
 
     @on(BranchTree.Hide)
     def _hide(self, message: BranchTree.Hide) -> None:
-        self.hide_road(message.node)
+        self.move(self.workspace.text.hide, message.node)
+        self.say("Hidden, not erased.")
+
+    # -- actions: writing --------------------------------------------------------------------------
+
+    def action_generate(self) -> None:
+        asked = self.ask(self.workspace.generate, self.panes.sampling.controls)
+        text = self.workspace.text
+        alone = self.panes.folded and self.panes.pane == "document" and not self.panes.inline
+        if asked and alone and not text.chatting and text.session.vocab is not None:
+            self.panes.go_to("completion")
+
+    def action_several(self) -> None:
+        self.ask(self.workspace.several, self.panes.sampling.controls)
+
+    def action_regenerate(self) -> None:
+        self.ask(self.workspace.regenerate, self.panes.sampling.controls)
+
+    def action_stop(self) -> None:
+        if self.panes.sampling.dials.leave_typing() or self.do(self.workspace.stop):
+            return
+        if self.status_line.notice.shown:
+            self.status_line.notice.action_close()
+        else:
+            self.panes.completion.output.cursor = None
+            self.panes.go_to("document")
+        self.refresh_bindings()
+
+    def action_copy_or_stop(self) -> None:
+        chosen = self.editor.selected_text if self.panes.pane == "document" else ""
+        chosen = chosen or self.get_selected_text() or ""
+        if chosen:
+            text, lost = strip_controls(chosen)
+            self.app.copy_to_clipboard(text)
+            said = f"Copied {len(text):,} characters"
+            self.say(f"{said}; {lost} control characters left out" if lost else said)
+        elif not self.do(self.workspace.stop):
+            self.say(f"Nothing is selected. {self.key_of('quit')} leaves.")
+
+    def action_accept(self) -> None:
+        if self.move(self.workspace.text.accept):
+            self.panes.go_to("document")
+
+    def action_accept_word(self) -> None:
+        self.move(self.workspace.text.accept_word)
+
+    def action_undo(self) -> None:
+        self.move(self.workspace.text.undo)
+
+    def action_redo(self) -> None:
+        self.move(self.workspace.text.redo)
+
+    # -- actions: branches and tokens --------------------------------------------------------------
+
+    def action_sibling_next(self) -> None:
+        self.turn(self.workspace.text.next)
+
+    def action_sibling_previous(self) -> None:
+        self.turn(self.workspace.text.previous)
+
+    def action_parent(self) -> None:
+        self.move(self.workspace.text.parent)
+
+    def action_child(self) -> None:
+        self.move(self.workspace.text.child)
+
+    def action_branches(self) -> None:
+        self.panes.branches_open = not self.panes.branches_open
+        self.sync()
+        self.panes.go_to("branches" if self.panes.branches_open else "document")
+
+    def action_inspect(self) -> None:
+        if self.panes.pane == "alternatives":
+            self.action_stop()
+            return
+        self.panes.branches_open = False
+        if self.panes.completion.output.cursor is None:
+            self.panes.completion.output.cursor = 0
+        self.panes.go_to("alternatives")
+
+    def action_heat(self) -> None:
+        self.panes.turn_heat()
+        self.sync()
+
+    # -- actions: sampling -------------------------------------------------------------------------
+
+    def action_dials(self) -> None:
+        self.panes.branches_open = False
+        self.panes.go_to("document" if self.panes.pane == "sampling" else "sampling")
+
+    def action_neutralise(self) -> None:
+        self.say(self.panes.sampling.neutralise())
+
+    def action_next_preset(self) -> None:
+        self.say(self.panes.sampling.next_preset())
+
+    def action_fix_seed(self) -> None:
+        self.say(self.panes.sampling.fix_seed())
+
+    def action_shorten(self) -> None:
+        self.do(self.workspace.shorten)
+
+    # -- actions: sessions, models and files -------------------------------------------------------
+
+    def action_new(self) -> None:
+        self.do(self.workspace.open, None)
+
+    def action_sessions(self) -> None:
+        self.workspace.opened.flush()
+        sessions = Sessions(current=self.workspace.opened.path)
+        self.answer(self.app.push_screen_wait(sessions), self.workspace.open)
+
+    def action_models(self) -> None:
+        self.choose_model()
+
+    def action_fork_session(self) -> None:
+        self.do(self.workspace.fork)
+
+    def action_rename(self) -> None:
+        session = self.workspace.session
+        self.answer(questions.title_for_session(self.app, session.title), session.rename)
+
+    def action_save_elsewhere(self) -> None:
+        self.answer(questions.folder_for_session(self.app), self.workspace.save_elsewhere)
+
+    def action_save_as(self) -> None:
+        where = questions.where_to_save(self.app, self.workspace.text_file)
+        self.answer(where, self.workspace.save_text)
+
+    def action_save_text_as(self) -> None:
+        where = questions.another_place_to_save(self.app, self.workspace.text_file)
+        self.answer(where, self.workspace.save_text)
+
+    def action_edit_outside(self) -> None:
+        text = self.workspace.text
+        try:
+            edited = questions.edited_outside(self.app, text.buffer.text)
+        except Trouble as trouble:
+            self.tell(Announcement.of(trouble))
+            return
+        if edited != text.buffer.text:
+            self.move(text.replace, edited)
+        self.editor.focus()
+
+    def action_normalise(self) -> None:
+        self.workspace.text.normalise()
+
+    def action_chat(self) -> None:
+        self.do(self.workspace.turn_chat)
+
+    # -- actions: the view -------------------------------------------------------------------------
+
+    def action_find(self) -> None:
+        self.panes.find()
+
+    def action_next_pane(self) -> None:
+        self.panes.go_to_next()
+
+    def action_inline(self) -> None:
+        self.workspace.inline = not self.workspace.inline
+        self.panes.completion.output.cursor = None
+        self.sync()
+        if self.panes.inline:
+            self.say("Completions are written into the text.")
+        self.panes.go_to("document")
 
     # -- which actions work now --------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Whether an action does anything now; its key is shown, and taken, only then."""
-        if not self.built:
-            return action not in BY_ID
-        typing_elsewhere = isinstance(self.focused, Input)
-        match action:
-            case "stop":
-                return not typing_elsewhere and self.can_leave()
-            case "copy_or_stop" | "find" | "undo" | "redo":
-                return not typing_elsewhere
-            case "accept" | "accept_word":
-                return not typing_elsewhere and self.tentative
-            case "regenerate":
-                return self.writer.running or self.regenerates()
-            case "sibling_next" | "sibling_previous":
-                return len(self.desk.session.siblings()) > 1
-            case "inline":
-                return not self.chatting
-            case "inspect":
-                return bool(self.output.tokens)
-        return True
+        if isinstance(self.focused, Input) and action in _NOT_IN_A_LINE:
+            return False
+        if action == "stop":
+            return self._can_leave()
+        if action == "inspect":
+            return bool(self.panes.completion.tokens)
+        return view.works(self.workspace, action)
 
     def worth_showing(self, action: str) -> bool:
         """Whether the line of keys has a place for an action that works."""
         if action == "stop":
-            return self.writer.running or self.writer.waiting
+            return self.workspace.busy
         if action == "next_pane":
-            return self.folded
-        if action == "generate":
-            return not self.writer.running or self.dirty
-        return True
+            return self.panes.folded
+        return action != "generate" or not self.workspace.running or self.workspace.text.dirty
+
+    def _can_leave(self) -> bool:
+        """Whether Esc has anything to leave or to stop."""
+        return (
+            self.workspace.busy
+            or self.status_line.notice.shown
+            or self.panes.pane != "document"
+            or self.panes.completion.output.cursor is not None
+        )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from qwen_tui import paths
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, Trouble
 
 EDITORS: Final = ("VISUAL", "EDITOR")
@@ -37,29 +38,42 @@ class Seen:
         return cls((found.st_ino, found.st_size, found.st_mtime_ns))
 
 
+class TextFile:
+    """The file the document is written to; `path` is None until it has one."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = path
+        self._seen = Seen.of(path) if path else Seen(None)
+
+    @property
+    def name(self) -> str:
+        """The file's name; empty while there is none."""
+        return self.path.name if self.path else ""
+
+    @property
+    def changed(self) -> bool:
+        """Somebody else changed it since it was read or written here."""
+        return self.path is not None and Seen.of(self.path) != self._seen
+
+    def write(self, path: Path, text: str) -> None:
+        """Write `text` to `path`, which is the document's file from then on. Raises Trouble."""
+        self._seen = write_text(path, text)
+        self.path = path
+
+
 def write_text(path: Path, text: str) -> Seen:
     """Put `text` at `path` in one step, keeping the mode of a file that is there.
 
     Raises Trouble with the reason. A symbolic link keeps pointing where it points.
     """
-    target = Path(os.path.realpath(path))
     try:
-        mode = target.stat().st_mode & 0o777 if target.exists() else 0o644
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", dir=target.parent)
-    except OSError as error:
-        raise Trouble(f"{path} cannot be written: {error.strerror}", code=CANNOT_CREATE) from None
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with paths.replacing(path, sync=True) as file:
             file.write(text.encode("utf-8", "surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(target)
     except (OSError, UnicodeError) as error:
-        temporary.unlink(missing_ok=True)
         why = error.strerror if isinstance(error, OSError) else str(error)
-        raise Trouble(f"{path} cannot be written: {why}", code=IO_ERROR) from None
+        missing = isinstance(error, OSError) and not path.exists()
+        code = CANNOT_CREATE if missing else IO_ERROR
+        raise Trouble(f"{path} cannot be written: {why}", code=code) from None
     return Seen.of(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from qwen_tui.context_window import Truncate
 from qwen_tui.hub import size_text
 from qwen_tui.types import Environment, Progress, Reason
 
@@ -26,6 +27,13 @@ END_MARKS: Final[dict[Reason, str]] = {
     "failed": "✗ failed",
 }
 """How a completion ended, behind its last token."""
+
+SHORTENED: Final[dict[Truncate | None, str]] = {
+    None: "A prompt longer than the context is refused.",
+    "left": "Of a prompt longer than the context the end is sent.",
+    "middle": "Of a prompt longer than the context the beginning and the end are sent.",
+}
+"""What becomes of a prompt that is longer than the context, by the end that is cut."""
 
 
 def short(model: str) -> str:

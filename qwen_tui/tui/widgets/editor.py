@@ -194,25 +194,25 @@ class Editor(ExactTextArea):
         """Take back the last step."""
         self.drop_tail()
         super().undo()
+        self._note_edit()
 
     def redo(self) -> None:
         """Do the last step again."""
         self.drop_tail()
         super().redo()
+        self._note_edit()
 
     def action_undo(self) -> None:
         """Take back the last step; with none the key goes on to the screen."""
         if not self.can_undo:
             raise SkipAction
         self.undo()
-        self._note_edit()
 
     def action_redo(self) -> None:
         """Do the last step again; with none the key goes on to the screen."""
         if not self.can_redo:
             raise SkipAction
         self.redo()
-        self._note_edit()
 
     async def _on_key(self, event: events.Key) -> None:
         """Shift+Enter is Enter, as terminals that can tell them apart report it."""
@@ -241,6 +241,11 @@ class Editor(ExactTextArea):
         self.history.checkpoint()
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
+
+    def replace_all(self, text: str) -> None:
+        """Put another text in place of all of it, as one step of undo."""
+        self.select(0, self.size_in_characters)
+        self.paste_more(text)
 
     # -- a tentative tail -------------------------------------------------------------------------
 

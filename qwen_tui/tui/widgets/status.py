@@ -6,7 +6,6 @@ Law: what does not fit is left out by rank, never cut in the middle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from textual import events
@@ -20,32 +19,10 @@ from textual.widgets import Static
 
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import BY_ID, short_key_name
+from qwen_tui.tui.facts import Facts
 
 FULL_SHARE: Final = 0.9
 """From here on the context meter warns."""
-
-
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the status line tells. A number that is not known is None or 0; `context` 0: no limit is
-    known.
-    """
-
-    model: str = ""
-    device: str = ""
-    dtype: str = ""
-    state: str = ""
-    busy: bool = False
-    tokens: int | None = None
-    exact: bool = True
-    context: int = 0
-    tok_s: float = 0.0
-    ttft_s: float = 0.0
-    seed: int | None = None
-    saved: str = ""
-    saved_style: str = "$success"
-    chat: bool = False
-    read_only: bool = False
 
 
 def meter(facts: Facts) -> str:

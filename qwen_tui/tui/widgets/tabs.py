@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from rich.segment import Segment
@@ -11,16 +10,8 @@ from textual import events
 from textual.strip import Strip
 from textual.widget import Widget
 
+from qwen_tui.tui.facts import Tab
 from qwen_tui.tui.messages import ShowSibling
-
-
-@dataclass(frozen=True, slots=True)
-class Tab:
-    """One completion: its state is running, ended, interrupted or failed."""
-
-    state: str
-    tokens: int
-
 
 _MARKS = {"running": "●", "ended": "", "interrupted": "┄", "failed": "✗"}
 

@@ -1,0 +1,71 @@
+"""Values that widgets show: the completion and its tabs, the facts of the status line.
+
+Law: plain data, so that what is shown can be decided and tested without a screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from qwen_tui.session.tree import Place
+from qwen_tui.types import Reason, Token
+
+TabState: TypeAlias = Literal["running", "ended", "interrupted", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the status line tells. A number that is not known is None or 0; `context` 0: no limit is
+    known.
+    """
+
+    model: str = ""
+    device: str = ""
+    dtype: str = ""
+    state: str = ""
+    busy: bool = False
+    tokens: int | None = None
+    exact: bool = True
+    context: int = 0
+    tok_s: float = 0.0
+    ttft_s: float = 0.0
+    seed: int | None = None
+    saved: str = ""
+    saved_style: str = "$success"
+    chat: bool = False
+    read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Tab:
+    """One completion among its siblings."""
+
+    state: TabState
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """The shown completion: its tokens, the conversation before it, why it ended. `place` is where
+    the head stands: another place, other tokens.
+    """
+
+    place: Place
+    tokens: Sequence[Token]
+    context: str
+    reason: Reason | None
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionFrame:
+    """What stands around the tokens: which completion it is, its siblings as tabs (`shown` None:
+    none of them is on the screen), what an empty pane says. `stale`: the text was edited since.
+    """
+
+    title: str
+    tabs: Sequence[Tab]
+    shown: int | None
+    hint: str
+    stale: bool

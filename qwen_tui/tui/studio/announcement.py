@@ -1,0 +1,35 @@
+"""What the workspace tells a person, as a value: the screen decides where it stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from qwen_tui.types import Trouble
+
+Offer: TypeAlias = Literal["", "fork", "models"]
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a command, or something that happened, tells the person.
+
+    A "passing" word goes by itself; a "trouble" and a "mild" notice stay until they are closed, and
+    one without text takes the notice away. `offer` is what the screen offers with it: to fork a
+    session that cannot be written, to choose another model.
+    """
+
+    text: str
+    hint: str = ""
+    kind: Literal["passing", "mild", "trouble"] = "passing"
+    seconds: float = 3.0
+    offer: Offer = ""
+
+    @classmethod
+    def of(cls, trouble: Trouble) -> Announcement:
+        """A trouble as the notice that stays."""
+        return cls(trouble.message, trouble.hint, "trouble")
+
+
+NOTHING: Final = Announcement("", kind="mild")
+"""Takes the notice away."""

@@ -1,0 +1,148 @@
+"""The document's pane: the editor with the find bar, and inline the completion behind the text.
+
+Law: tentative text is never a person's: what the editor calls its text ends before it, and the
+session alone makes it part of the document. A batch of tokens costs what it adds.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from textual import on, work
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import TextArea
+
+from qwen_tui.tui.studio import questions
+from qwen_tui.tui.studio.frame import Frame
+from qwen_tui.tui.text.editor_document import Span, heat_spans
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.widgets.editor import Editor
+from qwen_tui.tui.widgets.find import FindBar
+from qwen_tui.types import Token, text_of
+
+INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
+MOST_COLOURED: Final = 20_000
+"""Tokens of the document that wear their heat, counted from its end."""
+MOST_INLINE: Final = 200_000
+"""Characters of text and completion that are written inline; more stand in panes."""
+
+
+class Tail:
+    """A tentative completion as text and spans, grown as it grows; `start` characters precede it.
+
+    Only whole characters are given: bytes of a begun one wait for the rest.
+    """
+
+    def __init__(self, heat: Heat, *, coloured: bool, start: int) -> None:
+        self.count = 0
+        """Tokens taken in."""
+        self.end = start
+        """Characters before its end."""
+        self._heat = heat
+        self._coloured = coloured
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def extend(self, tokens: Iterable[Token]) -> tuple[str, list[Span]]:
+        """What some more tokens add."""
+        texts, spans = [], []
+        for token in tokens:
+            self.count += 1
+            text = self._decoder.decode(token.data)
+            if not text:
+                continue
+            style = self._heat.palette.tentative
+            warm = self._heat.style(token.logprob) if self._coloured else None
+            spans.append(Span(self.end, self.end + len(text), style + warm if warm else style))
+            self.end += len(text)
+            texts.append(text)
+        return "".join(texts), spans
+
+
+class DocumentPane(Frame):
+    """Shows the document, in a chat the message, in an editor."""
+
+    @dataclass
+    class TooLong(Message):
+        """Text and completion are more than `most` characters: they need panes."""
+
+        most: int
+
+    def __init__(self, generate_key: str, *, show_heat: bool) -> None:
+        self.editor = Editor(placeholder=INVITATION.format(generate_key))
+        self.find_bar = FindBar()
+        super().__init__(self.editor, self.find_bar, inside=self.editor)
+        self.show_heat = show_heat
+        """What the model wrote wears the colours of its probabilities."""
+        self._title = ""
+        self._badge = ""
+        self._coloured: Hashable = None
+        self._tail: Tail | None = None
+        self._tail_key: Hashable = None
+
+    @on(Editor.PasteCut)
+    @work
+    async def _ask_for_the_rest(self, message: Editor.PasteCut) -> None:
+        if await questions.whether_to_paste_all(self.app, message.kept, len(message.rest)):
+            self.editor.paste_more(message.rest)
+
+    # -- the frame ---------------------------------------------------------------------------------
+
+    def show_frame(self, title: str, badge: str) -> None:
+        """Show what is written, and `badge`: what is odd about it."""
+        if title != self._title:
+            self._title = title
+            self.border_title = Content(title)
+        self._badge = badge
+        self._show_place()
+
+    @on(TextArea.SelectionChanged)
+    def _show_place(self) -> None:
+        """Show where the cursor stands, on the lower edge."""
+        row, column = self.editor.cursor_location
+        badge = f"{self._badge} · " if self._badge else ""
+        self.border_subtitle = Content(f"{badge}{row + 1}:{column + 1}")
+
+    # -- colours -----------------------------------------------------------------------------------
+
+    def colour(self, key: Hashable, tokens: Callable[[], Sequence[Token]]) -> None:
+        """Colour the text by how sure the model was of its tokens; of a very long one the end.
+        `tokens` is called only where `key` or the colours changed since.
+        """
+        wanted = (key, self.show_heat, self.editor.heat)
+        if wanted == self._coloured:
+            return
+        self._coloured = wanted
+        if not self.show_heat:
+            self.editor.paint(())
+            return
+        found = tokens()
+        start = len(text_of(found[:-MOST_COLOURED]))
+        self.editor.paint(heat_spans(found[-MOST_COLOURED:], self.editor.heat, start=start))
+
+    # -- the completion in the document ------------------------------------------------------------
+
+    def show_tail(self, key: Hashable, tokens: Sequence[Token], count: int) -> None:
+        """Show the first `count` tokens of a completion behind the text; 0: none. While `key` stays
+        and `count` grows, only what grew is added.
+        """
+        editor = self.editor
+        if not count:
+            editor.drop_tail()
+            self._tail = None
+            return
+        tail, key = self._tail, (key, editor.heat, self.show_heat)
+        if editor.size_in_characters > MOST_INLINE:
+            self.post_message(self.TooLong(MOST_INLINE))
+        elif tail is None or not editor.has_tail or key != self._tail_key or count < tail.count:
+            start = editor.size_in_characters
+            tail = Tail(editor.heat, coloured=self.show_heat, start=start)
+            self._tail, self._tail_key = tail, key
+            editor.show_tail(*tail.extend(tokens[:count]))
+        elif count > tail.count:
+            editor.extend_tail(*tail.extend(tokens[tail.count : count]))
+        if tail is not None and tail.end > MOST_INLINE:
+            self.post_message(self.TooLong(MOST_INLINE))

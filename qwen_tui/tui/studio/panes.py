@@ -1,0 +1,183 @@
+"""The panes of the studio: what each shows, where it stands, and which are folded away.
+
+Law: a picture of the workspace, it changes nothing of it; what only grew is painted as what grew.
+At every size the pane a person works in is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from textual import events, on
+from textual.app import ComposeResult
+from textual.containers import Horizontal, Vertical
+from textual.geometry import Size
+
+from qwen_tui.settings import Settings
+from qwen_tui.tui.studio import layout, view
+from qwen_tui.tui.studio.completion_pane import CompletionPane
+from qwen_tui.tui.studio.document_pane import DocumentPane
+from qwen_tui.tui.studio.frame import Frame
+from qwen_tui.tui.studio.layout import Pane
+from qwen_tui.tui.studio.sampling_pane import SamplingPane
+from qwen_tui.tui.studio.side_panes import AlternativesPane, BranchesPane
+from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.widgets.alternatives import Alternatives
+from qwen_tui.tui.widgets.editor import Editor
+from qwen_tui.tui.widgets.output import OutputPane
+from qwen_tui.types import Token
+
+
+class Panes(Horizontal):
+    """All panes in two columns, folded to the terminal's size."""
+
+    def __init__(self, settings: Settings, key_of: Callable[[str], str]) -> None:
+        super().__init__()
+        self.document = DocumentPane(key_of("generate"), show_heat=settings.heat)
+        self.completion = CompletionPane(show_heat=settings.heat)
+        self.sampling = SamplingPane(settings)
+        self.alternatives = AlternativesPane()
+        self.branches = BranchesPane()
+        self.frames: dict[Pane, Frame] = {
+            "document": self.document,
+            "completion": self.completion,
+            "sampling": self.sampling,
+            "alternatives": self.alternatives,
+            "branches": self.branches,
+        }
+        self.pane: Pane = "document"
+        """The pane a person works in."""
+        self.branches_open = False
+        """The tree of branches stands in the right column's place."""
+        self.inline = False
+        """The completion stands in the document."""
+        self._terminal = Size(0, 0)
+
+    def compose(self) -> ComposeResult:
+        """The text and the completion left, what steers and explains them right."""
+        with Vertical(id="left"):
+            yield from (self.frames[pane] for pane in layout.LEFT)
+        with Vertical(id="right"):
+            yield from (self.frames[pane] for pane in layout.PANES if pane not in layout.LEFT)
+
+    # -- what is shown -----------------------------------------------------------------------------
+
+    def show(self, work: Workspace) -> None:
+        """Show everything as it is now."""
+        self.completion.output.special = work.special
+        self.completion.show(view.completion(work))
+        self.set_class(work.text.chatting, "-chatting")
+        if self.inline != view.stands_inline(work):
+            self.inline = not self.inline
+            self.fold()
+        if self.branches_open:
+            self.branches.show(work.session.tree, work.session.head)
+        self.colour(work)
+        self.show_frames(work)
+
+    def show_frames(self, work: Workspace) -> None:
+        """Show what stands around the texts, and the completion where it stands in the document."""
+        frame = view.completion_frame(work)
+        self.completion.show_frame(frame)
+        tokens = self.completion.tokens
+        self.document.show_tail(work.session.head, tokens, view.inline_count(work))
+        self.document.show_frame(view.document_title(work, frame), view.document_badge(work))
+        self.sampling.show(checkpoint=work.checkpoint, last_seed=view.last_seed(work))
+        self.look()
+
+    def grow(self, work: Workspace, tokens: Sequence[Token]) -> None:
+        """Show tokens that the completion gained."""
+        node = view.shown_node(work)
+        self.completion.grow(tokens, node.reason if node else None)
+        self.show_frames(work)
+
+    def look(self) -> None:
+        """Show the alternatives of the token that is looked at."""
+        token, at = self.completion.marked
+        self.alternatives.show(token, at, len(self.completion.tokens))
+
+    @on(OutputPane.TokenSelected)
+    def _token_selected(self) -> None:
+        self.look()
+
+    @on(Alternatives.Walk)
+    def _walk(self, message: Alternatives.Walk) -> None:
+        self.completion.output.action_step(message.steps)
+
+    def colour(self, work: Workspace) -> None:
+        """What the model wrote of the document wears its colours there too, while nothing else
+        stands there.
+        """
+        if not work.text.chatting and not work.text.dirty:
+            key = (work.session.head, work.text.revision)
+            self.document.colour(key, lambda: view.document_tokens(work))
+
+    def wear(self, heat: Heat, work: Workspace) -> None:
+        """Paint with a theme's text styles."""
+        self.document.editor.heat = heat
+        self.completion.wear(heat)
+        self.colour(work)
+        self.show_frames(work)
+
+    def turn_heat(self) -> None:
+        """Colour tokens by probability, or not."""
+        self.document.show_heat = self.completion.show_heat = not self.completion.show_heat
+
+    # -- where a person works ----------------------------------------------------------------------
+
+    def go_to(self, pane: Pane) -> None:
+        """Work in a pane, unfolding it where it is folded away."""
+        self.pane = pane
+        self.fold()
+        self.frames[pane].inside.focus()
+
+    def go_to_next(self) -> None:
+        """Work in the next pane, around and around."""
+        self.go_to(layout.after(self.pane, branches=self.branches_open))
+
+    @on(Editor.FindAsked)
+    def find(self) -> None:
+        """Look for a text in the document and the completion."""
+        needle = self.document.editor.selected_text
+        self.go_to("document")
+        self.document.find_bar.open(self.document.editor, self.completion.output, needle=needle)
+
+    def on_descendant_focus(self, event: events.DescendantFocus) -> None:
+        """The pane that has the focus is the one a person works in."""
+        for pane, frame in self.frames.items():
+            if frame in event.widget.ancestors:
+                self.pane = pane
+        self.fold()
+
+    # -- folding -----------------------------------------------------------------------------------
+
+    @property
+    def folded(self) -> bool:
+        """Some pane is not shown, and none stands in its place."""
+        there = (3 if self.branches_open else 4) - self.inline
+        return len(self._shown()) < there
+
+    def fit(self, terminal: Size) -> None:
+        """Fold for a terminal of this size."""
+        self._terminal = terminal
+        self.completion.roomy = terminal.width >= layout.TWO_COLUMNS
+        self.fold()
+
+    def fold(self) -> None:
+        """Show the panes that have a place now."""
+        width, height = self._terminal
+        shown = self._shown()
+        for pane, frame in self.frames.items():
+            frame.display = pane in shown
+        self.query_one("#left").display = bool(shown & set(layout.LEFT))
+        self.query_one("#right").display = bool(shown - set(layout.LEFT))
+        self.set_class(width < layout.TWO_COLUMNS, "-one-column")
+        self.set_class(layout.TWO_COLUMNS <= width < layout.WIDE, "-tight")
+        self.set_class(height < layout.ROOMY, "-short")
+        self.set_class(height < layout.BORDERED, "-bare")
+
+    def _shown(self) -> frozenset[Pane]:
+        return layout.shown(
+            *self._terminal, self.pane, branches=self.branches_open, inline=self.inline
+        )

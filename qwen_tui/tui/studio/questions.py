@@ -1,0 +1,128 @@
+"""What the studio asks before it acts: names of files, folders and titles, and yes or no.
+
+Law: a question changes nothing; it returns the answer, or None when the person leaves it.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from pathlib import Path
+
+from textual.app import App, SuspendNotSupported
+
+from qwen_tui.tui.screens.dialogs import AskLine, AskLines, Confirm, stops_read, stops_shown
+from qwen_tui.tui.studio import text_file
+from qwen_tui.tui.studio.text_file import TextFile
+from qwen_tui.tui.terminal.guarded_app import GuardedApp
+from qwen_tui.types import Trouble
+
+
+async def where_to_save(app: App[int], file: TextFile) -> Path | None:
+    """The file to write the document to: its own, without one another that is asked for."""
+    return await _place_to_save(app, file, file.path)
+
+
+async def another_place_to_save(app: App[int], file: TextFile) -> Path | None:
+    """A file to write the document to from now on."""
+    return await _place_to_save(app, file, None)
+
+
+async def _place_to_save(app: App[int], file: TextFile, path: Path | None) -> Path | None:
+    """`path`, or one that is asked for. What changed there, or is another's, is not written over
+    unasked.
+    """
+    while True:
+        if path is None:
+            path = await _name_for(app, file)
+        if path is None:
+            return None
+        if path == file.path:
+            why = "changed on the disk since it was read" if file.changed else ""
+        else:
+            why = "is there already" if path.exists() else ""
+        answer = await _over(app, path, why) if why else "over"
+        if answer != "other":
+            return path if answer == "over" else None
+        path = None
+
+
+async def _name_for(app: App[int], file: TextFile) -> Path | None:
+    ask = AskLine(
+        "Save the text as",
+        value=str(file.path or ""),
+        placeholder="story.txt",
+        check=_file_complaint,
+    )
+    answer = await app.push_screen_wait(ask)
+    return Path(answer).expanduser() if answer else None
+
+
+async def _over(app: App[int], path: Path, why: str) -> str | None:
+    answers = {"leave": "Leave it", "other": "Another name", "over": "Write over it"}
+    return await app.push_screen_wait(Confirm("Save", f"{path} {why}.", answers))
+
+
+async def folder_for_session(app: App[int]) -> Path | None:
+    """The folder to go on saving the session in."""
+    ask = AskLine("Save the session in", placeholder="a folder", check=_folder_complaint)
+    answer = await app.push_screen_wait(ask)
+    return Path(answer).expanduser() if answer else None
+
+
+async def title_for_session(app: App[int], title: str) -> str | None:
+    """The session's title."""
+    return await app.push_screen_wait(AskLine("Title", value=title)) or None
+
+
+async def stop_strings(app: App[int], stops: tuple[str, ...]) -> tuple[str, ...] | None:
+    """The stop strings."""
+    note = "One a line; \\n is a line end, \\t a tab. The completion ends before any of them."
+    ask = AskLines("Stop strings", value=stops_shown(stops), note=note)
+    answer = await app.push_screen_wait(ask)
+    return None if answer is None else stops_read(answer)
+
+
+async def whether_to_fork(app: App[int], why: str) -> bool:
+    """Whether to go on in a session of one's own, where this one cannot be written."""
+    answers = {"leave": "Only look at it", "fork": "Fork it"}
+    question = f"{why} A fork begins with all of it and is your own."
+    return await app.push_screen_wait(Confirm("Read-only", question, answers)) == "fork"
+
+
+async def whether_to_paste_all(app: App[int], kept: int, left: int) -> bool:
+    """Whether all of a very long paste is meant."""
+    question = (
+        f"{kept:,} characters were pasted and {left:,} are left. "
+        "That much text makes every key slow."
+    )
+    answers = {"leave": "Leave the rest", "all": "Paste all of it"}
+    return await app.push_screen_wait(Confirm("A long paste", question, answers)) == "all"
+
+
+def edited_outside(app: App[int], text: str) -> str:
+    """The text after the person's own editor had it and the terminal. Raises Trouble."""
+    guard = app.guard if isinstance(app, GuardedApp) else None
+    try:
+        with app.suspend(), guard.lent() if guard else nullcontext():
+            return text_file.edit_outside(text)
+    except SuspendNotSupported:
+        raise Trouble("this terminal cannot be lent to another program") from None
+
+
+def _folder_complaint(text: str) -> str:
+    """Why nothing can be saved in a folder; empty when it can."""
+    folder = Path(text).expanduser()
+    if not text.strip() or not folder.is_dir():
+        return f"there is no folder {text}"
+    return "" if os.access(folder, os.W_OK) else f"{text} cannot be written to"
+
+
+def _file_complaint(text: str) -> str:
+    """Why a text file cannot be put there; empty when it can."""
+    path = Path(text).expanduser()
+    if not text.strip():
+        return "a name is wanted"
+    if path.is_dir():
+        return f"{path} is a folder"
+    return "" if path.absolute().parent.is_dir() else f"there is no folder {path.parent}"

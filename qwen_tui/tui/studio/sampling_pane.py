@@ -1,0 +1,71 @@
+"""The pane of the sampling controls, with what the one under the cursor means on its lower edge."""
+
+from __future__ import annotations
+
+from textual import on, work
+from textual.content import Content
+
+from qwen_tui.presets import Preset
+from qwen_tui.safe_text import visible
+from qwen_tui.settings import Settings
+from qwen_tui.tui.sampling_controls import Controls
+from qwen_tui.tui.studio import questions
+from qwen_tui.tui.studio.frame import Frame
+from qwen_tui.tui.widgets.sampling import Dials
+from qwen_tui.types import Sampling
+
+
+class SamplingPane(Frame):
+    """Holds what a person sets before a generation."""
+
+    def __init__(self, settings: Settings) -> None:
+        controls = Controls(
+            settings.sampling,
+            settings.max_tokens,
+            settings.stop,
+            settings.branches,
+            settings.preset,
+        )
+        own: dict[str, Preset] = dict(settings.presets)
+        self.dials = Dials(controls, own=own)
+        super().__init__(self.dials, inside=self.dials, title="Sampling")
+
+    @property
+    def controls(self) -> Controls:
+        """What is set now."""
+        return self.dials.controls
+
+    def show(self, *, checkpoint: Sampling | None, last_seed: int | None) -> None:
+        """Know what the checkpoint's makers sample with, and the seed of what is shown."""
+        self.dials.checkpoint = checkpoint
+        self.dials.last_seed = last_seed
+
+    @on(Dials.Said)
+    def _show_help(self, message: Dials.Said) -> None:
+        self.border_subtitle = Content(visible(message.text))
+        self.set_class(message.wrong, "-wrong")
+
+    @on(Dials.EditStops)
+    @work
+    async def _edit_stops(self) -> None:
+        stops = await questions.stop_strings(self.app, self.controls.stop)
+        if stops is not None:
+            self.dials.take_stops(stops)
+
+    # -- what a person asks for, and the words that say what it did --------------------------------
+
+    def neutralise(self) -> str:
+        """Switch every stage off."""
+        self.dials.neutralise()
+        return "Sampling is neutral: the model's own distribution."
+
+    def next_preset(self) -> str:
+        """Set the controls from the next preset."""
+        self.dials.next_preset()
+        return f"Preset: {self.dials.preset_label()}"
+
+    def fix_seed(self) -> str:
+        """Keep the last seed, or take a fresh one each time."""
+        self.dials.toggle_seed()
+        seed = self.controls.sampling.seed
+        return "A fresh seed each time." if seed is None else f"Seed {seed} stays."

@@ -1,0 +1,42 @@
+"""The foot of the studio: notices that stay, the line of facts, the keys that work right now."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+
+from qwen_tui.tui.facts import Facts
+from qwen_tui.tui.studio.announcement import Announcement
+from qwen_tui.tui.widgets.status import KeyLine, Notice, Status
+
+
+class StatusLine(Vertical):
+    """Shows how things stand, and above that what a person has to know."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure = Notice(closable=False)
+        """Why the session is not saved; it stays until it is."""
+        self.notice = Notice()
+        self.status = Status()
+
+    def compose(self) -> ComposeResult:
+        """Notices on top, the keys at the bottom of the screen."""
+        yield self.failure
+        yield self.notice
+        yield self.status
+        yield KeyLine()
+
+    def show(self, facts: Facts) -> None:
+        """Show how things stand."""
+        self.status.facts = facts
+
+    def tell(self, announcement: Announcement) -> None:
+        """Show a notice until it is closed; one without text takes it away."""
+        mood = "mild" if announcement.kind == "mild" else ""
+        self.notice.tell(announcement.text, announcement.hint, mood=mood)
+
+    def show_failure(self, message: str, hint: str) -> None:
+        """Say why the session is not saved; "": it is."""
+        if message != self.failure.message:
+            self.failure.tell(message, hint)

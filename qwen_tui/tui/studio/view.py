@@ -1,0 +1,229 @@
+"""What of the workspace is shown, as values: titles, tabs, hints, the status line's facts.
+
+Law: the one place that decides what a person reads; it changes nothing and knows no Textual.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qwen_tui.safe_text import visible
+from qwen_tui.session.generations import GenerationState
+from qwen_tui.session.tree import Node
+from qwen_tui.tui.facts import Completion, CompletionFrame, Facts, Tab, TabState
+from qwen_tui.tui.studio import chat
+from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.tui.text.wording import (
+    END_MARKS,
+    model_name,
+    precision,
+    progress_words,
+    short,
+)
+from qwen_tui.types import Token
+
+NOTHING_YET: Final = "The completion appears here."
+
+
+def completion(work: Workspace) -> Completion:
+    """The completion that is shown now."""
+    session = work.session
+    node = shown_node(work)
+    return Completion(
+        session.head,
+        session.tail if node else (),
+        chat.transcript(session) if work.text.chatting else "",
+        node.reason if node else None,
+    )
+
+
+def shown_node(work: Workspace) -> Node | None:
+    """The node whose tokens are shown as the completion."""
+    node = work.session.head.node
+    return work.session.tree[node] if node and work.text.has_tail else None
+
+
+def completion_frame(work: Workspace) -> CompletionFrame:
+    """What stands around the completion."""
+    session = work.session
+    shown, completions = session.completion, session.completions()
+    place = completions.index(shown) if shown in completions else None
+    stale = work.text.dirty and (work.text.has_tail or shown is not None)
+    tabs = [Tab(_state(work, session.tree[id]), len(session.tree[id].tokens)) for id in completions]
+    title = "Chat" if work.text.chatting else "Completion"
+    if len(tabs) > 1 and place is not None:
+        title += f" {place + 1} of {len(tabs)}"
+    elif len(tabs) > 1 and shown is None:
+        title = f"{len(tabs)} completions, none shown"
+    if stale:
+        title += " of the text before the edit"
+    elif shown and _state(work, session.tree[shown]) == "interrupted":
+        title += f" · interrupted, {work.key_of('generate')} goes on"
+    return CompletionFrame(title, tabs, place, _hint(work), stale)
+
+
+def _state(work: Workspace, node: Node) -> TabState:
+    run = work.session.generation_of(node.id)
+    if node.reason in ("failed", "nan", "oom", "eof"):
+        return "failed"
+    if node.source != "model" or node.reason is not None:
+        return "ended"
+    return "running" if run is not None and run.running else "interrupted"
+
+
+def _hint(work: Workspace) -> str:
+    """What the pane says while the completion is empty."""
+    if work.waiting:
+        return f"{work.loader.words() or 'Opening the model'}\nThe completion begins then."
+    if work.running:
+        run = work.session.generations.get(work.completer.newest)
+        progress = run.progress if run else None
+        return progress_words(progress) if progress else "Reading the text …"
+    return NOTHING_YET
+
+
+# -- the document ----------------------------------------------------------------------------------
+
+
+def stands_inline(work: Workspace) -> bool:
+    """The completion stands in the document: a person wants that, it is no conversation, and no
+    character or template joins the two.
+    """
+    session = work.session
+    id, at = session.head
+    if not work.inline or work.text.chatting or session.text.endswith("\ufffd"):
+        return False
+    return not any(part.node.folded and part.stop > at for part in session.tree.chain(id))
+
+
+def inline_count(work: Workspace) -> int:
+    """How many tokens of the completion stand in the document, tentative; an eos does not."""
+    id, at = work.session.head
+    if id is None or work.text.dirty or not work.text.has_tail or not stands_inline(work):
+        return 0
+    return work.session.accept_end(id) - at
+
+
+def document_tokens(work: Workspace) -> list[Token]:
+    """The tokens of the document's text, those of a template left out."""
+    parts = work.session.parts()
+    return [token for part in parts if not part.node.folded for token in part.tokens]
+
+
+def document_title(work: Workspace, frame: CompletionFrame) -> str:
+    """What is written, whether some of it is not committed, and inline how the completion
+    stands.
+    """
+    name = work.session.title or work.text_file.name or "Untitled"
+    name = "Message" if work.text.chatting else name
+    title = visible(name) + (" ✎" if work.text.dirty else "")
+    words = _standing(work, frame) if stands_inline(work) else ""
+    return f"{title} · {words}" if words else title
+
+
+def _standing(work: Workspace, frame: CompletionFrame) -> str:
+    if work.text.dirty and work.running:
+        return "the completion goes on beside it"
+    if work.waiting or (work.running and not work.text.has_tail):
+        return frame.hint.partition("\n")[0]
+    node = shown_node(work)
+    if node is None or work.text.dirty:
+        return ""
+    mark = END_MARKS[node.reason] if node.reason else ""
+    return f"{frame.title} {mark}".rstrip()
+
+
+def document_badge(work: Workspace) -> str:
+    """What is odd about the text and which key mends it; empty where nothing is."""
+    return "" if work.text.composed else f"not NFC, {work.key_of('normalise')}"
+
+
+# -- the status line -------------------------------------------------------------------------------
+
+
+def shown_run(work: Workspace) -> GenerationState | None:
+    """The generation that is written, or else the one that wrote what is shown: the completion, or
+    the end of the document.
+    """
+    session = work.session
+    if work.busy:
+        return session.generations.get(work.completer.newest)
+    node = session.completion or session.head.node
+    return session.generation_of(node) if node is not None else None
+
+
+def last_seed(work: Workspace) -> int | None:
+    """The seed of what is shown, else that of the newest generation."""
+    run = shown_run(work) or next(reversed(work.session.generations.values()), None)
+    return run.seed if run else None
+
+
+def facts(work: Workspace, completion_tokens: int) -> Facts:
+    """What the status line tells; the completion on the screen has so many tokens."""
+    model, run = work.model, shown_run(work)
+    environment = model.environment if model else None
+    saved, saved_style = _saved(work)
+    ttft = run.ttft_ms if run else None
+    return Facts(
+        model=short(model_name(environment) or work.settings.model),
+        device=environment.device if environment else "",
+        dtype=precision(environment) if environment else "",
+        state=_doing(work),
+        busy=work.busy or work.context.runner.state == "loading",
+        tokens=work.text.count + (0 if work.text.dirty else completion_tokens),
+        exact=work.session.vocab is not None,
+        context=work.completer.context,
+        tok_s=run.tok_s if run else 0.0,
+        ttft_s=ttft / 1000 if ttft is not None else 0.0,
+        seed=run.seed if run else None,
+        saved=saved,
+        saved_style=saved_style,
+        chat=work.text.chatting,
+        read_only=bool(work.opened.read_only),
+    )
+
+
+def _doing(work: Workspace) -> str:
+    if work.running:
+        return "writing"
+    loading = work.loader.words()
+    return f"queued · {loading}".removesuffix(" · ") if work.waiting else loading
+
+
+def _saved(work: Workspace) -> tuple[str, str]:
+    """How saving stands, and its style."""
+    store = work.opened.store
+    if store is None:
+        return ("" if work.opened.read_only else "not saved"), "$foreground 60%"
+    if store.state.reason:
+        return "✗ not saved", "bold $error"
+    if not len(work.session.tree):
+        return "", ""
+    return ("✓ saved", "$success") if store.state.saved else ("saving …", "$foreground 60%")
+
+
+def saving_failure(work: Workspace) -> tuple[str, str]:
+    """Why the session is not saved, and what to do; ("", "") while it is."""
+    state = work.opened.store.state if work.opened.store is not None else None
+    if state is None or not state.reason:
+        return "", ""
+    elsewhere = f"{work.key_of('save_elsewhere')} saves the session elsewhere"
+    hint = f"{state.path} · {state.unsaved:,} bytes are held in memory · {elsewhere}"
+    return f"Not saved: {state.reason}", hint
+
+
+# -- actions ---------------------------------------------------------------------------------------
+
+
+def works(work: Workspace, action: str) -> bool:
+    """Whether an action does anything to the text now."""
+    match action:
+        case "accept" | "accept_word":
+            return work.text.tentative
+        case "regenerate":
+            return work.running or work.text.regenerates
+        case "sibling_next" | "sibling_previous":
+            return len(work.session.siblings()) > 1
+        case "inline":
+            return not work.text.chatting
+    return True

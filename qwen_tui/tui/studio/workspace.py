@@ -1,0 +1,401 @@
+"""What is worked on in the studio: a session and its text, the model, what is asked of it next.
+
+Law: it knows no Textual. A command does one thing or tells why not, and returns whether it did it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Container, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from qwen_tui.context_window import Truncate
+from qwen_tui.safe_text import visible
+from qwen_tui.session import library
+from qwen_tui.session.opening import OpenSession, new_store
+from qwen_tui.session.session import Session
+from qwen_tui.settings import Settings
+from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.sampling_controls import Controls
+from qwen_tui.tui.studio import chat
+from qwen_tui.tui.studio.announcement import NOTHING, Announcement, Offer
+from qwen_tui.tui.studio.edited_text import Buffer, EditedText
+from qwen_tui.tui.studio.generation import Ask, Completer
+from qwen_tui.tui.studio.model_loading import Failed, Loader, Ready, Report, VocabRead
+from qwen_tui.tui.studio.playback import play
+from qwen_tui.tui.studio.text_file import TextFile
+from qwen_tui.tui.text.wording import SHORTENED
+from qwen_tui.types import NO_INPUT, Backend, Mode, Progress, Sampling, Token, Trouble
+
+SEVERAL: Final = 4
+"""How many completions `several` asks for when the control says one."""
+_LOST: Final = "The session's file was replaced; what stands here is what it was."
+_READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
+
+
+class Workspace:
+    """Everything the studio works on, and the commands that change it.
+
+    `key_of` names an action's key; `tell` shows an announcement; `changed` is called when what is
+    shown is out of date without a command, `grew` with the tokens that the shown completion gained;
+    `report` carries what opening a model reports, from any thread, to `model_reported`.
+    """
+
+    def __init__(
+        self,
+        context: StudioContext,
+        buffer: Buffer,
+        *,
+        key_of: Callable[[str], str],
+        tell: Callable[[Announcement], None],
+        changed: Callable[[], None],
+        grew: Callable[[Sequence[Token]], None],
+        report: Callable[[Report], None],
+    ) -> None:
+        self.context = context
+        self.settings = context.settings
+        self.key_of = key_of
+        self.text_file = TextFile(context.file)
+        self.loader = Loader(context, report)
+        self.inline = self.settings.layout == "inline"
+        """A person wants the completion to stand in the document."""
+        self.instruct = False
+        """The model was tuned to answer."""
+        self.checkpoint: Sampling | None = None
+        """What the checkpoint's makers sample with."""
+        self.special: Container[int] = frozenset()
+        """The ids of special tokens."""
+        self._tell = tell
+        self._changed = changed
+        self._grew = grew
+        self._unmet: Ask | None = None
+        """What was asked of a model that could not be opened."""
+        self._models_offered = False
+        self._beginning = context.text
+        """The text to begin with, until it is in the session."""
+        self._told = ""
+        """The newest word of the store or the follower that was told."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        opened = context.opened
+        self._recorded = opened.session.entries if context.play else []
+        self._work_on(
+            OpenSession(Session(vocab=opened.session.vocab)) if context.play else opened, buffer
+        )
+
+    def _work_on(self, opened: OpenSession, buffer: Buffer) -> None:
+        self.opened = opened
+        self.text = EditedText(opened, buffer)
+        self.completer = Completer(
+            opened.session,
+            self.context.runner,
+            self.settings,
+            changed=self._changed,
+            grew=self._grew,
+            troubled=lambda trouble: self._tell(Announcement.of(trouble)),
+        )
+
+    def open_model(self) -> None:
+        """Open the model that the settings name."""
+        self.loader.begin(self.settings)
+
+    # -- state -------------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The session that is worked on."""
+        return self.opened.session
+
+    @property
+    def model(self) -> Backend | None:
+        """The model, once it is open."""
+        return self.completer.model
+
+    @property
+    def running(self) -> bool:
+        """A generation has not ended."""
+        return self.completer.running
+
+    @property
+    def waiting(self) -> bool:
+        """A generation waits for the model."""
+        return self.completer.waiting
+
+    @property
+    def busy(self) -> bool:
+        """A generation runs or waits."""
+        return self.running or self.waiting
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def _say(self, text: str, *, seconds: float = 3.0, offer: Offer = "") -> bool:
+        """Tell in passing why a command does nothing; False."""
+        self._tell(Announcement(text, seconds=seconds, offer=offer))
+        return False
+
+    def _refuse(self, trouble: Trouble, offer: Offer = "") -> bool:
+        """Tell what failed and how to mend it; False."""
+        self._tell(replace(Announcement.of(trouble), offer=offer))
+        return False
+
+    # -- asking the model --------------------------------------------------------------------------
+
+    def generate(self, controls: Controls) -> bool:
+        """Go on from the end of the document, which a finished completion is part of."""
+        text = self.text
+        if self.running and not text.dirty:
+            stop, again = self.key_of("stop"), self.key_of("regenerate")
+            return self._say(f"Still writing. {stop} stops, {again} begins again.")
+        if text.chatting:
+            try:
+                text.send()
+            except Trouble as trouble:
+                return self._refuse(trouble)
+        elif self.session.vocab is not None:
+            if not text.commit_typing() and self.session.tail:
+                self.session.accept()
+            text.show()
+        return self._ask(controls)
+
+    def regenerate(self, controls: Controls) -> bool:
+        """Complete the text: once more where a completion stands there, else for the first time."""
+        if self.session.vocab is None or self.text.commit_typing():
+            return self._ask(controls)
+        return self._ask(controls, again=self.text.regenerates)
+
+    def several(self, controls: Controls) -> bool:
+        """Complete the text several times at once."""
+        branches = controls.branches if controls.branches > 1 else SEVERAL
+        return self.regenerate(replace(controls, branches=branches))
+
+    def take_alternative(self, at: int, choice: int, controls: Controls) -> bool:
+        """Take another token than the one that stands at `at` of the completion, and go on."""
+        try:
+            self.text.fork(at, choice)
+        except Trouble as trouble:
+            return self._refuse(trouble)
+        return self._ask(replace(controls, branches=1))
+
+    def _ask(self, controls: Controls, *, again: bool = False) -> bool:
+        if controls.branches > 1 and self.model and not self.model.abilities.branches:
+            self._say("This model completes one at a time.")
+            controls = replace(controls, branches=1)
+        if self.context.play:
+            return self._say("This is a playback. Open the session to go on with it.", seconds=4)
+        if self.opened.read_only:
+            return self._say(f"{self.opened.read_only}.", offer="fork")
+        if self.loader.failed:
+            self.loader.begin(self.settings)
+        mode: Mode = "chat" if self.text.chatting else "complete"
+        # without a tokenizer typing cannot be committed yet: the text itself waits for it
+        wait = self.session.vocab is None and self.text.dirty
+        text = self.text.buffer.text if wait else None
+        self.completer.ask(Ask(controls, again, mode, text))
+        return True
+
+    def stop(self) -> bool:
+        """End what runs, keeping its text, and forget what waits."""
+        if self.busy:
+            self.completer.stop()
+            return True
+        return False
+
+    def shorten(self) -> None:
+        """Turn through what becomes of a prompt that is longer than the context."""
+        turns: dict[Truncate | None, Truncate | None]
+        turns = {None: "left", "left": "middle", "middle": None}
+        self._set(replace(self.settings, truncate=turns[self.settings.truncate]))
+        self._say(SHORTENED[self.settings.truncate])
+
+    def _set(self, settings: Settings) -> None:
+        self.settings = self.completer.settings = settings
+
+    # -- the text ----------------------------------------------------------------------------------
+
+    def leave_inline(self, most: int) -> None:
+        """Write completions beside a text that is longer than `most` characters."""
+        if self.inline:
+            self.inline = False
+            words = f"More than {most:,} characters: completions stand beside the text."
+            self._tell(Announcement(words, kind="mild"))
+
+    def turn_chat(self) -> bool:
+        """Turn to the chat, or back to the document; each remembers where it stood."""
+        vocab, chatting = self.session.vocab, not self.text.chatting
+        if chatting and vocab is None:
+            return self._refuse(Trouble("the model is not open yet"))
+        if chatting and vocab is not None and vocab.chat_template is None:
+            return self._refuse(chat.NO_TEMPLATE)
+        self.text.turn_to(chatting=chatting)
+        if chatting and not self.instruct:
+            self._tell(Announcement(chat.BASE, kind="mild"))
+        return True
+
+    def save_text(self, path: Path) -> bool:
+        """Write the document to a file, which is its own from then on. The session bears the file's
+        name, unless a person gave it another.
+        """
+        text, session = self.text.document, self.session
+        if self.text.chatting and not text:
+            return self._refuse(
+                Trouble("there is no document beside this conversation", hint="nothing was written")
+            )
+        own = session.title not in ("", self.text_file.name)
+        try:
+            self.text_file.write(path, text)
+        except Trouble as trouble:
+            return self._refuse(trouble)
+        if not own and session.title != path.name:
+            session.rename(path.name)
+        self._say(f"Wrote {len(text):,} characters to {visible(path.name)}.")
+        return True
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def open(self, path: Path | None) -> bool:
+        """Work on another session; None: on an empty one. The old one is saved and let go."""
+        try:
+            opened = self.context.open_session(path)
+        except Trouble as trouble:
+            return self._refuse(trouble)
+        self.text.keep()
+        self._switch(opened)
+        return True
+
+    def fork(self) -> None:
+        """Work on a session of one's own that begins with everything this one holds."""
+        session = library.fork(self.session)
+        store = new_store(session) if self.settings.save else None
+        self.text.keep_draft()
+        self._switch(OpenSession(session, store))
+        self._say("A session of your own now.")
+
+    def _switch(self, opened: OpenSession) -> None:
+        old, completer, clean = self.opened, self.completer, not self.text.dirty
+        opened.session.vocab = old.session.vocab
+        self._work_on(opened, self.text.buffer)
+        self.completer.model = completer.model
+        self.text_file = TextFile()
+
+        async def let_go() -> None:
+            completer.stop()
+            await completer.settle()
+            await asyncio.to_thread(old.close, committed=clean)
+
+        self._start(let_go())
+        self.restore()
+
+    def restore(self) -> None:
+        """Show the session as it was left, and tell what its file has suffered."""
+        self.text.restore(self._beginning)
+        opened = self.opened
+        told = (opened.read_only, "interrupted")  # the completion's title says the latter
+        suffered = [badge for badge in opened.badges if not any(w and w in badge for w in told)]
+        hint = _READ_ONLY.format(self.key_of("fork_session")) if opened.read_only else ""
+        self._tell(Announcement(opened.read_only or " · ".join(suffered), hint, "mild"))
+
+    def save_elsewhere(self, folder: Path) -> bool:
+        """Go on saving the session in another folder; all of it is written there."""
+        store = self.opened.store
+        if store is None:
+            return self._refuse(Trouble("this session is not saved at all"))
+        if not store.relocate(folder):
+            return self._refuse(Trouble(f"not there either: {store.state.reason}"))
+        return True
+
+    def poll(self) -> bool:
+        """Tell what the store has to say, and take in what another process wrote to the session;
+        True when it wrote something. Call it a few times a second.
+        """
+        store, follower = self.opened.store, self.opened.follower
+        said = store.state.notice if store is not None else ""
+        said = _LOST if follower is not None and follower.lost else said
+        if said and said != self._told:
+            self._told = said
+            self._tell(Announcement(said, kind="mild"))
+        entries = follower.poll() if follower is not None else []
+        clean = not self.text.dirty
+        for entry in entries:
+            self.session.apply(entry)
+        if entries and clean:
+            self.text.show()
+        return bool(entries)
+
+    async def leave(self, patience_s: float) -> bool:
+        """End what runs, for `patience_s` seconds at most; True when no typing waits in a draft."""
+        self.text.keep()
+        self.completer.stop()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self.completer.settle(), patience_s)
+        return not self.text.dirty
+
+    # -- models ------------------------------------------------------------------------------------
+
+    def use_model(self, name: str) -> None:
+        """Open another model; what waits for one waits for this one."""
+        waiting = self.completer.asked or self._unmet
+        self._unmet = None
+        self.completer.stop()
+        # a draft model was named for one model, and seldom fits another
+        draft = self.settings.draft if name == self.settings.model else ""
+        self._set(replace(self.settings, model=name, engine="local", draft=draft))
+        self.completer.lose_model()
+        self.completer.asked = waiting
+        self._tell(NOTHING)
+        self.loader.begin(self.settings, swap=True)
+
+    def model_reported(self, report: Report) -> None:
+        """Something happened while a model is opened."""
+        match report:
+            case Progress():
+                self.loader.estimate.update(report, time.monotonic())
+            case VocabRead():
+                self._vocab_read(report)
+            case Ready():
+                self._ready(report.model)
+            case Failed():
+                self._failed(report.trouble)
+
+    def _vocab_read(self, read: VocabRead) -> None:
+        session = self.session
+        session.vocab = read.vocab
+        if self._beginning and not len(session.tree):
+            # only now: without the tokenizer it would be cut into words, and cut again later
+            session.commit(self._beginning, "file" if self.text_file.path else None)
+        self._beginning = ""
+        if read.vocab is not None:
+            self.special = read.special
+        self.checkpoint = read.checkpoint
+        self.instruct = read.instruct
+        self.completer.begin_waiting()
+
+    def _ready(self, model: Backend) -> None:
+        self._tell(NOTHING)
+        for warning in model.warnings:
+            self._say(warning, seconds=12.0)
+        self.completer.use(model)
+        if self._recorded:
+            entries, self._recorded = self._recorded, []
+            self._start(play(entries, self.session, self.completer.replay, self._show))
+
+    def _show(self) -> None:
+        self.text.show()
+        self._changed()
+
+    def _failed(self, trouble: Trouble) -> None:
+        self._unmet = self.completer.asked
+        self.completer.lose_model()
+        other = f"{self.key_of('models')} chooses another model"
+        hint = f"{trouble.hint} · {other}" if trouble.hint else other
+        offer: Offer = "models" if trouble.code == NO_INPUT and not self._models_offered else ""
+        self._models_offered = self._models_offered or bool(offer)
+        self._refuse(Trouble(trouble.message, hint=hint), offer)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something beside; a task is kept until it ends, so that it is not collected."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

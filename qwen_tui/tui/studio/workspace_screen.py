@@ -1,0 +1,225 @@
+"""A screen that shows a workspace: it runs commands and shows, once, what came of them.
+
+Law: `sync` shows everything as it is; after a command it runs once, however much was changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final, TypeVar
+
+from textual import events, on, work
+from textual.app import ComposeResult
+from textual.message import Message
+from textual.screen import Screen
+
+from qwen_tui.tui.actions import BY_ID, key_name, keymap
+from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.screens.models import Models
+from qwen_tui.tui.studio import questions, view
+from qwen_tui.tui.studio.announcement import Announcement
+from qwen_tui.tui.studio.document_pane import DocumentPane
+from qwen_tui.tui.studio.model_loading import Report
+from qwen_tui.tui.studio.panes import Panes
+from qwen_tui.tui.studio.status_line import StatusLine
+from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.tui.theme.heat import Heat
+from qwen_tui.tui.widgets.editor import Editor
+from qwen_tui.types import Progress, Token
+
+POLL_S: Final = 0.25
+"""How often the store is asked how saving stands."""
+T = TypeVar("T")
+
+
+class ModelReport(Message):
+    """What opening a model reports, on its way from the loader's threads to the workspace."""
+
+    def __init__(self, report: Report) -> None:
+        super().__init__()
+        self.report = report
+
+    def can_replace(self, message: Message) -> bool:
+        """A newer progress makes an unread one worthless."""
+        return isinstance(message, ModelReport) and (
+            isinstance(self.report, Progress) and isinstance(message.report, Progress)
+        )
+
+
+class WorkspaceScreen(Screen[None]):
+    """The workspace, the panes that show it, and the foot under them; it has no keys."""
+
+    def __init__(self, context: StudioContext, heat: Heat) -> None:
+        super().__init__()
+        settings = context.settings
+        self._keys = keymap(settings.keys)[0]
+        self._heat = heat
+        self._commanding = False
+        self.panes = Panes(settings, self.key_of)
+        self.editor = self.panes.document.editor
+        self.status_line = StatusLine()
+        self.workspace = Workspace(
+            context,
+            self.editor,
+            key_of=self.key_of,
+            tell=self.tell,
+            changed=self._changed,
+            grew=self._grew,
+            report=self._report,
+        )
+
+    def compose(self) -> ComposeResult:
+        """The panes, and the foot under them."""
+        yield self.panes
+        yield self.status_line
+
+    def on_mount(self) -> None:
+        """Show the document at once; the model is opened after the first paint."""
+        self.editor.take_tail = self._take_tail
+        self.panes.fit(self.app.size)
+        self.wear(self._heat)
+        self.do(self.workspace.restore)
+        self.editor.focus()
+        self.set_interval(POLL_S, self._poll)
+        self.call_after_refresh(self.workspace.open_model)
+
+    def key_of(self, action: str) -> str:
+        """The first key of an action as a person has it, in words."""
+        own = self._keys.get(action, "").split(",")[0]
+        return key_name(own or BY_ID[action].keys[0])
+
+    # -- what is shown -----------------------------------------------------------------------------
+
+    def sync(self) -> None:
+        """Show everything as it is now."""
+        text = self.workspace.text
+        text.follow_head()
+        text.measure()
+        self.panes.show(self.workspace)
+        self._show_status()
+        self.refresh_bindings()
+
+    def _show_frames(self) -> None:
+        self.panes.show_frames(self.workspace)
+        self._show_status()
+
+    def _show_status(self) -> None:
+        tokens = len(self.panes.completion.tokens)
+        self.status_line.show(view.facts(self.workspace, tokens))
+
+    def wear(self, heat: Heat) -> None:
+        """Paint with a theme's text styles."""
+        self.panes.wear(heat, self.workspace)
+
+    def tell(self, announcement: Announcement) -> None:
+        """Tell a person something, where its kind belongs; an offer becomes a question."""
+        if announcement.offer == "fork":
+            whether = questions.whether_to_fork(self.app, announcement.text)
+            self.answer(whether, lambda _yes: self.workspace.fork())
+        elif announcement.kind == "passing":
+            self.notify(announcement.text, timeout=announcement.seconds, markup=False)
+        else:
+            self.status_line.tell(announcement)
+            self.refresh_bindings()
+        if announcement.offer == "models":
+            self.choose_model(announcement.text)
+
+    def say(self, text: str) -> None:
+        """A passing word."""
+        self.tell(Announcement(text))
+
+    # -- what the workspace says -------------------------------------------------------------------
+
+    def _changed(self) -> None:
+        if not self._commanding:
+            self.sync()
+
+    def _grew(self, tokens: Sequence[Token]) -> None:
+        self.panes.grow(self.workspace, tokens)
+        self._show_status()
+
+    def _report(self, report: Report) -> None:
+        """From any thread; nothing once the screen is gone."""
+        if self.is_attached and self.app.is_running:
+            with suppress(RuntimeError):
+                self.post_message(ModelReport(report))
+
+    @on(ModelReport)
+    def _model_reported(self, message: ModelReport) -> None:
+        if isinstance(message.report, Progress):
+            self.workspace.model_reported(message.report)
+            self._show_frames()
+        else:
+            self.do(self.workspace.model_reported, message.report)
+
+    def _poll(self) -> None:
+        if self.workspace.poll():
+            self.sync()
+        self.status_line.show_failure(*view.saving_failure(self.workspace))
+        self._show_status()
+
+    # -- what happens by itself --------------------------------------------------------------------
+
+    def on_resize(self, event: events.Resize) -> None:
+        """Fold the panes for the terminal's new size."""
+        self.panes.fit(event.size)
+
+    @on(Editor.Edited)
+    def _edited(self) -> None:
+        self.workspace.text.keep_draft()
+        self.workspace.text.measure()
+        self._show_frames()
+        self.refresh_bindings()
+
+    @on(DocumentPane.TooLong)
+    def _too_long(self, message: DocumentPane.TooLong) -> None:
+        self.do(self.workspace.leave_inline, message.most)
+
+    # -- commands ----------------------------------------------------------------------------------
+
+    def do(self, command: Callable[..., object], *args: Any) -> bool:
+        """Run a command of the workspace and show, once, what came of it; whether it did it."""
+        outer, self._commanding = self._commanding, True
+        try:
+            done = bool(command(*args))
+        finally:
+            self._commanding = outer
+        self._changed()
+        return done
+
+    def move(self, command: Callable[..., bool], *args: Any) -> bool:
+        """Run a command that moves the head: the cursor then stands where the document ends."""
+        moved = self.do(command, *args)
+        if moved and not self.workspace.text.chatting:
+            self.editor.caret = self.editor.size_in_characters
+        return moved
+
+    def turn(self, command: Callable[..., bool], *args: Any) -> None:
+        """Run a command that shows another completion: inline the cursor stands at its end."""
+        if self.move(command, *args) and self.panes.inline:
+            self.editor.to_the_end()
+
+    def ask(self, command: Callable[..., bool], *args: Any) -> bool:
+        """Run a command that asks the model: the view follows what it writes."""
+        asked = self.do(command, *args)
+        if asked:
+            self.panes.completion.follow()
+            if self.panes.inline:
+                self.editor.to_the_end()
+        return asked
+
+    @work
+    async def answer(self, question: Awaitable[T | None], command: Callable[[T], object]) -> None:
+        """Ask something and run a command with the answer; a question that is left does nothing."""
+        answer = await question
+        if answer:
+            self.do(command, answer)
+
+    def choose_model(self, note: str = "") -> None:
+        """Ask for another model; `note` says why."""
+        self.answer(self.app.push_screen_wait(Models(note=note)), self.workspace.use_model)
+
+    def _take_tail(self) -> None:
+        """A person writes on in or behind the completion: it is part of the text first."""
+        self.do(self.workspace.text.accept)
