@@ -16,9 +16,9 @@ from pathlib import Path
 from qwen_tui import settings
 from qwen_tui.cli import wiring
 from qwen_tui.engine.runner import Runner
+from qwen_tui.session.opening import OpenSession
 from qwen_tui.session.session import Session
 from qwen_tui.tui.app import QwenTui
-from qwen_tui.session.opening import OpenSession
 from qwen_tui.tui.context import StudioContext
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -481,6 +481,24 @@ async def test_a_text_that_does_not_fit_is_shortened_when_one_says_so(studio: St
         assert bench.document.startswith("word " * 50)
 
 
+async def test_one_key_shows_everything_once(studio: Studio) -> None:
+    async with studio(text=BEGINNING, gated=True) as bench:
+        await bench.ready()
+        shows: list[int] = []
+        show = bench.studio.panes.show
+        bench.studio.panes.show = lambda work: (shows.append(1), show(work))
+        for key in ("ctrl+j", "ctrl+right", "ctrl+z", "alt+c", "alt+i", "alt+i"):
+            shows.clear()
+            await bench.pilot.press(key)
+            assert len(shows) == 1, key
+            bench.gate.allow(1)
+            await bench.until(lambda: bench.gate.waited_at, "the model at its next token")
+        shows.clear()
+        bench.gate.open()
+        await bench.settled()
+        assert len(shows) == 1, "tokens are painted as what grew; only the end shows everything"
+
+
 # -- what is shown ---------------------------------------------------------------------------------
 
 

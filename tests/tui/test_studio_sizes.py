@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures.scripts import Say
+from fixtures.tokenizers import build_tokenizer
 from qwen_tui.tui.studio import layout
+from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -47,6 +50,33 @@ async def test_at_80_by_24_text_completion_controls_and_inspector_are_in_view(
         shown = bench.screen()
         for words in (BEGINNING, "there was a king", "temperature", "Alternatives", "4,096"):
             assert words in shown
+
+
+async def test_on_a_roomy_terminal_the_controls_take_no_more_than_they_need(
+    studio: Studio,
+) -> None:
+    async with studio(size=(120, 40)) as bench:
+        await bench.ready()
+        controls, alternatives = bench.studio.panes.sampling, bench.studio.panes.alternatives
+        assert bench.dials.virtual_size.height == bench.dials.size.height
+        assert alternatives.size.height > controls.size.height
+        await bench.pilot.resize_terminal(120, 24)
+        await bench.pilot.pause()
+        assert abs(alternatives.size.height - controls.size.height) <= 1
+
+
+async def test_in_a_chat_the_message_stands_below_the_conversation_and_is_low(
+    studio: Studio, tmp_path: Path
+) -> None:
+    chatty = Vocab.load(build_tokenizer(tmp_path, chat=True))
+    for size in ((120, 40), (80, 24)):
+        async with studio(size=size, vocab_of=lambda _settings: chatty) as bench:
+            await bench.ready()
+            await bench.pilot.press("f3")
+            await bench.pilot.pause()
+            document, completion = bench.studio.panes.document, bench.studio.panes.completion
+            assert document.outer_size.height == 7
+            assert document.region.y > completion.region.y
 
 
 async def test_at_40_by_10_every_pane_is_a_key_press_away(studio: Studio) -> None:

@@ -6,7 +6,6 @@ session alone makes it part of the document. A batch of tokens costs what it add
 
 from __future__ import annotations
 
-import codecs
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -23,6 +22,7 @@ from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.find import FindBar
 from qwen_tui.types import Token, text_of
+from qwen_tui.vocab.decoder import Decoder
 
 INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
 MOST_COLOURED: Final = 20_000
@@ -44,14 +44,14 @@ class Tail:
         """Characters before its end."""
         self._heat = heat
         self._coloured = coloured
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = Decoder()
 
     def extend(self, tokens: Iterable[Token]) -> tuple[str, list[Span]]:
         """What some more tokens add."""
         texts, spans = [], []
         for token in tokens:
             self.count += 1
-            text = self._decoder.decode(token.data)
+            text = self._decoder.feed(token.data)
             if not text:
                 continue
             style = self._heat.palette.tentative

@@ -386,7 +386,7 @@ class Workspace:
         self._changed()
 
     def _failed(self, trouble: Trouble) -> None:
-        self._unmet = self.completer.asked
+        self._unmet = self.completer.asked or self._unmet
         self.completer.lose_model()
         other = f"{self.key_of('models')} chooses another model"
         hint = f"{trouble.hint} · {other}" if trouble.hint else other
