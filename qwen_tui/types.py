@@ -15,6 +15,8 @@ Reason: TypeAlias = Literal["eos", "stop", "length", "cancelled", "oom", "nan", 
 Source: TypeAlias = Literal["user", "file", "edit", "choice", "import", "model"]
 Stage: TypeAlias = Literal["import", "download", "load", "quantise", "pack", "prefill"]
 Mode: TypeAlias = Literal["complete", "chat", "infill"]
+Step: TypeAlias = Literal["", "new", "undo", "redo"]
+"""What a step is to undo; "": an undo or redo if it leads where one would, else new."""
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-7B"
 DEFAULT_ORDER: Final = ("bias", "penalties", "top_k", "typical_p", "top_p", "min_p", "temperature")
@@ -60,12 +62,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token is bytes plus what it beat.
+    """A token's exact bytes and what the model thought of it.
 
     `id` is -1 where a server gave text only. A special token's `data` is its spelling
     (`<|endoftext|>`). `logprob` is the natural log of its probability under softmax of the raw
-    logits (padding rows masked, temperature 1, before any sampling stage). `choices` are the most
-    probable candidates, best first; the token itself is among them only if it ranked there.
+    logits (padding rows masked, before any sampling stage). `choices` are the most probable
+    candidates, best first, itself only if it ranked there. `stale`: both are of another context,
+    before an edit.
     """
 
     id: int
@@ -73,6 +76,7 @@ class Token:
     logprob: float | None = None
     choices: tuple[Choice, ...] = ()
     drafted: bool = False
+    stale: bool = False
 
 
 def joined(tokens: Iterable[Token]) -> bytes:
@@ -89,8 +93,8 @@ def text_of(tokens: Iterable[Token]) -> str:
 class Sampling:
     """Sampling values only; the mathematics is the backend's. Neutral values switch a stage off.
 
-    `repeat_last_n` is the window of the three penalties in tokens: -1 is the whole context, 0
-    switches them off. `seed` None asks for a fresh 64-bit seed, which `Started` then records.
+    `repeat_last_n` is the window of the three penalties in tokens (-1: the whole context, 0: off).
+    `seed` None asks for a fresh 64-bit seed, which `Started` then records.
     `order` names the stages in the order they run; a stage not named does not run.
     """
 
@@ -112,10 +116,9 @@ class Sampling:
 class Request:
     """One generation to run: the exact prompt tokens and every value that shapes what follows.
 
-    `choices` is how many candidates to report per token; `score` asks for `Scored` events over the
-    prompt; `max_tokens` 0 with `score` teacher-forces the prompt and generates nothing;
-    `max_tokens` -1 runs to eos or a full context. `prefix` constrains the first tokens to begin
-    with these bytes (token healing).
+    `choices` candidates are reported per token; `score` asks for `Scored` events over the prompt.
+    `max_tokens` -1 runs to eos or a full context, 0 generates nothing. `prefix` constrains the
+    first tokens to begin with these bytes (token healing).
     """
 
     prompt: tuple[Token, ...]
@@ -132,9 +135,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one branch cost. Seconds are wall clock; `decode_s` runs from the first emitted token to
-    the last.
-    """
+    """What one branch cost, in wall-clock seconds; `decode_s` is first emitted token to last."""
 
     prompt: int = 0
     reused: int = 0
@@ -157,9 +158,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long stage is. `done`/`total` are bytes for download and load, tokens for prefill;
-    total 0: unknown.
-    """
+    """How far a long stage is, in bytes, for prefill in tokens; `total` 0: unknown."""
 
     stage: Stage
     done: int
@@ -177,9 +176,7 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Probabilities of text a person wrote: `tokens` stand at positions start, start+1, … of the
-    prompt.
-    """
+    """Probabilities of a person's text: `tokens` stand at positions start, … of the prompt."""
 
     start: int
     tokens: tuple[Token, ...]
@@ -189,8 +186,7 @@ class Scored:
 class Emitted:
     """One decoding step of one branch: one token, or several that were drafted and accepted.
 
-    `index` is the place of the first of them in the branch's output; `ms` counts from the start of
-    the generation.
+    `index` is the first one's place in the branch's output; `ms` counts from the start.
     """
 
     tokens: tuple[Token, ...]
@@ -203,10 +199,9 @@ class Emitted:
 class Finished:
     """The end of one branch; every stream yields exactly one per branch, whatever happens.
 
-    `stop` is the stop string that ended it. Bytes of the last tokens that lie beyond a stop string
-    were cut from the emitted tokens, so the text is exact. An ending eos token is emitted like any
-    other. `schedule` is how the arithmetic was cut up (chunks, reused, batch, draft lengths,
-    threads), for exact replay.
+    `stop` is the stop string that ended it; bytes beyond it were cut from the emitted tokens. An
+    ending eos token is emitted like any other. `schedule` is how the arithmetic was cut up (chunks,
+    reused, batch, draft lengths, threads), for exact replay.
     """
 
     reason: Reason
@@ -263,15 +258,11 @@ class Backend(Protocol):
     warnings: tuple[str, ...]
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """Run one generation; ends with one `Finished` per branch, raises nothing but programming
-        errors.
-        """
+        """Run one generation: one `Finished` per branch at its end, no exceptions but defects."""
         ...
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Write down what makes the same prompt quicker next time: for `seconds` at most, until
-        `stopped` says yes; the last call before `close`.
-        """
+        """Keep what makes this prompt quicker next time; within `seconds` and until `stopped`."""
         ...
 
     def close(self) -> None:
@@ -298,8 +289,7 @@ class Head:
 class Added:
     """A new node that forks `parent` after `at` tokens of its path (`None` and 0: a root).
 
-    A person's text is whole in `text` and `tokens`; a model's node starts empty and its generation
-    fills it.
+    A person's text is whole in `text` and `tokens`; a model's node is filled by its generation.
     """
 
     id: str
@@ -317,6 +307,7 @@ class Moved:
 
     node: str | None
     at: int
+    step: Step = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +367,14 @@ class Hidden:
 
     node: str
     on: bool = True
+    step: Step = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What the interface keeps, by name; the last value of a name wins."""
+
+    values: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -396,5 +395,6 @@ Entry: TypeAlias = (
     | Titled
     | Marked
     | Hidden
+    | Remembered
     | Unknown
 )

@@ -3,7 +3,8 @@
 Law: a line read back gives the entry that was written, exact bytes included, without a vocabulary;
 reading hostile bytes never raises, it says why; what this version does not know is kept.
 
-Beyond the format's named keys three are added, as it allows: `lens` in `tok` (bytes per token, when
+Beyond the format's named keys four are added, as it allows: `as` in `move` and `del` (new · undo ·
+redo, where it cannot be seen from the place), `lens` in `tok` (bytes per token, when
 a record holds several), `spell` in `tok` and `score` (`{"id": text | [base64]}` of alternatives not
 spelled before by this writer) and `schedule` in `end` (what `gen.schedule` is filled from). An
 `end`'s number of tokens is `n` when printed and `count` in a file, where the stamp owns `n`. Text

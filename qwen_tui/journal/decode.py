@@ -43,10 +43,12 @@ from qwen_tui.types import (
     Prefilled,
     Progress,
     Reason,
+    Remembered,
     Source,
     Stage,
     Started,
     Stats,
+    Step,
     Titled,
     Token,
     Unknown,
@@ -223,7 +225,7 @@ class RecordReader:
 
     def _moved(self, values: Record) -> Moved:
         node = None if values.get("node") is None else text_at(values, "node")
-        return Moved(node, integer(values, "at", 0))
+        return Moved(node, integer(values, "at", 0), _step(values))
 
     def _started(self, values: Record) -> Started:
         nodes = list_at(values, "nodes")
@@ -291,7 +293,10 @@ class RecordReader:
 
     def _del(self, values: Record) -> Hidden:
         on: bool = get(values, "on", bool, True)
-        return Hidden(text_at(values, "node"), on)
+        return Hidden(text_at(values, "node"), on, _step(values))
+
+    def _prefs(self, values: Record) -> Remembered:
+        return Remembered(map_at(values, "values"))
 
     def _progress(self, values: Record) -> Progress | Unknown:
         stage = text_at(values, "stage")
@@ -317,8 +322,14 @@ _KINDS: Final[Mapping[str, Callable[[RecordReader, Record], Entry | Progress]]] 
     "meta": RecordReader._meta,
     "mark": RecordReader._mark,
     "del": RecordReader._del,
+    "prefs": RecordReader._prefs,
     "progress": RecordReader._progress,
 }
+
+
+def _step(values: Record) -> Step:
+    step = values.get("as")
+    return step if step in ("new", "undo", "redo") else ""
 
 
 def _read_stats(values: Record) -> Stats:

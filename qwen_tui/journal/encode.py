@@ -31,9 +31,11 @@ from qwen_tui.types import (
     Moved,
     Prefilled,
     Progress,
+    Remembered,
     Scored,
     Started,
     Stats,
+    Step,
     Titled,
     Token,
     Unknown,
@@ -294,7 +296,11 @@ def record(
             return _small(entry)
 
 
-def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
+def _step(step: Step) -> Record:
+    return {"as": step} if step else {}
+
+
+def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden | Remembered) -> Record:
     match entry:
         case Head():
             return {
@@ -307,7 +313,7 @@ def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
                 "title": entry.title,
             }
         case Moved():
-            return {"k": "move", "node": entry.node, "at": entry.at}
+            return {"k": "move", "node": entry.node, "at": entry.at} | _step(entry.step)
         case Weighed():
             return {
                 "k": "score",
@@ -321,7 +327,9 @@ def _small(entry: Head | Moved | Weighed | Titled | Marked | Hidden) -> Record:
         case Marked():
             return {"k": "mark", "node": entry.node, "on": entry.on, "label": entry.label}
         case Hidden():
-            return {"k": "del", "node": entry.node, "on": entry.on}
+            return {"k": "del", "node": entry.node, "on": entry.on} | _step(entry.step)
+        case Remembered():
+            return {"k": "prefs", "values": dict(entry.values)}
 
 
 # -- record → line ---------------------------------------------------------------------------------

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
 
 from qwen_tui.journal import utf8, word_tokens
 from qwen_tui.types import Token
 
 _WORD = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\w\s]+|_+)?")
+LONGEST_WORD: Final = 200
+"""Characters after which a word is cut."""
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 """Scripts written without spaces between words: there a word is what one token says."""
 
@@ -26,6 +29,20 @@ def next_word(text: str) -> int:
     if unspaced := _UNSPACED.search(word):
         return unspaced.start() or 1
     return max(1, len(word))
+
+
+def word_steps(before: str, after: str, most: int) -> list[str]:
+    """The texts on the way from `before` to a text that only grew, word by word, without the two;
+    of more than `most` words several make a step. Empty when it did not only grow.
+    """
+    if not after.startswith(before):
+        return []
+    ends, at = [], len(before)
+    while at < len(after):
+        at += next_word(after[at : at + LONGEST_WORD])
+        ends.append(at)
+    stride = -(-len(ends) // most)
+    return [after[:end] for end in ends[stride - 1 : -1 : stride]] if ends else []
 
 
 def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]]:

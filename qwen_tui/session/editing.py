@@ -6,14 +6,17 @@ stays in the tree.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from qwen_tui.session.byte_words import recommit
+from qwen_tui.session.byte_words import recommit, word_steps
+from qwen_tui.session.document import Document
 from qwen_tui.session.identity import fresh_id, fresh_seed
-from qwen_tui.session.state import State
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Added, Entry, Moved, Source, Token, joined, text_of
+from qwen_tui.vocab.alignment import to_bytes
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -22,9 +25,12 @@ MOST_TOKENS: Final = 100_000
 MOST_BYTES: Final = 1024 * 1024
 """Largest text of a person that is kept as one node; longer ones are a chain of nodes."""
 
+MOST_STEPS: Final = 100
+"""Most steps in which undo takes back what was typed before one commit."""
 
-class Editing(State):
-    """A state with the commands that put text into it.
+
+class Editing(Document):
+    """A document with the commands that put text into it.
 
     `vocab` may be None (a server that gives text only, a session opened without its model) and may
     be set later. `sink` receives every new entry, in order, after it was applied. `ids` and `seeds`
@@ -70,6 +76,26 @@ class Editing(State):
         of the word being edited; the rest becomes a node that forks there. A text that only grew is
         source "user", any other "edit", unless `source` says so ("file" for an opened file).
         """
+        return self._commit(text, source)
+
+    def commit_typing(self, text: str, steps: Sequence[str] = ()) -> str | None:
+        """As `commit`, so that undo takes it back in steps.
+
+        `steps` are the texts that stood in between (where typing paused), oldest first; without
+        them, text that only grew is taken back word by word. At most `MOST_STEPS` of them count.
+        """
+        steps = steps or word_steps(self.text, text, MOST_STEPS)
+        node: str | None = None
+        grown: list[str] = []
+        for step in (*steps[-MOST_STEPS:], text):
+            if grown and not step.startswith(grown[-1]):
+                node = self._commit(grown[-1], None, grown[:-1]) or node
+                grown = []
+            grown.append(step)
+        return self._commit(grown[-1], None, grown[:-1]) or node
+
+    def _commit(self, text: str, source: Source | None, through: Sequence[str] = ()) -> str | None:
+        """`commit`, with the head passing `through` texts that each begin the next one."""
         before = self.text
         if text == before:
             return None
@@ -83,6 +109,13 @@ class Editing(State):
             source or ("user" if text.startswith(before) else "edit"),
             role,
         )
+        size = -sum(len(token.data) for token in tokens[:kept])
+        ends = list(accumulate(len(token.data) for token in rest))
+        last = ""
+        for step in through:
+            size, last = size + len(to_bytes(step[len(last) :])), step
+            if 0 < (count := bisect_right(ends, size)) < len(rest):
+                self._move(Place(node, at + count))
         self._move(Place(node, self.tree.length(node)))
         return node
 
@@ -128,7 +161,7 @@ class Editing(State):
 
     def _move(self, place: Place) -> None:
         if place != self.head:
-            self._do(Moved(*place))
+            self._do(Moved(*place, "" if self._meaning(place) == "new" else "new"))
 
     def _bare(self, place: Place) -> Place:
         """The same place with no tail: an empty edit node stands in where its holder goes on."""

@@ -30,6 +30,7 @@ from qwen_tui.types import (
     Mode,
     Prefilled,
     Progress,
+    Remembered,
     Request,
     Sampling,
     Scored,
@@ -216,6 +217,17 @@ class Session(Walking):
             sampling = replace(sampling, seed=self._next_seed(node, sampling.seed))
         return self.request(sampling, **values)
 
+    def request_siblings(self, sampling: Sampling, **values: Any) -> Request:
+        """Request more completions of the text on the screen, what is accepted included.
+
+        Under a fixed seed they get the next one that no completion of this text used. `values` are
+        those of `request`.
+        """
+        last = self.completions()[-1:]
+        if last and sampling.seed is not None:
+            sampling = replace(sampling, seed=self._next_seed(last[0], sampling.seed))
+        return self.request(sampling, **values)
+
     def _next_seed(self, node: str, fixed: int) -> int:
         run = self.generations.get(self.tree[node].generation or "")
         used = {
@@ -244,6 +256,16 @@ class Session(Walking):
     def tag(self, *tags: str) -> None:
         """Make these the session's tags."""
         self._do(Titled(self.title, tags))
+
+    def remember(self, **values: Any) -> None:
+        """Keep values of the interface (JSON's types) with the session; see `remembered`."""
+        new = {
+            name: value
+            for name, value in values.items()
+            if name not in self.remembered or self.remembered[name] != value
+        }
+        if new:
+            self._do(Remembered(new))
 
     def mark(self, node: str, on: bool = True, label: str = "") -> None:
         """Put a bookmark on a node, or take it away."""

@@ -7,10 +7,11 @@ Law: state changes in `apply(entry)` and nowhere else, so a session from a file 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui.session.generations import BranchState, GenerationState
-from qwen_tui.session.tree import Layout, Node, PathPart, Place, Tree
+from qwen_tui.session.tree import Layout, Node, Place, Tree
 from qwen_tui.types import (
     Added,
     Choice,
@@ -24,12 +25,12 @@ from qwen_tui.types import (
     Moved,
     Prefilled,
     Progress,
+    Remembered,
     Started,
+    Step,
     Titled,
-    Token,
     Unknown,
     Weighed,
-    text_of,
 )
 
 if TYPE_CHECKING:
@@ -62,9 +63,11 @@ class State:
         self.head = Place(None, 0)
         self.environments: dict[str, Environment] = {}
         self.generations: dict[str, GenerationState] = {}
+        self.remembered: dict[str, Any] = {}
+        """What the interface keeps with the session, by name."""
         self.entries: list[Entry] = []
-        self._undo: list[Place] = []
-        self._redo: list[Place] = []
+        self._undo: list[Place | Hidden] = []
+        self._redo: list[Place | Hidden] = []
         self._spellings: dict[int, bytes] = {}
         self._version = 0
         self._read: tuple[Place, str, Layout | None] | None = None
@@ -91,9 +94,7 @@ class State:
             case Happened():
                 self._happened(entry)
             case Added():
-                if entry.id in self.tree:
-                    self._read = None
-                self.tree.add(entry)
+                self._added(entry)
             case Moved():
                 self._moved(entry)
             case Started():
@@ -114,10 +115,62 @@ class State:
                     node = self.tree[entry.node]
                     node.marked, node.label = entry.on, entry.label
             case Hidden():
-                if entry.node in self.tree:
-                    self.tree[entry.node].hidden = entry.on
+                self._hidden(entry)
+            case Remembered():
+                self.remembered.update(entry.values)
             case Unknown():
                 pass
+
+    def _added(self, entry: Added) -> None:
+        known = entry.id in self.tree
+        if known:
+            self._read = None
+        node = self.tree.add(entry)
+        if entry.source == "edit" and not known:
+            self._keep_records(node)
+
+    def _keep_records(self, node: Node) -> None:
+        """An edit encodes all that follows it anew; where the text's end came out as the same
+        tokens, what a model thought of them is kept, as seen in another context.
+        """
+        if self.head.node is None:
+            return
+        old, end = self.tree.shared_path(self.head.node), self.head.at
+        for back in range(1, min(len(node.tokens), end) + 1):
+            was, now = old[end - back], node.tokens[-back]
+            if was.id != now.id or was.data != now.data:
+                break
+            if was.logprob is not None:
+                node.tokens[-back] = replace(
+                    now, logprob=was.logprob, choices=was.choices, stale=True
+                )
+
+    def _hidden(self, entry: Hidden) -> None:
+        if entry.node not in self.tree or self.tree[entry.node].hidden == entry.on:
+            return
+        self.tree[entry.node].hidden = entry.on
+        self._step(Hidden(entry.node, entry.on), Hidden(entry.node, not entry.on), entry.step)
+
+    def _step(self, taken: Place | Hidden, back: Place | Hidden, step: Step) -> None:
+        """Note how a step is taken back."""
+        match self._meaning(taken, step):
+            case "undo":
+                self._undo.pop()
+                self._redo.append(back)
+            case "redo":
+                self._redo.pop()
+                self._undo.append(back)
+            case _:
+                self._undo.append(back)
+                self._redo.clear()
+
+    def _meaning(self, taken: Place | Hidden, step: Step = "") -> Step:
+        """What a step is to undo: what it says, else what is seen from where it leads."""
+        if self._undo and (step == "undo" or (not step and taken == self._undo[-1])):
+            return "undo"
+        if self._redo and (step == "redo" or (not step and taken == self._redo[-1])):
+            return "redo"
+        return "new"
 
     def _moved(self, entry: Moved) -> None:
         if entry.node is not None and entry.node not in self.tree:
@@ -126,16 +179,7 @@ class State:
         place = Place(entry.node, min(entry.at, self.tree.length(entry.node)))
         if place == self.head:
             return
-        # Undo and redo are ordinary moves; which they were is seen from where they lead.
-        if self._undo and place == self._undo[-1]:
-            self._undo.pop()
-            self._redo.append(self.head)
-        elif self._redo and place == self._redo[-1]:
-            self._redo.pop()
-            self._undo.append(self.head)
-        else:
-            self._undo.append(self.head)
-            self._redo.clear()
+        self._step(place, self.head, entry.step)
         self.head = place
 
     def _started(self, entry: Started) -> None:
@@ -202,141 +246,6 @@ class State:
         if vocab is not None and 0 <= id < vocab.size:
             return vocab.data(id)
         return self._spellings.get(id, b"")
-
-    # -- the document ------------------------------------------------------------------------------
-
-    @property
-    def tokens(self) -> list[Token]:
-        """The document's tokens, the folded ones too: exactly what a model would be sent."""
-        return self.tree.path(*self.head)
-
-    @property
-    def text(self) -> str:
-        """The document: text up to the head, without folded tokens."""
-        return self._reading()[0]
-
-    def layout(self) -> Layout:
-        """Characters ⇄ tokens of the document. Read it, do not grow it."""
-        text, layout = self._reading()
-        if layout is None:
-            layout = Layout()
-            for part in self.parts():
-                layout.extend(part.tokens, folded=part.node.folded)
-            self._read = (self.head, text, layout)
-        return layout
-
-    def _reading(self) -> tuple[str, Layout | None]:
-        # What stands before a place never changes, so the place is the key.
-        if self._read is None or self._read[0] != self.head:
-            self._read = (self.head, self._text_of(self.parts()), None)
-        return self._read[1], self._read[2]
-
-    @staticmethod
-    def _text_of(parts: Sequence[PathPart]) -> str:
-        runs: list[list[Token]] = [[]]
-        for part in parts:
-            if part.node.folded:
-                runs.append([])
-            else:
-                runs[-1].extend(part.tokens)
-        return "".join(text_of(run) for run in runs)
-
-    def parts(self, place: Place | None = None) -> list[PathPart]:
-        """The nodes that hold the document (or the path to `place`), root first."""
-        return self.tree.chain(*(self.head if place is None else place))
-
-    def locate(self, position: int) -> tuple[str, int]:
-        """The node and the index in its own tokens of token `position` of the head's path, tail
-        included. Raises IndexError beyond it.
-        """
-        end = self.tree.length(self.head.node)
-        if not 0 <= position < end:
-            raise IndexError(position)
-        owner = self.tree.resolve(self.head.node, position + 1)
-        assert owner.node is not None
-        return owner.node, position - self.tree[owner.node].at
-
-    def _shown_tokens(self) -> tuple[list[Token], list[int]]:
-        """The document's tokens without folded ones, and the place of each in the path."""
-        tokens: list[Token] = []
-        places: list[int] = []
-        for part in self.parts():
-            if not part.node.folded:
-                tokens.extend(part.tokens)
-                places.extend(range(part.start, part.stop))
-        return tokens, places
-
-    def turns(self) -> list[tuple[str, str]]:
-        """(role, text) of the document's chat turns, the shown answer left out; text outside turns
-        has role "". Folded tokens end a turn.
-        """
-        out: list[tuple[str, str]] = []
-        joins = False
-        for part in self.parts():
-            if part.node.folded:
-                joins = False
-                continue
-            role, text = part.node.role or "", text_of(part.tokens)
-            if joins and out[-1][0] == role:
-                out[-1] = (role, out[-1][1] + text)
-            else:
-                out.append((role, text))
-            joins = True
-        return out
-
-    # -- what goes on from it ----------------------------------------------------------------------
-
-    @property
-    def tail(self) -> list[Token]:
-        """What the head's node holds beyond the document."""
-        return self.tree.after(*self.head)
-
-    @property
-    def completion(self) -> str | None:
-        """The node that goes on from the head and is shown as its completion: the one that holds
-        the tail's first token, or a model's node that has none yet. None when there is no tail.
-        """
-        id, at = self.head
-        if id is None:
-            return None
-        if self.tree.length(id) > at:
-            return self.tree.resolve(id, at + 1).node
-        node = self.tree[id]
-        return id if node.source == "model" and node.at == at else None
-
-    @property
-    def tentative(self) -> bool:
-        """There is a completion that is not accepted yet."""
-        return self.completion is not None
-
-    def completions(self) -> list[str]:
-        """All that goes on from the head's place, oldest first: the tabs of the output pane."""
-        place = self.tree.resolve(*self.head)
-        out = []
-        if place.node is not None and self.tree.length(place.node) > place.at:
-            out.append(place.node)
-        for id in self.tree.shown(place):
-            node = self.tree[id]
-            if node.tokens or node.source == "model":
-                out.append(id)
-        return out
-
-    def accept_end(self, node: str) -> int:
-        """Path length up to which a node is accepted: all but an eos token that ended it."""
-        found = self.tree[node]
-        return found.end - (1 if found.reason == "eos" and found.tokens else 0)
-
-    def siblings(self) -> list[str]:
-        """What `next` and `previous` turn through: the completions of the head's place, or, when
-        nothing goes on from there, the siblings of the node the head stands at the end of.
-        """
-        if here := self.completions():
-            return here
-        node = self._accepted()
-        return self.tree.siblings(node) if node is not None else []
-
-    def _accepted(self) -> str | None:
-        return self.tree.resolve(*self.head).node
 
     @property
     def can_undo(self) -> bool:

@@ -200,7 +200,9 @@ class Tree:
         for i, logprob in enumerate(logprobs[: max(0, len(tokens) - start)]):
             row = choices[i] if i < len(choices) else ()
             if logprob is not None:
-                tokens[start + i] = replace(tokens[start + i], logprob=logprob, choices=row)
+                tokens[start + i] = replace(
+                    tokens[start + i], logprob=logprob, choices=row, stale=False
+                )
         self._paths.clear()
 
     # -- reading -----------------------------------------------------------------------------------
@@ -245,6 +247,10 @@ class Tree:
     def after(self, id: str | None, at: int) -> list[Token]:
         """The tokens of the node's path from place `at` on. A fresh list."""
         return [] if id is None else self._full(id)[at:]
+
+    def shared_path(self, id: str) -> list[Token]:
+        """As `path`, but the tree's own list: only to be read, and only until the next call."""
+        return self._full(id)
 
     def _full(self, id: str) -> list[Token]:
         chain: list[Node] = []

@@ -5,10 +5,12 @@ Law: a move adds one entry and destroys nothing; what is left behind stays in th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from qwen_tui.session.byte_words import next_word
 from qwen_tui.session.editing import Editing
 from qwen_tui.session.tree import Layout, Place
-from qwen_tui.types import Choice, Hidden, Moved, Token, Trouble, Weighed
+from qwen_tui.types import Choice, Hidden, Moved, Step, Token, Trouble, Weighed
 
 
 class Walking(Editing):
@@ -31,6 +33,8 @@ class Walking(Editing):
             node = self.head.node
             assert node is not None
         end = self.accept_end(node)
+        if node == self.head.node and self._tail_stop() > self.head.at:
+            end = min(end, self._tail_stop())
         at = end if upto is None else min(end, self.tree[node].at + upto)
         if at <= self.head.at and self.head.node == node:
             return False
@@ -86,18 +90,37 @@ class Walking(Editing):
     # -- walking -----------------------------------------------------------------------------------
 
     def undo(self) -> bool:
-        """Move the head to where it was before its last step, typed and generated alike."""
-        if self._undo:
-            self._do(Moved(*self._undo[-1]))
-            return True
-        return False
+        """Take the last step back: a move of the head, or a hiding and the move that it made."""
+        if not self._undo:
+            return False
+        step = self._undo[-1]
+        self._take(step, "undo")
+        if isinstance(step, Place) and self._undo:
+            before = self._undo[-1]
+            if isinstance(before, Hidden) and not before.on and self._on(step, before.node):
+                self._take(before, "undo")
+        return True
 
     def redo(self) -> bool:
-        """Move the head to where it was before the last undo."""
-        if self._redo:
-            self._do(Moved(*self._redo[-1]))
-            return True
-        return False
+        """Take the last undone step again."""
+        if not self._redo:
+            return False
+        step = self._redo[-1]
+        self._take(step, "redo")
+        if isinstance(step, Hidden) and step.on and self._on(self.head, step.node) and self._redo:
+            self._take(self._redo[-1], "redo")
+        return True
+
+    def _take(self, taken: Place | Hidden, step: Step) -> None:
+        if self._meaning(taken) == step:
+            step = ""
+        if isinstance(taken, Hidden):
+            self._do(replace(taken, step=step))
+        else:
+            self._do(Moved(*taken, step))
+
+    def _on(self, place: Place, node: str) -> bool:
+        return any(part.node.id == node for part in self.tree.chain(place.node))
 
     def go(self, node: str | None, at: int | None = None) -> None:
         """Stand after `at` tokens of a node's path; None: at its end. Raises KeyError."""
@@ -122,9 +145,8 @@ class Walking(Editing):
                 return False
             self.show(here[(here.index(current) + step) % len(here)])
             return True
-        node = self._accepted()
-        beside = self.tree.siblings(node) if node is not None else []
-        if len(beside) < 2 or node not in beside:
+        node, beside = self._accepted(), self.siblings()
+        if node is None or len(beside) < 2 or node not in beside:
             return False
         other = beside[(beside.index(node) + step) % len(beside)]
         self._move(Place(other, self.accept_end(other)))
@@ -141,24 +163,32 @@ class Walking(Editing):
 
     def child(self) -> bool:
         """Step forward over the next node of the tail, or onto the newest completion."""
-        current = self.completion
-        if current is None:
-            here = self.completions()
-            if not here:
-                return False
+        id, at = self.head
+        if self.tree.length(id) > at:
+            if self.completion == id:
+                return self.accept()
+            stop = next(part.stop for part in self.tree.chain(id) if part.stop > at)
+            self._move(Place(id, stop))
+            return True
+        if self.completion is not None:
+            return False
+        if here := self.completions():
             self.show(here[-1])
             return True
-        assert self.head.node is not None
-        if current == self.head.node:
-            return self.accept()
-        parts = self.tree.chain(self.head.node)
-        stop = next(part.stop for part in parts if part.stop > self.head.at)
-        self._move(Place(self.head.node, stop))
+        typed = [each for each in self.tree.shown(self.head) if self.tree[each].tokens]
+        if not typed:
+            return False
+        self.go(typed[-1])
         return True
 
     def hide(self, node: str, on: bool = True) -> None:
         """No longer show a node and what hangs from it; a head on it steps off."""
-        self._do(Hidden(node, on))
-        if on and any(part.node.id == node for part in self.tree.chain(self.head.node)):
+        entry = Hidden(node, on)
+        self._do(entry if self._meaning(entry) == "new" else replace(entry, step="new"))
+        if on and self._on(self.head, node):
             found = self.tree[node]
             self._move(self._bare(Place(found.parent, min(found.at, self.head.at))))
+
+    def unhide(self, node: str) -> None:
+        """Show a hidden node and what hangs from it again."""
+        self.hide(node, on=False)
