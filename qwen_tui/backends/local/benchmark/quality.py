@@ -17,6 +17,7 @@ from torch import Tensor
 
 from qwen_tui import hub, paths
 from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.kernel import installed
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import quantised
 from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2
@@ -79,7 +80,8 @@ class _Runner:
         """What a table calls it."""
         words: list[str] = [] if self._kind == "dense" else [self._kind]
         if self._packing:
-            return " · ".join([*(words or ["fp16"]), "FBGEMM"])
+            who = {"fbgemm": "FBGEMM", "kernel": "our kernel"}[self._packing]
+            return " · ".join([*(words or ["fp16"]), who])
         return " · ".join([*words, str(self._dtype).removeprefix("torch.")])
 
     def begin(self, ids: Tensor, embed: Tensor) -> None:
@@ -108,8 +110,8 @@ class _Runner:
             yield network.logits(piece)[:, :known]
 
     def _made(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
-        if not self._packing:
-            return quantised(kind, weight, bias, self._dtype)
+        if self._packing != "fbgemm":
+            return quantised(kind, weight, bias, self._dtype, own=self._packing == "kernel")
         if kind == "dense":
             return fbgemm.laid_out(Dense(weight, bias))
         return fbgemm.laid_out(quantised(kind, weight, bias, self._dtype))
@@ -125,6 +127,9 @@ def runners(shape: hub.Shape, nf4: bool) -> list[_Runner]:
     ]
     if fbgemm.available():
         kinds += [("dense", torch.float32, "fbgemm"), ("int8", torch.float32, "fbgemm")]
+    if installed.available():
+        own: tuple[Kind, ...] = ("int8", "int4", "nf4")
+        kinds += [(kind, torch.float32, "kernel") for kind in own]
     if nf4:
         kinds.append(("nf4", torch.bfloat16, ""))
     return [_Runner(shape, *kind) for kind in kinds]

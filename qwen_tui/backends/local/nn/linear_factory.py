@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 
 import torch
@@ -9,12 +10,23 @@ from torch import Tensor
 
 from qwen_tui.backends.local.nn import int4, nf4
 from qwen_tui.backends.local.nn.int4 import Int4
+from qwen_tui.backends.local.nn.kernel import installed, kernel_linear
+from qwen_tui.backends.local.nn.kernel.kernel_linear import KernelLinear
 from qwen_tui.backends.local.nn.linear import Dense, Int8, Kind, Linear
 from qwen_tui.backends.local.nn.nf4 import Nf4
 
 
-def quantised(kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtype) -> Linear:
-    """A layer of `kind` from a full weight [N, K]; one that four bits cannot cut becomes int8."""
+def quantised(
+    kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, own: bool = False
+) -> Linear:
+    """A layer of `kind` from a full weight [N, K], `own`: for our own kernel, if it is not dense
+    and finite. Without it a weight that four bits cannot cut becomes int8.
+    """
+    if own and kind != "dense":
+        library = installed.available()
+        with contextlib.suppress(ValueError):
+            if library is not None:
+                return KernelLinear.of(kind, weight, bias, library)
     bias = None if bias is None else bias.to(dtype)
     if kind == "nf4" and weight.shape[1] % nf4.NF4_BLOCK == 0:
         return Nf4.of(weight.to(dtype), bias, dtype)
@@ -27,6 +39,8 @@ def quantised(kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtyp
 
 def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
     """The layer whose `tensors()` these are."""
+    if (layer := kernel_linear.rebuilt(parts, installed.available())) is not None:
+        return layer
     bias = parts.get("bias")
     if "interleaved" in parts or "canonical" in parts:
         return nf4.rebuilt(parts)
@@ -37,8 +51,10 @@ def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
     return Dense(parts["weight"], bias)
 
 
-def layout(kind: Kind) -> str:
+def layout(kind: Kind, *, own: bool = False) -> str:
     """How the weights of a kind lie on this machine's CPU; part of a packed file's key."""
+    if own and kind != "dense":
+        return kernel_linear.LAYOUT
     if kind == "nf4":
         return nf4.layout()
     return f"blocks{int4.block_rows()}" if kind == "int4" else "rows"

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Packing: TypeAlias = Literal["", "fbgemm"]
-"""Who lays linear layers out: torch's own row-major kernels, or FBGEMM."""
+Packing: TypeAlias = Literal["", "fbgemm", "kernel"]
+"""Who lays linear layers out: torch's own row-major kernels, FBGEMM, or our own kernel."""
 
 GIB: Final = 1 << 30
 FBGEMM_GAIN: Final = 1.3

@@ -77,14 +77,15 @@ def load(
     """Load the Qwen2 checkpoint in `folder` with linear layers of `kind`, computing in `dtype`.
 
     A quantised kind on a CPU is read from `cache` when it was packed before, else packed there and
-    mapped; `cache` None, or a full disk, keeps it in memory. With `packing` dense and int8 layers
-    are laid out for FBGEMM, at every loading. Raises `Trouble` for missing tensors.
+    mapped; `cache` None, or a full disk, keeps it in memory. With `packing` "fbgemm" dense and int8
+    layers are laid out for FBGEMM, at every loading; with "kernel" quantised ones are packed for
+    our own kernel. Raises `Trouble` for missing tensors.
     """
     wanted = _Wanted(shape, kind, dtype, device, report, stopped, packing)
     reader = Reader(folder, shape)
     if kind == "dense" or device.type != "cpu" or cache is None:
         return Loaded(_assembled(reader, wanted), None)
-    file = cache / f"{_key(folder, kind, dtype)}.safetensors"
+    file = cache / f"{_key(folder, wanted)}.safetensors"
     note = ""
     if file.exists():
         try:
@@ -132,15 +133,17 @@ class _Wanted:
 
     def layer(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
         """A linear layer from a full weight [N, K], on the device and in its final layout."""
-        if kind == "dense" and self.packing:
+        if kind == "dense" and self.packing == "fbgemm":
             return self.laid_out(Dense(weight, bias))
-        return self.laid_out(
-            quantised(kind, weight.to(self.device), _moved(bias, self.device), self.dtype)
-        )
+        return self.laid_out(self.made(kind, weight.to(self.device), _moved(bias, self.device)))
+
+    def made(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+        """A linear layer from a full weight [N, K], as a packed file keeps it."""
+        return quantised(kind, weight, bias, self.dtype, own=self.packing == "kernel")
 
     def laid_out(self, layer: Linear) -> Linear:
         """A layer in its final layout."""
-        return fbgemm.laid_out(layer) if self.packing else layer
+        return fbgemm.laid_out(layer) if self.packing == "fbgemm" else layer
 
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
@@ -150,7 +153,7 @@ def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
 @contextlib.contextmanager
 def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
     """A `map` that makes linear layers; FBGEMM packs on one thread, so several pack at once."""
-    if not wanted.packing:
+    if wanted.packing != "fbgemm":
         yield map
         return
     pool = ThreadPoolExecutor(torch.get_num_threads())
@@ -200,10 +203,12 @@ class _Unusable(Exception):
     """A packed file that cannot be trusted; the message says why."""
 
 
-def _key(folder: Path, kind: Kind, dtype: torch.dtype) -> str:
+def _key(folder: Path, wanted: _Wanted) -> str:
     """Names the packed file: the checkpoint, the layout's version, the instruction set."""
     digest = sampled(folder)
-    digest.update(f"{LAYOUT}\0{kind}\0{dtype}\0{layout(kind)}".encode())
+    kind = wanted.kind
+    lies = layout(kind, own=wanted.packing == "kernel")
+    digest.update(f"{LAYOUT}\0{kind}\0{wanted.dtype}\0{lies}".encode())
     return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
 
@@ -224,7 +229,7 @@ def sampled(folder: Path) -> Any:
 
 def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
     """Quantise layer by layer into `file`; it appears whole or not at all."""
-    shape, kind, dtype = wanted.shape, wanted.kind, wanted.dtype
+    shape, dtype = wanted.shape, wanted.dtype
     paths.ensure_folder(file.parent)
     with paths.replacing(file, mode=0o600, sync=True) as stream:
         writer = _Writer(stream)
@@ -233,13 +238,13 @@ def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
             wanted.report(Progress("quantise", done, reader.total))
             for name, (weight, bias) in fused(reader, index).items():
                 wanted.check()
-                writer.linear(f"{index}.{name}", quantised(kind, weight, bias, dtype))
+                writer.linear(f"{index}.{name}", wanted.made(wanted.kind, weight, bias))
             for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
                 writer.tensor(f"{index}.{name}", norm)
         embed = wanted.table(reader.take("model.embed_tokens.weight"))
         writer.tensor("embed", embed)
         writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
-        head = quantised(wanted.head, _head_weight(reader, shape, embed), None, dtype)
+        head = wanted.made(wanted.head, _head_weight(reader, shape, embed), None)
         writer.linear("lm_head", head)
         writer.close()
     wanted.report(Progress("quantise", reader.total, reader.total))
@@ -293,7 +298,7 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
     when they are laid out anew.
     """
     parts, size = _parts(file), file.stat().st_size
-    stage: Stage = "pack" if wanted.packing else "load"
+    stage: Stage = "pack" if wanted.packing == "fbgemm" else "load"
     wanted.report(Progress(stage, 0, size))
     groups: dict[str, dict[str, Tensor]] = {}
     for key, part in parts.items():
@@ -322,6 +327,8 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
         embed, norm = parts["embed"], parts["norm"]
     except KeyError as missing:
         raise _Unusable(f"{missing.args[0]} is missing") from None
+    except ValueError as wrong:
+        raise _Unusable(str(wrong)) from None
     wanted.report(Progress(stage, size, size))
     return Qwen2(shape, embed, layers, norm, linears["lm_head"], dtype=wanted.dtype)
 
