@@ -46,10 +46,7 @@ def biases(sampling: Sampling, least: float) -> dict[str, float]:
 
 
 def given(sampling: Sampling, names: Mapping[str, str]) -> dict[str, Any]:
-    """Those values that change something, under a server's own names for them."""
-    wanted = changing(sampling)
-    return {
-        names[name]: getattr(sampling, name)
-        for name in wanted
-        if name in names and name != "logit_bias"
-    }
+    """Those values under a server's own names for them, neutral ones too: a server fills in what is
+    not sent from its model's generation_config.json or from defaults of its own.
+    """
+    return {theirs: getattr(sampling, ours) for ours, theirs in names.items()}
