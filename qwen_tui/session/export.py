@@ -16,18 +16,24 @@ from qwen_tui.journal import line
 from qwen_tui.safe_text import visible
 from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.session import Session
-from qwen_tui.session.tree import Layout, PathPart
+from qwen_tui.session.tree import Layout, Node, PathPart
 from qwen_tui.types import USAGE, Token, Trouble, joined, text_of
 
 HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
 """The least probability of each heat class but the last."""
 _EDGES = tuple(-math.log(floor) for floor in HEAT_FLOORS)
 _ALTERNATIVES = 5
+_MARKUP = re.compile(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
+"""What begins markup, a link or an entity inside a line of Markdown."""
 
 
 def text(session: Session) -> bytes:
-    """The document, byte for byte, without folded tokens."""
-    return b"".join(joined(part.tokens) for part in session.parts() if not part.node.folded)
+    """The document, byte for byte, without folded tokens; of a chat every turn under its role."""
+    turns = session.turns()
+    if len(turns) < 2 or not any(role for role, _ in turns):
+        return b"".join(joined(part.tokens) for part in session.parts() if not part.node.folded)
+    blocks = (f"{role.capitalize() or 'Text'}:\n{said.strip()}\n" for role, said in turns)
+    return "\n".join(blocks).encode()
 
 
 def markdown(session: Session) -> str:
@@ -35,10 +41,10 @@ def markdown(session: Session) -> str:
     own backticks cannot end.
     """
     out = [f"# {_inline(session.title or 'Untitled')}", ""]
-    for turn in _turns(session):
-        if turn[0]:
-            out += [f"## {_inline(turn[0])}", ""]
-        out += [_fenced(turn[1]), ""]
+    for role, said in session.turns():
+        if role:
+            out += [f"## {_inline(role)}", ""]
+        out += [_fenced(said), ""]
     runs = _runs(session)
     if runs:
         out += [
@@ -50,23 +56,10 @@ def markdown(session: Session) -> str:
     return "\n".join(out)
 
 
-def _turns(session: Session) -> list[tuple[str, str]]:
-    out: list[tuple[str, list[Token]]] = []
-    for part in session.parts():
-        if part.node.folded:
-            continue
-        role = part.node.role or ""
-        if out and out[-1][0] == role:
-            out[-1][1].extend(part.tokens)
-        else:
-            out.append((role, list(part.tokens)))
-    return [(role, text_of(tokens)) for role, tokens in out]
-
-
 def _inline(words: str) -> str:
     """One line of hostile text in Markdown or a table cell: nothing in it is markup."""
     flat = " ".join(visible(words).split())
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~&:@-])", r"\\\1", flat)
+    return _MARKUP.sub(r"\\\g<0>", flat)
 
 
 def _fenced(body: str) -> str:
@@ -101,7 +94,9 @@ def _model(session: Session, run: GenerationState) -> str:
 
 
 def as_json(session: Session) -> bytes:
-    """One JSON object: the text, its parts with every token, the generations behind them."""
+    """One JSON object: the text, its parts with every token, all nodes (every branch, the hidden
+    ones too) and all generations.
+    """
     return line(
         {
             "format": "qwen-tui.export",
@@ -111,7 +106,9 @@ def as_json(session: Session) -> bytes:
             "tags": list(session.tags),
             "text": session.text,
             "parts": [_part(part) for part in session.parts()],
-            "generations": [_generation(session, run) for run, _ in _runs(session)],
+            "head": {"node": session.head.node, "at": session.head.at},
+            "nodes": [_node(node) for node in session.tree.nodes.values()],
+            "generations": [_generation(session, each) for each in session.generations.values()],
         }
     )
 
@@ -127,6 +124,24 @@ def _part(part: PathPart) -> dict[str, Any]:
     }
 
 
+def _node(node: Node) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "parent": node.parent,
+        "at": node.at,
+        "source": node.source,
+        "role": node.role,
+        "generation": node.generation,
+        "branch": node.branch,
+        "reason": node.reason,
+        "hidden": node.hidden,
+        "marked": node.marked,
+        "label": node.label,
+        "text": text_of(node.tokens),
+        "tokens": [_token(token) for token in node.tokens],
+    }
+
+
 def _token(token: Token) -> dict[str, Any]:
     spelled = token.data.decode("utf-8", "replace")
     out: dict[str, Any] = {"id": token.id, "text": spelled}
@@ -134,6 +149,8 @@ def _token(token: Token) -> dict[str, Any]:
         out["hex"] = token.data.hex()
     if token.logprob is not None:
         out["logprob"] = token.logprob
+    if token.stale:
+        out["stale"] = True
     if token.choices:
         out["top"] = [
             {"id": c.id, "text": c.data.decode("utf-8", "replace"), "logprob": c.logprob}

@@ -19,10 +19,11 @@ from qwen_tui.paths import ensure_folder, expanded, search_index, sessions_dir, 
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, ulid
 from qwen_tui.session.loader import Loader, Report, load, open_regular
-from qwen_tui.session.opening import lock_file, new_store, open_session
+from qwen_tui.session.opening import OpenSession, lock_file, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import Taken
 from qwen_tui.session.state import MOST_TAGS, MOST_TITLE
+from qwen_tui.session.tree import FOLDED
 from qwen_tui.types import (
     NO_INPUT,
     TEMPORARY,
@@ -69,7 +70,7 @@ def _front(file: BinaryIO) -> tuple[Head | None, str]:
         entry = read(raw).entry
         if isinstance(entry, Head):
             head = head or entry
-        elif isinstance(entry, Added) and entry.text.strip():
+        elif isinstance(entry, Added) and entry.role not in FOLDED and entry.text.strip():
             preview = entry.text[:PREVIEW]
             break
     return head, preview
@@ -216,23 +217,37 @@ def verify(path: Path) -> Report:
 # -- changing --------------------------------------------------------------------------------------
 
 
-def rename(path: Path, title: str, tags: Iterable[str] | None = None) -> None:
-    """Give a session a title, by a `meta` record: the file keeps its name. Raises Trouble."""
-    loaded = open_session(path)
-    try:
-        if loaded.store is None:
-            raise Trouble(f"cannot rename: {loaded.read_only}", code=TEMPORARY)
-        loaded.session.rename(title, None if tags is None else tuple(tags))
-    finally:
-        saved = loaded.close()
-    if not saved and loaded.store is not None:
-        raise Trouble(f"cannot rename: {loaded.store.state.reason}", code=TEMPORARY)
-
-
-def trash(path: Path) -> Path:
-    """Move a session file to the trash; returns where it lies. Raises Trouble when it is open
-    elsewhere.
+def rename(
+    path: Path, title: str, tags: Iterable[str] | None = None, *, opened: OpenSession | None = None
+) -> None:
+    """Give a session a title, by a `meta` record: the file keeps its name. `opened` is the session
+    that this program works on; it is renamed as it stands when `path` is its file. Raises Trouble.
     """
+    kept = None if tags is None else tuple(tags)
+    if opened is not None and opened.holds(path):
+        opened.session.rename(title, kept)
+        return
+    other = open_session(path)
+    try:
+        if other.store is None:
+            raise Trouble(f"cannot rename: {other.read_only}", code=TEMPORARY)
+        other.session.rename(title, kept)
+    finally:
+        saved = other.close()
+    if not saved and other.store is not None:
+        raise Trouble(f"cannot rename: {other.store.state.reason}", code=TEMPORARY)
+
+
+def trash(path: Path, *, opened: OpenSession | None = None) -> Path:
+    """Move a session file to the trash; returns where it lies.
+
+    `opened` is the session that this program works on: when `path` is its file it is closed, and
+    the caller goes on with another one. Raises Trouble when the file is open in another program or
+    not all of it could be saved.
+    """
+    if opened is not None and opened.holds(path) and not opened.close(committed=True):
+        assert opened.store is not None
+        raise Trouble(f"not all of it is saved: {opened.store.state.reason}", code=TEMPORARY)
     locked, why = lock_file(path)
     if isinstance(why, Taken):
         raise why
@@ -242,14 +257,18 @@ def trash(path: Path) -> Path:
         while os.path.lexists(target):
             target = place / f"{path.stem}.{number}{path.suffix}"
             number += 1
-        try:
-            path.rename(target)
-        except OSError as error:
-            raise Trouble(f"{path.name} cannot be moved: {error.strerror}") from error
+        _move(path, target)
     finally:
         if locked is not None:
             locked.close()
     return target
+
+
+def _move(path: Path, target: Path) -> None:
+    try:
+        path.rename(target)
+    except OSError as error:
+        raise Trouble(f"{path.name} cannot be moved: {error.strerror}") from error
 
 
 def trashed() -> list[Path]:
@@ -257,12 +276,21 @@ def trashed() -> list[Path]:
     return files(trash_dir())
 
 
+def list_trash() -> list[Listing]:
+    """The sessions in the trash as a list shows them, last used first."""
+    return list_sessions(trash_dir())
+
+
 def restore(path: Path) -> Path:
-    """Take a session file out of the trash again."""
+    """Take a session file out of the trash again; returns where it lies. Raises Trouble when it is
+    not in the trash or a session of its name is there.
+    """
+    if path.parent.resolve() != trash_dir().resolve():
+        raise Trouble(f"{path} is not in the trash", code=USAGE)
     target = ensure_folder(sessions_dir()) / path.name
     if os.path.lexists(target):
         raise Trouble(f"there is a session {path.name} already")
-    path.rename(target)
+    _move(path, target)
     return target
 
 

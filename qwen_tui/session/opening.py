@@ -89,6 +89,11 @@ class OpenSession:
         """The file it is saved in, or was read from; None when it has none."""
         return self.store.path if self.store is not None else self.file
 
+    def holds(self, path: Path) -> bool:
+        """It is that file which this session is saved in."""
+        own = self.store.path if self.store is not None and self.store.exists else None
+        return own is not None and path.exists() and path.samefile(own)
+
     @property
     def badges(self) -> list[str]:
         """Short lines for the status line: what the file has suffered, why it is read-only."""

@@ -157,3 +157,16 @@ def publish(temporary: Path, path: Path) -> Path:
             temporary.rename(path)
         sync_folder(path.parent)
         return path
+
+
+def reason_of(error: OSError) -> str:
+    """Why a write failed, in a person's words."""
+    words = {
+        errno.ENOSPC: "the disk is full",
+        errno.EDQUOT: "the disk quota is used up",
+        errno.EROFS: "the disk is read-only",
+        errno.EACCES: "no permission to write",
+        errno.EPERM: "no permission to write",
+        errno.EIO: "the disk reports an I/O error",
+    }
+    return words.get(error.errno or 0, error.strerror or str(error))

@@ -19,7 +19,8 @@ from typing import Final, NamedTuple
 
 from qwen_tui.journal import Scribe, seal
 from qwen_tui.paths import ensure_folder
-from qwen_tui.session.session_file import SessionFile, beside, publish, slug
+from qwen_tui.session.session_file import SessionFile, beside, publish, reason_of, slug
+from qwen_tui.session.tree import FOLDED
 from qwen_tui.types import Added, Emitted, Entry, Happened, Head, Prefilled
 
 BATCH_S: Final = 0.2
@@ -251,9 +252,9 @@ class Store:
                 self._append(self._file)
             except OSError as error:
                 if error.errno in FULL:
-                    self._say(f"{_reason(error)}; kept in memory, trying again")
+                    self._say(f"{reason_of(error)}; kept in memory, trying again")
                 else:
-                    self._abandon("rescue", _reason(error))
+                    self._abandon("rescue", reason_of(error))
                 return
 
     def _append(self, file: SessionFile) -> None:
@@ -278,8 +279,14 @@ class Store:
         """The path, with the slug of the first text when it has none."""
         if self._file is not None or "-" in self._path.stem:
             return self._path
-        texts = (entry.text for entry in self._entries if isinstance(entry, Added))
-        first = next((text for text in texts if text.strip()), "")
+        first = next(
+            (
+                entry.text
+                for entry in self._entries
+                if isinstance(entry, Added) and entry.role not in FOLDED and entry.text.strip()
+            ),
+            "",
+        )
         return self._path.with_name(f"{self._path.stem}-{slug(first[:200])}.jsonl")
 
     def _create(self) -> bool:
@@ -291,7 +298,7 @@ class Store:
             self._abandon("conflict", "is there already")
             return False
         except OSError as error:
-            self._say(f"{self._path.parent}: {_reason(error)}; working in memory")
+            self._say(f"{self._path.parent}: {reason_of(error)}; working in memory")
             return False
         return True
 
@@ -302,7 +309,7 @@ class Store:
             self._file.sync()
         except OSError as error:
             # What a failed sync dropped is unknown: nothing written to this file counts any more.
-            self._abandon("rescue", _reason(error))
+            self._abandon("rescue", reason_of(error))
             return
         self._synced_at = time.monotonic()
         self._unsynced = 0
@@ -358,7 +365,7 @@ class Store:
     def _failed(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
-        self._say(f"{self._broken}; {_reason(error)}; kept in memory, trying again")
+        self._say(f"{self._broken}; {reason_of(error)}; kept in memory, trying again")
 
     # -- what is said ------------------------------------------------------------------------------
 
@@ -385,15 +392,3 @@ class Store:
             except RuntimeError:
                 # The listener's event loop is gone; saving goes on without it.
                 self._on_state = None
-
-
-def _reason(error: OSError) -> str:
-    words = {
-        errno.ENOSPC: "the disk is full",
-        errno.EDQUOT: "the disk quota is used up",
-        errno.EROFS: "the disk is read-only",
-        errno.EACCES: "no permission to write",
-        errno.EPERM: "no permission to write",
-        errno.EIO: "the disk reports an I/O error",
-    }
-    return words.get(error.errno or 0, error.strerror or str(error))

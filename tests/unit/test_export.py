@@ -44,6 +44,30 @@ def test_folded_tokens_are_in_no_text() -> None:
     assert b"## user" in export(session, "md")
 
 
+def chat_of(*turns: tuple[str, str]) -> Session:
+    session = Session.new()
+    for role, said in turns:
+        fold = (Token(2, b"<|im_end|>"),)
+        session.add_turn(role, (Token(1, said.encode()),), before=fold, after=fold)
+    return session
+
+
+def test_a_chat_is_exported_turn_by_turn() -> None:
+    session = chat_of(("user", "Hi"), ("assistant", "Hello, you.\n"), ("user", "Bye"))
+    assert export(session, "txt") == (b"User:\nHi\n\nAssistant:\nHello, you.\n\nUser:\nBye\n")
+    assert export(session, "md").count(b"## user") == 2
+
+
+@pytest.mark.parametrize("name", ["qwen-tui/local", "Notes (2026): a+b!", "Ünï-cödé.txt"])
+def test_a_plain_name_is_not_littered_with_backslashes(name: str) -> None:
+    assert f"# {name}\n" in export(Session.new(title=name), "md").decode()
+
+
+@pytest.mark.parametrize("name", ["https://a.example", "www.a.example", "a@b.example", "a #"])
+def test_a_name_never_becomes_a_link_or_markup(name: str) -> None:
+    assert f"# {name}\n" not in export(Session.new(title=name), "md").decode()
+
+
 def test_markdown_keeps_the_document_in_its_fence(session: Session) -> None:
     page = export(session, "md").decode()
     fences = re.findall(r"^`{3,}.*$", page, re.MULTILINE)
@@ -52,7 +76,7 @@ def test_markdown_keeps_the_document_in_its_fence(session: Session) -> None:
     assert "\x1b" not in page
     assert "\u202e" not in page
     assert page.startswith("# A \\<b\\>tale")
-    assert "| Qwen/Qwen2.5\\-7B | 77 |" in page
+    assert "| Qwen/Qwen2.5-7B | 77 |" in page
     outside = page.split("````text")[0] + page.rsplit("````", 1)[1]
     assert "<script" not in outside
 
@@ -98,6 +122,22 @@ def test_json_has_every_token(session: Session) -> None:
     assert tokens[1]["hex"] == "f09f"
     assert found["generations"][0]["params"]["seed"] == 77
     assert found["generations"][0]["environment"]["model"] == {"repo": "Qwen/Qwen2.5-7B"}
+
+
+def test_json_has_every_branch(session: Session) -> None:
+    session.undo()
+    generation, (other,) = session.start(session.request(Sampling(seed=78)), ENV)
+    session.happen(generation, Emitted((Token(9, b" elsewhere", -0.5),)))
+    session.happen(generation, Finished("length"))
+    session.hide(other)
+    found = json.loads(export(session, "json"))
+    nodes = {node["id"]: node for node in found["nodes"]}
+    assert set(nodes) == set(session.tree.nodes)
+    assert nodes[other]["text"] == " elsewhere"
+    assert nodes[other]["tokens"][0]["logprob"] == -0.5
+    assert nodes[other]["hidden"]
+    assert len(found["generations"]) == 2
+    assert found["head"] == {"node": session.head.node, "at": session.head.at}
 
 
 @pytest.mark.parametrize("form", FORMATS)

@@ -286,6 +286,41 @@ def test_the_trash_keeps_and_only_a_purge_deletes() -> None:
     loaded.close()
 
 
+def test_the_session_one_works_on_is_renamed_and_thrown_away_as_it_stands() -> None:
+    path = saved("mine", "words")
+    opened = open_session(path)
+    with pytest.raises(Trouble, match="open elsewhere"):
+        library.rename(path, "new name")
+    library.rename(path, "new name", ["tag"], opened=opened)
+    assert (opened.session.title, opened.session.tags) == ("new name", ("tag",))
+    other = saved("other", "more", at=1.8e9)
+    library.rename(other, "theirs", opened=opened)
+    assert opened.session.title == "new name"
+
+    opened.session.commit("words that were typed last")
+    there = trash(path, opened=opened)
+    assert not path.exists()
+    assert opened.session.text in open_session(there, read_only=True).session.text
+    assert [each.title for each in library.list_trash()] == ["new name"]
+    back = restore(there)
+    assert back == path
+    assert open_session(back, read_only=True).session.text == "words that were typed last"
+    assert library.list_trash() == []
+    with pytest.raises(Trouble, match="not in the trash"):
+        restore(back)
+
+
+def test_a_chat_is_listed_by_what_was_said() -> None:
+    session = Session.new()
+    store = new_store(session)
+    template = (Token(2, b"<|im_start|>system\nYou are helpful"),)
+    session.add_turn("user", (Token(1, b"Tell me of whales"),), before=template)
+    store.close()
+    (listed,) = list_sessions()
+    assert listed.preview == "Tell me of whales"
+    assert "tell-me-of-whales" in listed.path.name
+
+
 # -- search ----------------------------------------------------------------------------------------
 
 
