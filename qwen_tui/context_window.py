@@ -50,6 +50,7 @@ def fit(
     truncate: Truncate | None = None,
     explicit: bool = False,
     *,
+    keep: int = 0,
     shortens: str = SHORTENS,
 ) -> Fitted:
     """Fit `prompt` and `max_tokens` into `context` tokens (0: unknown, nothing is done).
@@ -57,9 +58,10 @@ def fit(
     `max_tokens` -1 runs until the context is full; 0 only scores. A default one (not `explicit`)
     is cut to what the context leaves; an explicit one that does not fit is Trouble (65), as is a
     prompt that leaves no room. With `truncate` the prompt gives way instead: "left" drops the
-    oldest tokens, "middle" keeps head and tail in equal parts; a cut never leaves half a
-    character's bytes in front of what follows it. Of a known context, max_tokens is
-    returned as a number, never -1. `shortens` says what a person can do about a long prompt.
+    oldest tokens, "middle" keeps head and tail in equal parts, both keep the first `keep`; a cut
+    never leaves half a character's bytes in front of what follows it. Of a known context,
+    max_tokens is returned as a number, never -1. `shortens` says what a person can do about a
+    long prompt.
     """
     if context <= 0:
         return Fitted(tuple(prompt), max_tokens)
@@ -82,11 +84,11 @@ def fit(
         wanted = min(ROOM, max(1, context // 2))
     else:
         wanted = max_tokens if explicit else max(least, min(max_tokens, context // 2))
-    kept = (
-        _left(prompt, context - wanted) if truncate == "left" else _middle(prompt, context - wanted)
-    )
-    if not kept:
+    cut = _left if truncate == "left" else _middle
+    rest = cut(prompt[keep:], context - wanted - keep)
+    if not rest:
         raise _refusal(length, max_tokens, context, explicit, shortens)
+    kept = (*prompt[:keep], *rest)
     return Fitted(kept, context - len(kept) if max_tokens < 0 else wanted)
 
 
@@ -120,7 +122,7 @@ def _left(prompt: Sequence[Token], keep: int) -> tuple[Token, ...]:
 
 
 def _middle(prompt: Sequence[Token], keep: int) -> tuple[Token, ...]:
-    head = keep // 2
+    head = max(0, keep // 2)
     return (*prompt[:head], *_left(prompt, keep - head))
 
 

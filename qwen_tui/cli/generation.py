@@ -162,6 +162,7 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
             choices=chosen.choices if weigh else 0,
             branches=chosen.branches,
             ignore_eos=chosen.ignore_eos,
+            bos=chosen.bos,
             window=window(chosen, context),
             note=lambda said: reporter.warn([said]),
         )
@@ -227,7 +228,8 @@ def generate(
     told = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
-        told = Text(output, plan.request, plan.vocab.eos_ids if plan.vocab else (), lead=lead)
+        eos = plan.vocab.ends(plan.request.prompt) if plan.vocab else ()
+        told = Text(output, plan.request, eos, lead=lead)
         sinks.append(told)
     with dying_at_once():
         backend = load(plan.settings, reporter, sink)

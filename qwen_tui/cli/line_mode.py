@@ -128,7 +128,7 @@ class LineMode:
                     self._backend = self._open(self._chosen, reporter)
             request = self._request(self._backend, reporter, again=again)
             vocab = self._session.vocab
-            self._told = Text(self._output, request, vocab.eos_ids if vocab else ())
+            self._told = Text(self._output, request, vocab.ends(request.prompt) if vocab else ())
             with stopping() as stopped:
                 ends = stream(self._session, request, self._backend, reporter, stopped.cancel)
             self._told.finish()
@@ -150,6 +150,7 @@ class LineMode:
             stop=self._chosen.stop,
             choices=self._chosen.choices,
             ignore_eos=self._chosen.ignore_eos,
+            bos=self._chosen.bos,
             window=window(self._chosen, backend.context),
             note=lambda said: reporter.warn([said]),
         )

@@ -14,7 +14,6 @@ from typing import Any, Final
 
 from qwen_tui.cli.signals import die, dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter
-from qwen_tui.journal import ids_sha256
 from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
@@ -35,8 +34,6 @@ TOLERANCES: Final = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.25}
 token rounds differently."""
 QUANTISED: Final = 0.5
 """The same where weights are quantised."""
-NEAR: Final = 8
-"""By how many tokens a cut in the middle may be off the half."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
 def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
     """The session's completions that can be read again: those with token ids and their prompt."""
     for number, run in enumerate(session.generations.values(), 1):
-        prompt = prompt_of(session, run)
+        prompt = run.prompt(tuple(session.tree.path(*run.place)))
         for branch, each in enumerate(run.branches):
             name = f"completion {number}" + (f".{branch + 1}" if len(run.branches) > 1 else "")
             tokens = tuple(session.tree[each.node].tokens)
@@ -101,25 +98,6 @@ def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
                 reporter.warn([f"{name}: has no token ids; skipped"])
             else:
                 yield Stored(name, run, prompt, tokens)
-
-
-def prompt_of(session: Session, run: GenerationState) -> tuple[Token, ...] | None:
-    """The very tokens a run was started with, by their hash; None when they cannot be found.
-
-    A prompt that did not fit was cut on the left, or in the middle.
-    """
-    path = tuple(session.tree.path(*run.place))
-    known = run.started.prompt
-    size, wanted = known.get("n"), known.get("sha256")
-    if not isinstance(size, int) or not 0 < size <= len(path):
-        return None
-    # A cut moves a little, so as not to fall into a character.
-    around = range(max(0, size // 2 - NEAR), min(size, size // 2 + NEAR) + 1)
-    for head in (size,) if size == len(path) else (0, *around):
-        prompt = path[:head] + path[len(path) - (size - head) :]
-        if ids_sha256(prompt) == wanted:
-            return prompt
-    return None
 
 
 def compared(

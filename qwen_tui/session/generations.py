@@ -5,12 +5,25 @@ Law: derived from entries alone, so a session from a file knows what a live one 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Final
 
+from qwen_tui.journal import ids_sha256
 from qwen_tui.session.tree import Place
-from qwen_tui.types import Emitted, Finished, Prefilled, Progress, Request, Sampling, Started
+from qwen_tui.types import (
+    Emitted,
+    Finished,
+    Prefilled,
+    Progress,
+    Request,
+    Sampling,
+    Started,
+    Token,
+)
+
+NEAR: Final = 8
+"""By how many tokens a cut in the middle may be off the half."""
 
 
 @dataclass(slots=True, eq=False)
@@ -103,6 +116,30 @@ class GenerationState:
     def params(self) -> Mapping[str, Any]:
         """The values it ran with, by name."""
         return self.started.params
+
+    @property
+    def start_ids(self) -> tuple[int, ...]:
+        """The ids that were sent before the document (a BOS)."""
+        ids = self.started.prompt.get("start")
+        return tuple(id for id in ids if isinstance(id, int)) if isinstance(ids, list) else ()
+
+    def prompt(self, path: Sequence[Token]) -> tuple[Token, ...] | None:
+        """The very tokens it was started with, found by their hash; None when they cannot be.
+        `path` is the document up to where its nodes fork, which may have been cut on the left or
+        in the middle.
+        """
+        known = self.started.prompt
+        start = tuple(Token(id, b"") for id in self.start_ids)
+        size, wanted = known.get("n"), known.get("sha256")
+        if not isinstance(size, int) or not 0 <= (size := size - len(start)) <= len(path):
+            return None
+        # A cut moves a little, so as not to fall into a character.
+        around = range(max(0, size // 2 - NEAR), min(size, size // 2 + NEAR) + 1)
+        for head in (size,) if size == len(path) else (0, *around):
+            prompt = (*start, *path[:head], *path[len(path) - (size - head) :])
+            if ids_sha256(prompt) == wanted:
+                return prompt
+        return None
 
     @property
     def seed(self) -> int | None:

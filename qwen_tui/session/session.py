@@ -86,6 +86,7 @@ class Session(Walking):
         ignore_eos: bool = False,
         score: bool = False,
         heal: bool = False,
+        bos: bool = True,
         window: Window | None = None,
         note: Callable[[str], None] | None = None,
     ) -> Request:
@@ -93,14 +94,17 @@ class Session(Walking):
 
         An empty document gets its seed token first; tokens the vocabulary would spell otherwise
         (text without ids, another tokenizer's, one cut by a stop string) are encoded anew. `heal`
-        backs up so that the last word can be completed freely. `note` is told in a line when the
-        prompt had to be shortened. Raises Trouble when it does not fit and may not be.
+        backs up so that the last word can be completed freely. `bos` puts the tokenizer's start
+        tokens first; they are no part of the document. `note` is told in a line when the prompt
+        had to be shortened. Raises Trouble when it does not fit and may not be.
         """
         self.settle()
         prompt: tuple[Token, ...] = tuple(self.tokens)
         prefix = b""
         if heal and self.vocab is not None and prompt:
             prompt, prefix = self.vocab.heal(prompt)
+        start = self.vocab.opening(prompt) if bos and self.vocab is not None else ()
+        prompt = start + prompt
         if sampling.seed is None:
             sampling = replace(sampling, seed=self._seeds() % SEEDS)
         if window is not None:
@@ -111,6 +115,7 @@ class Session(Walking):
                 window.tokens,
                 window.truncate,
                 window.explicit,
+                keep=len(start),
                 shortens=window.shortens,
             )
             said = dropped_note(whole, len(prompt), window.truncate)
@@ -156,12 +161,20 @@ class Session(Walking):
         for node in nodes:
             self._do(Added(node, place.node, place.at, "model", role))
         generation = self._ids()
-        prompt = {"n": len(request.prompt), "sha256": ids_sha256(request.prompt)}
+        prompt: dict[str, Any] = {"n": len(request.prompt), "sha256": ids_sha256(request.prompt)}
+        if start := self._start_ids(request):
+            prompt["start"] = start
         params = parameters(request) | {"rng": rng}
         self._do(Started(generation, nodes, environment.id, prompt, params, mode))
         self.generations[generation].live = True
         self._move(Place(nodes[0], place.at))
         return generation, nodes
+
+    def _start_ids(self, request: Request) -> list[int]:
+        """The ids before the document's own in a request made by `request`."""
+        start = self.vocab.opening(self.tokens) if self.vocab is not None else ()
+        sent = [token.id for token in request.prompt[: len(start)]]
+        return sent if sent == [token.id for token in start] else []
 
     def _healed(self, request: Request) -> int:
         """How many of the document's last tokens spell the request's prefix."""
@@ -187,12 +200,14 @@ class Session(Walking):
 
     def _scored(self, run: GenerationState, event: Scored) -> None:
         """Note the probabilities of the prompt on the nodes of the path that hold it."""
-        last = event.start + len(event.tokens)
+        # Positions of the prompt, from where the document begins in it.
+        first_at = event.start - len(run.start_ids)
+        last = first_at + len(event.tokens)
         for part in self.tree.chain(*run.place):
-            start, stop = max(part.start, event.start), min(part.stop, last)
+            start, stop = max(part.start, first_at), min(part.stop, last)
             if start >= stop or part.node.source == "model":
                 continue
-            scored = event.tokens[start - event.start : stop - event.start]
+            scored = event.tokens[start - first_at : stop - first_at]
             own = part.node.tokens[start - part.node.at : stop - part.node.at]
             if [token.id for token in scored] != [token.id for token in own]:
                 continue

@@ -86,6 +86,7 @@ class Settings:
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
     special: bool = True
+    bos: bool = True
     truncate: Truncate | None = None
     choices: int = 10
     save: bool = True
@@ -353,6 +354,10 @@ FIELDS: Final = (
     Field(
         "special", "read spellings such as <|endoftext|> as those tokens, or as plain text",
         _switch, Option("--special/--no-special", INPUT, kind=bool),
+    ),
+    Field(
+        "bos", "begin with what the tokenizer puts before every text (BOS), or without",
+        _switch, Option("--bos/--no-bos", INPUT, kind=bool), project=True,
     ),
     Field(
         "preset", ", ".join(each.name for each in presets.PRESETS), _text,

@@ -10,12 +10,13 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from qwen_tui.types import BAD_DATA, NO_INPUT, Token, Trouble, joined
+from qwen_tui.vocab import markers
 from qwen_tui.vocab import tokenizer as rules
 from qwen_tui.vocab.alignment import SURROGATE, TokenText, shared_length, to_bytes
 from qwen_tui.vocab.decoder import Decoder
@@ -57,7 +58,7 @@ class Vocab:
         tokenizer_config.json together.
     end_of_text: the token between documents: `<|endoftext|>`, else bos, else an eos; None if none.
     start_ids: what the tokenizer puts before every text by itself (bos of Llama; () for Qwen);
-        `encode` never does.
+        `encode` never does, `opening` says where it belongs.
     chat_template: the Jinja source, or None.
     spellings: the special tokens by role ("bos_token", "eos_token", …), for templates.
     normalises: whether the tokenizer would have normalised the text (NFC for Qwen).
@@ -79,7 +80,10 @@ class Vocab:
         """
         self._tokenizer = rules.build(raw)
         self.sha256 = hashlib.sha256(raw).hexdigest()
-        self.start_ids = tuple(self._tokenizer.encode("", add_special_tokens=True).ids)
+        chosen = configs.get("tokenizer_config", {})
+        self.spellings = MappingProxyType(_spellings(chosen))
+        bos = self.spellings.get("bos_token", "")
+        self.start_ids = markers.start_ids(self._tokenizer, chosen, bos)
         self.normalises = rules.take_out_rewrites(self._tokenizer)
         self._plain = rules.without_added(self._tokenizer)
         self._spell = rules.byte_rule(self._tokenizer)
@@ -91,9 +95,9 @@ class Vocab:
         self.rows_known = self._count_rows()
         self._tokens: list[Token | None] = [None] * self.rows_known
         self._byte_ids: tuple[int, ...] | None = None
-        chosen = configs.get("tokenizer_config", {})
         self.size = max(self.rows_known, _integer(configs.get("config", {}).get("vocab_size")))
-        self.spellings = MappingProxyType(_spellings(chosen))
+        self._fim_parts = markers.known(self._tokenizer, markers.FIM_PARTS)
+        self._fim_ends = markers.known(self._tokenizer, markers.FIM_ENDS)
         self.eos_ids = self._find_eos(configs)
         self.end_of_text = self._find_end_of_text()
         self.chat_template = _template(chosen)
@@ -134,6 +138,21 @@ class Vocab:
     def data(self, id: int) -> bytes:
         """The exact bytes of an id; an added token's are its spelling, b"" for padding."""
         return self.token(id).data
+
+    def opening(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
+        """What is sent before a document of these tokens: the start tokens, unless it begins with
+        them itself.
+        """
+        first = tuple(token.id for token in tokens[: len(self.start_ids)])
+        return () if first == self.start_ids else tuple(map(self.token, self.start_ids))
+
+    def ends(self, prompt: Iterable[Token]) -> frozenset[int]:
+        """What ends a completion of this prompt: `eos_ids`, and where it asks for the middle
+        (fill-in-the-middle) the markers around files and their parts too.
+        """
+        if any(token.id in self._fim_parts for token in prompt):
+            return self.eos_ids | self._fim_ends
+        return self.eos_ids
 
     def is_special(self, id: int) -> bool:
         """Whether the tokenizer calls it special (`<|endoftext|>`): it marks, it does not spell."""

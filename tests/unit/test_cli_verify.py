@@ -11,7 +11,7 @@ import pytest
 from fixtures.scripts import Say, Scripted
 from qwen_tui import context_window
 from qwen_tui.cli.stderr import Reporter
-from qwen_tui.cli.verify import compared, differences, judged, prompt_of, stored, tolerance
+from qwen_tui.cli.verify import compared, differences, judged, stored, tolerance
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.session import Session
 from qwen_tui.types import Added, Environment, Happened, Sampling, Scored, Started, Token
@@ -30,9 +30,9 @@ def test_the_prompt_is_found_again_however_it_was_cut(side: context_window.Trunc
     session.apply(Added("said", "root", 100, "model"))
     known = {"n": len(prompt), "sha256": ids_sha256(prompt)}
     session.apply(Started("gen", ("said",), "", known, {}))
-    assert prompt_of(session, session.generations["gen"]) == prompt
+    assert session.generations["gen"].prompt(tokens) == prompt
     session.generations["gen"].started.prompt["sha256"] = "0"  # type: ignore[index]
-    assert prompt_of(session, session.generations["gen"]) is None
+    assert session.generations["gen"].prompt(tokens) is None
 
 
 class Off(Scripted):

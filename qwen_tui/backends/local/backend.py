@@ -87,7 +87,6 @@ class Local:
             vocab=vocab,
             spellings=cache(lambda: Spellings(known, vocab.data, vocab.is_added)),
             known=known,
-            eos_ids=vocab.eos_ids,
             context=plan.context,
             chunk=chunk or model.chunk,
             threads=plan.threads,

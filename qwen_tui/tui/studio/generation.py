@@ -165,6 +165,8 @@ class Completer:
             "choices": min(settings.choices, able.choices),
             "branches": controls.branches,
             "ignore_eos": settings.ignore_eos,
+            # A chat template writes its own.
+            "bos": settings.bos and wish.mode != "chat",
             "window": Window(
                 self.model.context, settings.truncate, settings.explicit("max_tokens"), SHORTENS
             ),

@@ -10,7 +10,6 @@ from itertools import zip_longest
 from typing import Literal, TypeAlias
 
 from qwen_tui.session.session import Session
-from qwen_tui.session.tree import Place
 from qwen_tui.types import Entry, Happened, Moved, Request, Started
 
 Outcome: TypeAlias = Literal["played", "stopped", "failed"]
@@ -18,10 +17,11 @@ Outcome: TypeAlias = Literal["played", "stopped", "failed"]
 
 def request_of(session: Session, started: Started) -> Request:
     """The request whose recorded take the replay backend finds by its prompt."""
-    first = session.tree[started.nodes[0]] if started.nodes else None
-    place = Place(first.parent, first.at) if first is not None else session.head
+    run = session.generations[started.generation]
+    path = tuple(session.tree.path(*run.place))
+    prompt = run.prompt(path)
     return Request(
-        tuple(session.tree.path(*place)), max_tokens=-1, branches=max(1, len(started.nodes))
+        path if prompt is None else prompt, max_tokens=-1, branches=max(1, len(started.nodes))
     )
 
 

@@ -5,6 +5,7 @@ Law: the one place that decides what a person reads; it changes nothing and know
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from qwen_tui.safe_text import visible
@@ -20,7 +21,7 @@ from qwen_tui.tui.text.wording import (
     progress_words,
     short,
 )
-from qwen_tui.types import Token
+from qwen_tui.types import Token, text_of
 
 NOTHING_YET: Final = "The completion appears here."
 
@@ -134,8 +135,19 @@ def _standing(work: Workspace, frame: CompletionFrame) -> str:
 
 
 def document_badge(work: Workspace) -> str:
-    """What is odd about the text and which key mends it; empty where nothing is."""
-    return "" if work.text.composed else f"not NFC, {work.key_of('normalise')}"
+    """What the model reads before the text (a BOS), what is odd about the text and which key mends
+    it; empty where nothing is.
+    """
+    start = text_of(_opening(work))
+    odd = "" if work.text.composed else f"not NFC, {work.key_of('normalise')}"
+    return " · ".join(filter(None, [f"after {visible(start)}" if start else "", odd]))
+
+
+def _opening(work: Workspace) -> Sequence[Token]:
+    vocab = work.session.vocab
+    if vocab is None or work.text.chatting or not work.settings.bos:
+        return ()
+    return vocab.opening(work.session.tokens)
 
 
 # -- the status line -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,13 +11,18 @@ from qwen_tui.backends.local.decoding.prefix_constraint import Spellings
 from qwen_tui.backends.local.kv.disk_cache import DiskCache
 from qwen_tui.backends.local.kv.prefix_cache import PrefixCache
 from qwen_tui.backends.local.nn.model import Model
+from qwen_tui.types import Token
 
 
-class TokenBytes(Protocol):
+class TokenTable(Protocol):
     """What decoding asks of a vocabulary; `qwen_tui.vocab.Vocab` has it."""
 
     def data(self, id: int, /) -> bytes:
         """A token's bytes."""
+        ...
+
+    def ends(self, prompt: Iterable[Token], /) -> frozenset[int]:
+        """The ids that end a completion of this prompt."""
         ...
 
 
@@ -29,10 +34,9 @@ class Engine:
     """
 
     cache: PrefixCache
-    vocab: TokenBytes
+    vocab: TokenTable
     spellings: Callable[[], Spellings]
     known: int
-    eos_ids: frozenset[int]
     context: int
     chunk: int
     threads: int

@@ -39,6 +39,7 @@ class DecodingLoop:
         self._cache = engine.cache
         self._began = engine.clock()
         self._prompt = [token.id for token in request.prompt]
+        self._ends = frozenset() if request.ignore_eos else engine.vocab.ends(request.prompt)
         self._chain = SamplerChain.of(request.sampling)
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
@@ -195,7 +196,7 @@ class DecodingLoop:
         now = self._engine.clock()
         branch.first, branch.last = branch.first or now, now
         ms = round((now - self._began) * 1000)
-        if token.id in self._engine.eos_ids and not self._request.ignore_eos:
+        if token.id in self._ends:
             yield from self._emit(branch, [*branch.watch.flush(), (token, ms)])
             yield from self._end(branch, "eos")
             return
