@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fixtures.checkpoints import qwen2, special_ids
+from fixtures.checkpoints import BOS, qwen2, special_ids, with_bos
 from fixtures.opening import asked, end, ids, local, run, tokens
 from qwen_tui.backends.replay import Replay, takes
 from qwen_tui.cli import main
@@ -21,7 +21,6 @@ from qwen_tui.types import Happened, Request, Sampling, Scored, Token
 from qwen_tui.vocab import Vocab
 
 GREEDY = Sampling(temperature=0.0, min_p=0.0, seed=7)
-BOS = "<|im_start|>"
 
 
 @pytest.fixture
@@ -32,23 +31,6 @@ def plain(tmp_path: Path) -> Path:
 @pytest.fixture
 def bos(tmp_path: Path) -> Path:
     return with_bos(qwen2(tmp_path / "bos"))
-
-
-def with_bos(folder: Path) -> Path:
-    """The checkpoint with a tokenizer that begins every text with a BOS, as Llama's does."""
-    file = folder / "tokenizer.json"
-    rules = json.loads(file.read_text())
-    id = special_ids(folder)[BOS]
-    start = {"SpecialToken": {"id": BOS, "type_id": 0}}
-    text = {"Sequence": {"id": "A", "type_id": 0}}
-    rules["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [start, text],
-        "pair": [start, text, {"Sequence": {"id": "B", "type_id": 1}}],
-        "special_tokens": {BOS: {"id": BOS, "ids": [id], "tokens": [BOS]}},
-    }
-    file.write_text(json.dumps(rules))
-    return folder
 
 
 def configured(folder: Path, **values: Any) -> Path:

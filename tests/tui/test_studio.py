@@ -11,7 +11,9 @@ import pytest
 from textual import events
 from textual.widgets import OptionList
 
+from fixtures.checkpoints import BOS, special_ids, with_bos
 from fixtures.scripts import Gate, Say
+from fixtures.tokenizers import build_tokenizer
 from qwen_tui.settings import Settings
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.widgets.tabs import SiblingTabs
@@ -612,3 +614,22 @@ async def test_leaving_while_it_writes_keeps_what_came(studio: Studio) -> None:
         node = bench.session.tree[bench.session.head.node]
         assert node.reason == "cancelled"
         assert b"".join(token.data for token in node.tokens) == b" there was"
+
+
+@pytest.mark.parametrize("bos", [True, False])
+async def test_a_bos_is_sent_before_the_text_and_the_pane_says_so(
+    studio: Studio, tmp_path: Path, bos: bool
+) -> None:
+    folder = with_bos(build_tokenizer(tmp_path / "bos"))
+    vocab = Vocab.load(folder)
+    async with studio(
+        text=BEGINNING, settings=Settings(bos=bos), vocab_of=lambda _: vocab
+    ) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        assert (f"after {BOS}" in bench.screen()) == bos
+        sent = bench.made[0].requests[0].prompt
+        assert (sent[0].id == special_ids(folder)[BOS]) == bos
+        assert b"".join(token.data for token in sent[bos:]).decode() == BEGINNING
+        assert bench.document == BEGINNING

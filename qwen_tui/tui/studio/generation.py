@@ -166,7 +166,7 @@ class Completer:
             "branches": controls.branches,
             "ignore_eos": settings.ignore_eos,
             # A chat template writes its own.
-            "bos": settings.bos and wish.mode != "chat",
+            "bos": settings.bos and ask.mode != "chat",
             "window": Window(
                 self.model.context, settings.truncate, settings.explicit("max_tokens"), SHORTENS
             ),
