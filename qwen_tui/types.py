@@ -241,6 +241,12 @@ class Environment:
     device: str = ""
     vers: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def model_name(self) -> str:
+        """What it calls its model: a hub id, a folder, or a server's name for it; "" for none."""
+        names = (self.model.get(key) for key in ("repo", "path", "name"))
+        return next((str(name) for name in names if name), "")
+
 
 class Backend(Protocol):
     """A synchronous source of events, used by one thread at a time.

@@ -5,6 +5,7 @@ Law: nothing is opened for writing here; a word that means nothing names the nea
 
 from __future__ import annotations
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -16,30 +17,27 @@ if TYPE_CHECKING:
 
 STUDIO: Final = "studio"
 """The hidden command behind `qwen-tui [FILE]`."""
-SESSION_START: Final = b'{"k":"head","fmt":"qwen-tui.session"'
 
 
-def existing(word: str, commands: list[str]) -> Path:
-    """The file that a word on the command line names; Trouble 66 names the nearest command."""
+def file_named(word: str, commands: list[str]) -> Path:
+    """The file that a word on the command line names, which may be a new one when the word has a
+    folder or an ending. Trouble 66 names the nearest command.
+    """
     path = Path(word)
     if path.exists():
         return path
+    if path.suffix or os.sep in word:
+        if path.parent.is_dir():
+            return path
+        raise Trouble(f"there is no folder {str(path.parent)!r} for {word!r}", code=NO_INPUT)
     near = get_close_matches(word, [name for name in commands if name != STUDIO], 1)
     raise Trouble(
         f"there is no file and no command {word!r}",
         hint=f"did you mean `qwen-tui {near[0]}`?"
         if near
-        else "qwen-tui --help lists the commands",
+        else f"`qwen-tui ./{word}` begins a new file; qwen-tui --help lists the commands",
         code=NO_INPUT,
     )
-
-
-def is_session(path: Path) -> bool:
-    """Whether a file is one of our session files, by its first bytes."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as stream:
-        return stream.read(len(SESSION_START)) == SESSION_START
 
 
 def stored_session(name: str) -> Session:

@@ -10,7 +10,7 @@ from typing import Any
 
 from typer.core import TyperCommand, TyperGroup
 
-from qwen_tui.cli.arguments import STUDIO, existing
+from qwen_tui.cli.arguments import STUDIO, file_named
 from qwen_tui.settings.fields import OUTPUT
 
 
@@ -77,7 +77,7 @@ class StudioGroup(Group):
         first = args[0].partition("=")[0] if args else ""
         if first not in own and first not in self.commands:
             if first[:1] not in ("", "-"):
-                existing(first, list(self.commands))  # a misspelled command, whatever follows it
+                file_named(first, list(self.commands))  # a misspelled command, whatever follows it
             args = [STUDIO, *args]
         return super().parse_args(ctx, args)
 

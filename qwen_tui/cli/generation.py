@@ -317,8 +317,8 @@ def stream(
 def described(backend: Backend) -> str:
     """Where the tokens come from, in one line."""
     env = backend.environment
-    name = env.model.get("repo") or env.model.get("path") or backend.name
-    return " · ".join(filter(None, [str(name), env.device, env.dtype, env.quant]))
+    name = env.model_name or backend.name
+    return " · ".join(filter(None, [name, env.device, env.dtype, env.quant]))
 
 
 def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) -> int:

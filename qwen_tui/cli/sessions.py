@@ -17,12 +17,10 @@ from qwen_tui.cli.options import Raw, SessionName
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
 
 if TYPE_CHECKING:
-    from qwen_tui.session.session import Session
+    pass
 
 ID_SHOWN: Final = 10
 """So many characters of an id tell sessions apart that were begun in different seconds."""
-
-FORMS: Final = ("txt", "md", "html", "json")
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON line each")]
 
@@ -60,6 +58,8 @@ def list_sessions(as_json: AsJson = False) -> None:
                         "modified": each.modified,
                         "bytes": each.size,
                         "path": str(each.path),
+                        "model": each.model,
+                        "preview": each.preview,
                     }
                 )
             )
@@ -192,28 +192,16 @@ def export(
 
     from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.stdout import BranchPrinter, opened
+    from qwen_tui.session import export as exporting
 
     form = form or (Path(output).suffix.lstrip(".") if output else "") or "txt"
-    if form not in FORMS:
-        raise Trouble(f"there is no form {form!r}", hint=f"forms: {', '.join(FORMS)}", code=USAGE)
     session = stored_session(name)
     session.accept()
-    data = _exported(session, form)
+    data = exporting.export(session, form)
     with opened(output) as place:
         printer = BranchPrinter(place)
         printer.feed(0, data)
         printer.finish()
-
-
-def _exported(session: Session, form: str) -> bytes:
-    from qwen_tui.session import export as forms
-
-    if form == "txt":
-        return forms.text(session)
-    if form == "json":
-        return forms.as_json(session)
-    text = forms.markdown(session) if form == "md" else forms.as_html(session)
-    return text.encode("utf-8", "replace")
 
 
 def _when(seconds: float) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.arguments import STUDIO, existing, is_session
+from qwen_tui.cli.arguments import STUDIO, file_named
 from qwen_tui.cli.command_group import Command
 from qwen_tui.settings.fields import VIEW
 from qwen_tui.types import USAGE, Trouble
@@ -27,7 +27,8 @@ def register(app: typer.Typer) -> None:
 def studio(
     ctx: typer.Context,
     file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="the text to begin with")
+        str | None,
+        typer.Argument(metavar="FILE", help="the text to begin with; a new file begins empty"),
     ] = None,
     session: Annotated[
         str | None,
@@ -49,11 +50,12 @@ def studio(
     """Open the studio on FILE, on a piped text, on a session, or empty."""
     from qwen_tui.cli.terminal import check_screen, piped_text, take_terminal
     from qwen_tui.cli.wiring import StudioInput, open_studio, work_in_lines
+    from qwen_tui.session.identity import is_session
 
     if file is not None and session is not None:
         raise Trouble("a FILE and --open are two texts", hint="leave one out", code=USAGE)
     commands = getattr(ctx.parent and ctx.parent.command, "commands", {})
-    path = existing(file, list(commands)) if file not in (None, "-") else None
+    path = file_named(file, list(commands)) if file not in (None, "-") else None
     if path is not None and is_session(path):
         path, session = None, str(path)
     if plain:

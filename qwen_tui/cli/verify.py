@@ -62,10 +62,11 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
     from qwen_tui import settings
     from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.generation import described, ignore, load
+    from qwen_tui.cli.wiring import with_model_of
 
     session = stored_session(name)
     # Every position is scored: none is known, and none guessed.
-    chosen = settings.load(flags | {"kv_disk": 0, "draft": ""})
+    chosen = with_model_of(settings.load(flags | {"kv_disk": 0, "draft": ""}), session)
     with Reporter(quiet=quiet) as reporter:
         reporter.warn(chosen.warnings)
         completions = list(stored(session, reporter))

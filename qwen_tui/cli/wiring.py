@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from qwen_tui.cli.stderr import Reporter
 from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
-from qwen_tui.settings import Settings
+from qwen_tui.settings import Origin, Settings
 from qwen_tui.types import USAGE, Backend, Progress, Trouble
 from qwen_tui.vocab import Vocab
 
@@ -40,8 +40,8 @@ class StudioInput:
     encoding: str | None = None
 
     def text(self) -> str:
-        """The text to begin with, exactly as it stands there."""
-        if self.file is None:
+        """The text to begin with, exactly as it stands there; a new file is empty."""
+        if self.file is None or not self.file.exists():
             return self.piped or ""
         data = prompts.contents(self.file)
         return prompts.decoded(data, str(self.file), self.encoding)
@@ -49,7 +49,8 @@ class StudioInput:
     @property
     def title(self) -> str:
         """What a session begun from it is called: the file's name. A pipe's name says nothing."""
-        return self.file.name if self.file is not None and self.file.is_file() else ""
+        named = self.file is not None and (self.file.is_file() or not self.file.exists())
+        return self.file.name if self.file is not None and named else ""
 
 
 def opener(chosen: Settings) -> Opener:
@@ -77,6 +78,31 @@ def filled(chosen: Settings) -> Settings:
     return settings.for_checkpoint(chosen, snapshot.path) if snapshot else chosen
 
 
+def _located(model: str) -> hub.Snapshot | None:
+    with suppress(Trouble):
+        return hub.locate(model)
+    return None
+
+
+def with_model_of(chosen: Settings, session: Session) -> Settings:
+    """The settings with the model that made the session's last completion, unless an option names
+    one; where that model is not on this disk a warning, and the settings' own.
+    """
+    environments = [
+        session.environments.get(each.started.environment) for each in session.generations.values()
+    ]
+    model = next((each.model_name for each in reversed(environments) if each), "")
+    if chosen.engine not in settings.LOCAL or chosen.origin["model"].source == "flag":
+        return chosen
+    if model in ("", chosen.model):
+        return chosen
+    if _located(model) is None:
+        said = f"the session was made with {model}, which is not here; {chosen.model} goes on"
+        return replace(chosen, warnings=(*chosen.warnings, said))
+    origin = {**chosen.origin, "model": Origin("session", session.id)}
+    return replace(chosen, model=model, origin=origin)
+
+
 def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:
     """The settings with a theme that exists. A flag that names another is refused (Trouble 2); for
     a file or a variable that does there is a warning, and the default stands.
@@ -91,6 +117,16 @@ def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:
         raise Trouble(f"{why} ({there})", hint=hint, code=USAGE)
     warnings = (*chosen.warnings, f"{why}; ignored ({there})")
     return replace(chosen, theme=theme_set.pick(chosen.theme).name, warnings=warnings)
+
+
+def known_biases_of(chosen: Settings) -> Settings:
+    """The settings without biases of tokens that their model lacks, where that model is here."""
+    from qwen_tui.cli.generation import known_biases
+
+    if chosen.engine not in settings.LOCAL or not chosen.sampling.logit_bias:
+        return chosen
+    snapshot = _located(chosen.model)
+    return known_biases(chosen, Vocab.load(snapshot.path).size) if snapshot else chosen
 
 
 def session_for(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
@@ -113,19 +149,25 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
     from qwen_tui.tui.context import StudioContext
 
     theme_set = every_theme()
-    chosen = themed(filled(settings.load(flags)), theme_set)
+    chosen = themed(settings.load(flags), theme_set)
     text = given.text()
     path = library.resolve(given.session) if given.session is not None else None
     left = _left_behind() if chosen.save else None
     if given.file is None and given.session is None and not text:
         path = left
+    opened = session_for(chosen, path, given.title)
+    try:
+        chosen = known_biases_of(filled(with_model_of(chosen, opened.session)))
+    except Trouble:
+        opened.close()
+        raise
     context = StudioContext(
         settings=chosen,
         runner=Runner(opener(chosen)),
         opener=opener,
         vocab=vocabulary,
         open_session=lambda path: session_for(chosen, path),
-        opened=session_for(chosen, path, given.title),
+        opened=opened,
         file=given.file if given.encoding is None else None,
         text=text,
     )
@@ -156,7 +198,7 @@ def replay_in_studio(
     session = stored_session(name)
     recorded = takes(session.entries)
     environment = next(iter(session.environments.values()), UNKNOWN)
-    model = str(environment.model.get("repo") or environment.model.get("path") or "unknown")
+    model = environment.model_name or "unknown"
     theme_set = every_theme()
     chosen = themed(settings.load(flags | {"save": False, "model": model}), theme_set)
 
@@ -177,30 +219,22 @@ def replay_in_studio(
 
 def work_in_lines(given: StudioInput, flags: dict[str, Any]) -> int:
     """The line-mode workbench on what was opened; the exit code."""
-    from qwen_tui.cli.generation import ignore, load
+    from qwen_tui.cli.generation import ignore, known_biases, load
     from qwen_tui.cli.line_mode import LineMode
 
     chosen = settings.load(flags)
-    folder, _ = backends.look(chosen)
-    chosen = settings.for_checkpoint(chosen, folder) if folder is not None else chosen
-    vocab = Vocab.load(folder) if folder is not None else None
     text = given.text()
-    if given.session is not None:
-        opened = open_session(
-            library.resolve(given.session), vocab=vocab, read_only=not chosen.save
-        )
-        session, store = opened.session, opened.store
-    else:
-        session = Session.new(title=given.title, app=APP, vocab=vocab)
-        store = new_store(session) if chosen.save else None
-    with Reporter() as reporter:
+    path = library.resolve(given.session) if given.session is not None else None
+    with closing(session_for(chosen, path, given.title)) as opened, Reporter() as reporter:
+        session = opened.session
+        chosen = with_model_of(chosen, session)
+        folder, _ = backends.look(chosen)
+        if folder is not None:
+            session.vocab = Vocab.load(folder)
+            chosen = known_biases(settings.for_checkpoint(chosen, folder), session.vocab.size)
         reporter.warn(chosen.warnings)
-    if text:
-        session.commit(text, "file" if given.file else "user")
-    lines = LineMode(chosen, session, lambda chosen, reporter: load(chosen, reporter, ignore))
-    try:
-        return lines.run()
-    finally:
-        lines.close()
-        if store is not None:
-            store.close()
+        if text:
+            session.commit(text, "file" if given.file else "user")
+        lines = LineMode(chosen, session, lambda chosen, reporter: load(chosen, reporter, ignore))
+        with closing(lines):
+            return lines.run()

@@ -9,6 +9,8 @@ from typing import Final
 
 SEEDS: Final = 2**64
 _BASE32 = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+SESSION_START: Final = b'{"k":"head","fmt":"qwen-tui.session"'
+"""The first bytes of a session file."""
 _ULID = re.compile(r"^[0-9A-HJKMNP-TV-Z]{26}", re.IGNORECASE)
 
 
@@ -46,3 +48,11 @@ def created(id: str) -> float:
     for digit in id[:10].upper():
         value = value * 32 + _BASE32.index(digit)
     return value / 1000
+
+
+def is_session(path: Path) -> bool:
+    """Whether a file is one of our session files, by its first bytes."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as stream:
+        return stream.read(len(SESSION_START)) == SESSION_START

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 from qwen_tui.journal import MAX_LINE, read
 from qwen_tui.paths import ensure_folder, expanded, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
-from qwen_tui.session.identity import created, id_of, ulid
+from qwen_tui.session.identity import created, id_of, is_session, ulid
 from qwen_tui.session.loader import Loader, Report, load, open_regular
 from qwen_tui.session.opening import OpenSession, lock_file, new_store, open_session
 from qwen_tui.session.session import Session
@@ -29,6 +29,7 @@ from qwen_tui.types import (
     TEMPORARY,
     USAGE,
     Added,
+    Environment,
     Head,
     Titled,
     Trouble,
@@ -50,7 +51,8 @@ ADOPT_S: Final = 5.0
 @dataclass(frozen=True, slots=True)
 class Listing:
     """One session file as a list shows it. Times are Unix seconds; `preview` is the beginning of
-    its first text. Titles and previews are hostile text: show them through `visible`.
+    its first text, `model` what its first completion was made with ("": not known). Titles,
+    previews and models are hostile text: show them through `visible`.
     """
 
     path: Path
@@ -61,19 +63,24 @@ class Listing:
     modified: float
     size: int
     preview: str
+    model: str = ""
 
 
-def _front(file: BinaryIO) -> tuple[Head | None, str]:
-    """The head and the beginning of the first text, from the first lines."""
-    head, preview = None, ""
+def _front(file: BinaryIO) -> tuple[Head | None, str, str]:
+    """The head, the beginning of the first text that a person sees, and the name of the model, from
+    the first lines.
+    """
+    head, preview, model = None, "", ""
     for raw in file.read(FRONT).split(b"\n"):
         entry = read(raw).entry
         if isinstance(entry, Head):
             head = head or entry
-        elif isinstance(entry, Added) and entry.role not in FOLDED and entry.text.strip():
-            preview = entry.text[:PREVIEW]
+        elif isinstance(entry, Added) and not preview and entry.role not in FOLDED:
+            preview = entry.text[:PREVIEW] if entry.text.strip() else ""
+        elif isinstance(entry, Environment):
+            model = entry.model_name[:MOST_TITLE]
             break
-    return head, preview
+    return head, preview, model
 
 
 def _last_title(file: BinaryIO, size: int) -> Titled | None:
@@ -98,7 +105,7 @@ def listing(path: Path) -> Listing:
     """What a list shows of one file; reads its front and back only. Raises Trouble, OSError."""
     with os.fdopen(open_regular(path), "rb") as file:
         found = os.fstat(file.fileno())
-        head, preview = _front(file)
+        head, preview, model = _front(file)
         titled = _last_title(file, found.st_size)
     id = (head.id if head is not None else "") or id_of(path)
     title = titled.title if titled is not None else head.title if head is not None else ""
@@ -112,6 +119,7 @@ def listing(path: Path) -> Listing:
         found.st_mtime,
         found.st_size,
         preview,
+        model,
     )
 
 
@@ -136,12 +144,14 @@ def list_sessions(folder: Path | None = None) -> list[Listing]:
 
 
 def resolve(name: str, folder: Path | None = None) -> Path:
-    """The file that SESSION means: a path, an id or its unique prefix, or a title.
+    """The file that SESSION means: a path, an id or its unique prefix, or a title. A session of
+    that name comes before a file here that is none.
 
     Raises Trouble when nothing or more than one thing is meant, with the nearest.
     """
     path = expanded(name)
-    if os.path.lexists(path) and not path.is_dir():
+    lies_here = os.path.lexists(path) and not path.is_dir()
+    if lies_here and (os.sep in name or is_session(path)):
         return path
     if not name or os.sep in name:
         raise Trouble(f"there is no session file {name!r}", code=NO_INPUT)
@@ -163,6 +173,8 @@ def resolve(name: str, folder: Path | None = None) -> Path:
         raise Trouble(
             f"{name!r} means {len(several)} sessions", hint=f"say which: {some}", code=USAGE
         )
+    if lies_here:
+        return path
     words = [each.title for each in listed if each.title] + [each.id for each in listed]
     near = difflib.get_close_matches(name, words, n=1)
     hint = f"did you mean {near[0]!r}?" if near else "see them with: qwen-tui sessions list"

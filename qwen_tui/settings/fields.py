@@ -36,7 +36,9 @@ MOST_GIB: Final = 1 << 20
 QUANTS: Final = ("auto", "none", "int8", "int4", "nf4")
 
 Layout: TypeAlias = Literal["panes", "inline"]
-Source: TypeAlias = Literal["default", "preset", "user file", "project file", "environment", "flag"]
+Source: TypeAlias = Literal[
+    "default", "preset", "user file", "project file", "environment", "session", "flag"
+]
 
 
 @dataclass(frozen=True, slots=True)

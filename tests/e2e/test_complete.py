@@ -21,6 +21,7 @@ import pytest
 
 from fixtures.checkpoints import qwen2
 from qwen_tui import backends, cli
+from qwen_tui.cli.arguments import stored_session
 from qwen_tui.types import Backend
 
 pytestmark = pytest.mark.e2e
@@ -302,6 +303,9 @@ def test_saved_played_back_and_verified(run: Run, here: Path, model: str) -> Non
     verified = run("replay", "a letter", "--verify", "-m", model)
     assert verified.code == 0, verified.err
     assert verified.out.startswith(b"same")
+    unnamed = run("replay", "a letter", "--verify")
+    assert unnamed.code == 0, "the model that made the session is taken"
+    assert unnamed.out == verified.out
     other = str(qwen2(here / "other", seed=9))
     different = run("replay", "a letter", "--verify", "-m", other)
     assert different.code == 1, different.err
@@ -310,6 +314,29 @@ def test_saved_played_back_and_verified(run: Run, here: Path, model: str) -> Non
     again = run("complete", "-m", model, "-p", "More", "-n", "3", "--save", "a letter")
     assert again.code == 0, again.err
     assert run("sessions", "list").out.count(b"a letter") == 1
+
+
+def test_a_session_opens_with_the_model_that_made_it(
+    run: Run, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = qwen2(here / "mine", context=512)
+    monkeypatch.setenv("QWEN_TUI_MODEL", "demo")
+    done = run("complete", "-m", str(mine), "-p", "Dear ", "-n", "4", "--save", "a letter")
+    assert done.code == 0, done.err
+    opened = ("--plain", "--open", "a letter", "-n", "3")
+    for asked in (opened, (*opened, "-m", "demo")):
+        assert run(*asked, stdin=b":\n").code == 0
+    mine.rename(here / "gone")
+    last = run(*opened, stdin=b":\n")
+    assert last.code == 0
+    assert f"the session was made with {mine}, which is not here" not in last.err, "demo was last"
+    session = stored_session("a letter")
+    made = [session.environments[each.started.environment] for each in session.generations.values()]
+    assert [each.model_name for each in made] == [str(mine), str(mine), "demo", "demo"]
+    run("complete", "-m", str(here / "gone"), "-p", "Dear ", "-n", "2", "--save", "a note")
+    (here / "gone").rename(mine)
+    last = run("--plain", "--open", "a note", stdin=b"")
+    assert f"was made with {here / 'gone'}, which is not here; demo goes on" in last.err
 
 
 # -- what only a process of its own can show -------------------------------------------------------

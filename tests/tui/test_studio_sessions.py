@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from textual.pilot import Pilot
 from textual.widgets import Input
 
 from fixtures.scripts import Say
@@ -312,6 +313,32 @@ async def test_the_persons_editor_has_the_text(
 # -- playing back ----------------------------------------------------------------------------------
 
 
+def playback(recorded: Session, layout: Any = "panes") -> QwenTui:
+    """The interface on a recorded session, which it plays at once."""
+    runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
+    context = StudioContext(
+        settings=Settings(save=False, engine="replay", layout=layout),
+        runner=runner,
+        opener=lambda _settings: runner._opener,
+        vocab=lambda _settings: None,
+        open_session=lambda _path: OpenSession(Session.new()),
+        opened=OpenSession(recorded),
+        play=True,
+    )
+    return QwenTui(context)
+
+
+async def played(app: QwenTui, pilot: Pilot[int], text: str, completion: str) -> None:
+    """Wait until a playback has come to its end; fail with what is shown."""
+    for _ in range(400):
+        panes = app.studio.panes
+        shown = b"".join(token.data for token in panes.completion.output.tokens).decode()
+        if panes.document.editor.text == text and shown == completion:
+            return
+        await pilot.pause(0.01)
+    pytest.fail(f"{panes.document.editor.text!r} {shown!r}")
+
+
 @pytest.mark.parametrize("layout", ["panes", "inline"])
 async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: Any) -> None:
     async with studio(text=BEGINNING) as bench:
@@ -323,25 +350,25 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         await bench.pilot.press("ctrl+j")
         await bench.settled()
         recorded, final, tail = bench.session, bench.document, bench.output
-    runner = Runner(lambda report, cancel: Replay(takes(recorded.entries), speed=float("inf")))
-    context = StudioContext(
-        settings=Settings(save=False, engine="replay", layout=layout),
-        runner=runner,
-        opener=lambda _settings: runner._opener,
-        vocab=lambda _settings: None,
-        open_session=lambda _path: OpenSession(Session.new()),
-        opened=OpenSession(recorded),
-        play=True,
-    )
-    app = QwenTui(context)
+    app = playback(recorded, layout)
     async with app.run_test(size=(100, 30)) as pilot:
-        shown = app.studio
-        for _ in range(400):
-            texts = b"".join(token.data for token in shown.panes.completion.output.tokens).decode()
-            if shown.panes.document.editor.text == final and texts == tail:
-                break
-            await pilot.pause(0.01)
-        assert shown.panes.document.editor.text == final
-        assert texts == tail
-        assert len(shown.workspace.session.tree) == len(recorded.tree)
-    runner.close()
+        await played(app, pilot, final, tail)
+        assert len(app.studio.workspace.session.tree) == len(recorded.tree)
+    app.context.runner.close()
+
+
+async def test_a_playback_ends_with_its_completion_to_look_at(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        tail = bench.output
+        await bench.pilot.press("tab")
+        recorded = bench.session
+    app = playback(recorded)
+    async with app.run_test(size=(100, 30)) as pilot:
+        await played(app, pilot, BEGINNING, tail)
+        facts = app.studio.status_line.status.facts
+        assert (facts.exact, facts.context) == (True, 0)
+        assert facts.tokens == len(recorded.tree.path(recorded.head.node))
+    app.context.runner.close()

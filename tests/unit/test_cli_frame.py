@@ -14,10 +14,10 @@ import pytest
 import typer
 
 from qwen_tui import cli, paths, presets, settings
-from qwen_tui.cli.arguments import is_session
 from qwen_tui.cli.signals import stopping
 from qwen_tui.cli.stderr import Reporter, print_error
 from qwen_tui.journal import line, record
+from qwen_tui.session.identity import is_session
 from qwen_tui.types import (
     DEFAULT_ORDER,
     IO_ERROR,
@@ -108,6 +108,24 @@ def test_a_word_that_is_neither_command_nor_file_names_the_nearest(
     code, _, err = run(capsys, "complet", *rest)
     assert code == NO_INPUT
     assert "did you mean `qwen-tui complete`" in err
+
+
+def test_a_word_with_an_ending_or_a_folder_is_a_new_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO(":show\n"))
+    code, out, err = run(capsys, "new.md", "--plain", "--model", "demo", "--no-save")
+    assert code == 0, err
+    assert "line by line" in out
+    assert not list(tmp_path.iterdir())
+    for word, said in (
+        ("new", "`qwen-tui ./new` begins a new file"),
+        ("no/x.md", "no folder 'no'"),
+    ):
+        code, _, err = run(capsys, word, "--plain")
+        assert code == NO_INPUT
+        assert said in err
 
 
 @pytest.mark.parametrize(

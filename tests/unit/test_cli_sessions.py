@@ -87,6 +87,35 @@ def test_list_show_search_export_rename(run, tmp_path: Path) -> None:
 
 
 # type: ignore[no-untyped-def]
+def test_a_session_comes_before_a_file_of_its_name(
+    run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written("fox", "Once there was", " a fox.")
+    monkeypatch.chdir(tmp_path)
+    Path("fox").write_text("notes on foxes")
+    assert run("sessions", "show", "fox")[1] == "Once there was a fox."
+    assert run("replay", "fox", "--speed", "inf")[1] == "Once there was a fox."
+    assert run("sessions", "show", "./fox")[0] == BAD_DATA
+    Path("copy").write_bytes(path.read_bytes())
+    assert run("sessions", "show", "copy")[1] == "Once there was a fox."
+
+
+def test_a_list_for_scripts_names_model_and_beginning(run) -> None:  # type: ignore[no-untyped-def]
+    written("fox", "Once there was", " a fox.")
+    (listed,) = map(json.loads, run("sessions", "list", "--json")[1].splitlines())
+    assert listed["preview"] == "Once there was"
+    assert listed["model"] == Scripted([]).environment.model["path"]
+
+
+def test_a_chat_is_listed_by_what_was_said(run) -> None:  # type: ignore[no-untyped-def]
+    session = Session.new()
+    store = new_store(session)
+    session.add_turn("user", spelled("Who are you?"), before=spelled("<|im_start|>system"))
+    assert store.close()
+    assert "(Who are you?)" in run("sessions", "list")[1]
+
+
+# type: ignore[no-untyped-def]
 def test_removed_goes_to_the_trash_and_only_a_yes_deletes(run) -> None:
     path = written("Old", "text", " more")
     assert run("sessions", "rm", "Old")[0] == 0

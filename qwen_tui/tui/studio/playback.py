@@ -33,8 +33,9 @@ async def play(
 ) -> None:
     """Apply `entries` to a fresh `session`; each generation's events come from `generate`.
 
-    One that cannot be played, and everything after a person stopped, is applied at once. `moved` is
-    called before each generation, to show the text it goes on from, and at the end.
+    One that cannot be played, and everything after a person stopped, is applied at once. A last
+    completion that was accepted stays shown as a completion. `moved` is called before each
+    generation, to show the text it goes on from, and at the end.
     """
     played: set[str] = set()
     stopped = False
@@ -50,4 +51,12 @@ async def play(
             stopped = outcome == "stopped"
             if outcome == "played":
                 played.add(entry.generation)
+    _show_last_completion(session)
     moved()
+
+
+def _show_last_completion(session: Session) -> None:
+    """Stand before the completion that ends the document, so that its tokens can be looked at."""
+    node = session.head.node
+    if node is not None and session.completion is None and session.generation_of(node) is not None:
+        session.apply(Moved(node, session.tree[node].at))

@@ -171,7 +171,12 @@ def last_seed(work: Workspace) -> int | None:
 
 
 def facts(work: Workspace, completion_tokens: int) -> Facts:
-    """What the status line tells; the completion on the screen has so many tokens."""
+    """What the status line tells; the completion on the screen has so many tokens.
+
+    A playback has no tokenizer to count with and no context to fill: its tokens are the recorded.
+    """
+    playing = work.context.play
+    count = work.session.head.at if playing else work.text.count
     model, run = work.model, shown_run(work)
     environment = model.environment if model else None
     saved, saved_style = _saved(work)
@@ -182,9 +187,9 @@ def facts(work: Workspace, completion_tokens: int) -> Facts:
         dtype=precision(environment) if environment else "",
         state=_doing(work),
         busy=work.busy or work.context.runner.state == "loading",
-        tokens=work.text.count + (0 if work.text.dirty else completion_tokens),
-        exact=work.session.vocab is not None,
-        context=work.completer.context,
+        tokens=count + (0 if work.text.dirty else completion_tokens),
+        exact=playing or work.session.vocab is not None,
+        context=0 if playing else work.completer.context,
         tok_s=run.tok_s if run else 0.0,
         ttft_s=ttft / 1000 if ttft is not None else 0.0,
         seed=run.seed if run else None,

@@ -43,8 +43,7 @@ def short(model: str) -> str:
 
 def model_name(environment: Environment | None) -> str:
     """What an environment calls its model; empty when it does not."""
-    model = environment.model if environment is not None else {}
-    return str(model.get("repo") or model.get("path") or "")
+    return environment.model_name if environment is not None else ""
 
 
 def precision(environment: Environment) -> str:
