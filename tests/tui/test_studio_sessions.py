@@ -21,6 +21,7 @@ from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.app import QwenTui
 from qwen_tui.tui.context import StudioContext
+from qwen_tui.types import Moved
 
 Studio = Callable[..., Any]
 BEGINNING = "In olden times"
@@ -328,15 +329,20 @@ def playback(recorded: Session, layout: Any = "panes") -> QwenTui:
     return QwenTui(context)
 
 
-async def played(app: QwenTui, pilot: Pilot[int], text: str, completion: str) -> None:
-    """Wait until a playback has come to its end; fail with what is shown."""
+async def played(app: QwenTui, pilot: Pilot[int], moves: int, text: str, completion: str) -> None:
+    """Wait until a playback has made so many moves and shows this; fail with what is shown."""
     for _ in range(400):
         panes = app.studio.panes
         shown = b"".join(token.data for token in panes.completion.output.tokens).decode()
-        if panes.document.editor.text == text and shown == completion:
+        made = _moves(app.studio.workspace.session)
+        if made >= moves and panes.document.editor.text == text and shown == completion:
             return
         await pilot.pause(0.01)
     pytest.fail(f"{panes.document.editor.text!r} {shown!r}")
+
+
+def _moves(session: Session) -> int:
+    return sum(isinstance(entry, Moved) for entry in session.entries)
 
 
 @pytest.mark.parametrize("layout", ["panes", "inline"])
@@ -352,7 +358,7 @@ async def test_a_session_is_played_back_without_a_model(studio: Studio, layout: 
         recorded, final, tail = bench.session, bench.document, bench.output
     app = playback(recorded, layout)
     async with app.run_test(size=(100, 30)) as pilot:
-        await played(app, pilot, final, tail)
+        await played(app, pilot, _moves(recorded), final, tail)
         assert len(app.studio.workspace.session.tree) == len(recorded.tree)
     app.context.runner.close()
 
@@ -367,7 +373,7 @@ async def test_a_playback_ends_with_its_completion_to_look_at(studio: Studio) ->
         recorded = bench.session
     app = playback(recorded)
     async with app.run_test(size=(100, 30)) as pilot:
-        await played(app, pilot, BEGINNING, tail)
+        await played(app, pilot, _moves(recorded) + 1, BEGINNING, tail)
         facts = app.studio.status_line.status.facts
         assert (facts.exact, facts.context) == (True, 0)
         assert facts.tokens == len(recorded.tree.path(recorded.head.node))

@@ -57,6 +57,8 @@ async def play(
 
 def _show_last_completion(session: Session) -> None:
     """Stand before the completion that ends the document, so that its tokens can be looked at."""
-    node = session.head.node
-    if node is not None and session.completion is None and session.generation_of(node) is not None:
+    node, at = session.head
+    if node is None or session.generation_of(node) is None:
+        return
+    if at == session.accept_end(node):
         session.apply(Moved(node, session.tree[node].at))
