@@ -10,6 +10,7 @@ import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, Final
 
 from qwen_tui.journal import line
@@ -90,7 +91,8 @@ def _model(session: Session, run: GenerationState) -> str:
     env = session.environments.get(run.started.environment)
     if env is None:
         return ""
-    return str(env.model.get("repo") or env.model.get("name") or env.engine)
+    name = env.model_name or env.engine
+    return PurePath(name).name if name == env.model.get("path") else name
 
 
 def as_json(session: Session) -> bytes:

@@ -140,6 +140,16 @@ def test_json_has_every_branch(session: Session) -> None:
     assert found["head"] == {"node": session.head.node, "at": session.head.at}
 
 
+def test_a_model_in_a_folder_goes_by_the_folders_name() -> None:
+    session = Session.new()
+    session.commit("Once")
+    env = Environment("e2", "qwen-tui/local", {"path": "/models/tiny-one"}, dtype="fp32")
+    generation, _ = session.start(session.request(Sampling(seed=1)), env)
+    session.happen(generation, Emitted((Token(9, b" more", -0.5),)))
+    session.accept()
+    assert b"| tiny-one | 1 |" in export(session, "md")
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_an_empty_session_can_be_exported(form: str) -> None:
     assert isinstance(export(Session.new(), form), bytes)
