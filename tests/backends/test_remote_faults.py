@@ -375,7 +375,7 @@ def test_plain_http_to_a_public_host_warns(monkeypatch: Any) -> None:
 
     chosen = settings.load({})
     warned = {
-        url: backend._warnings(Endpoint(url), LlamaCpp(None), chosen)
+        url: backend._warnings(Endpoint(url), LlamaCpp(None, 1024), chosen)
         for url in ("http://models.example", "https://models.example", "http://10.0.0.7:8000",
                     "http://127.0.0.1", "http://[::1]:1", "http://localhost:1")
     }  # fmt: skip

@@ -182,7 +182,7 @@ def dialect_of(facts: Facts, endpoint: Endpoint) -> Dialect:
     if identity.engine == "vllm":
         return Vllm(identity.model, vocab, facts.context, endpoint.priority)
     if identity.engine == "llama.cpp":
-        return LlamaCpp(vocab)
+        return LlamaCpp(vocab, facts.context)
     return OpenAI(identity.model, identity.engine, facts.abilities.choices, facts.context)
 
 

@@ -73,10 +73,12 @@ class Run:
             return
         if self.request.score and not self.cancel.is_set():
             yield from self._score()
+        if all(branch.done for branch in self._branches):
+            return
         if self.request.max_tokens == 0 and not self.cancel.is_set():
             yield from self._read_through()
             yield from self._end_all("length")
-        if any(not branch.done for branch in self._branches):
+        else:
             yield from self._generate()
 
     # -- scoring -----------------------------------------------------------------------------------

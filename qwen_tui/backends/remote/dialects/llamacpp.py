@@ -45,8 +45,9 @@ class LlamaCpp:
 
     values = frozenset({*_NAMES, "temperature", "seed", "repeat_last_n", "order", "logit_bias"})
 
-    def __init__(self, vocab: Vocab | None) -> None:
+    def __init__(self, vocab: Vocab | None, context: int) -> None:
         self._vocab = vocab
+        self._context = context
 
     def unknown(self, sampling: Sampling) -> tuple[str, ...]:
         """An order that does not begin with the biases cannot be carried out."""
@@ -86,13 +87,13 @@ class LlamaCpp:
 
     def _body(self, request: Request, branch: int) -> dict[str, Any]:
         sampling = request.sampling
-        ids = self._vocab is not None
+        ids, window = self._vocab is not None, sampling.repeat_last_n
         body: dict[str, Any] = {
             "prompt": [token.id for token in request.prompt] if ids else text_of(request.prompt),
             "n_predict": request.max_tokens,
             "temperature": max(0.0, sampling.temperature),
             "samplers": [_STAGES[stage] for stage in sampling.order if stage in _STAGES],
-            "repeat_last_n": sampling.repeat_last_n,
+            "repeat_last_n": self._context if window < 0 else window,
             "n_probs": max(1, request.choices),
             "return_tokens": True,
             "return_progress": True,
