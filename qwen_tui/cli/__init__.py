@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from qwen_tui import __version__
-from qwen_tui.cli import bench, complete, config, doctor, models, replay, sessions, studio
+from qwen_tui.cli import bench, complete, config, doctor, engines, models, replay, sessions, studio
 from qwen_tui.cli.arguments import STUDIO
 from qwen_tui.cli.command_group import StudioGroup
 from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
@@ -56,7 +56,7 @@ def program(
     """
 
 
-for _command in (complete, studio, replay, sessions, models, config, doctor, bench):
+for _command in (complete, studio, replay, sessions, models, engines, config, doctor, bench):
     _command.register(app)
 
 

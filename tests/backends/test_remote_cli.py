@@ -11,7 +11,7 @@ import pytest
 from fixtures import servers
 from fixtures.checkpoints import qwen2
 from qwen_tui import cli, paths
-from qwen_tui.types import GENERIC, UNAVAILABLE
+from qwen_tui.types import BAD_CONFIG, GENERIC, UNAVAILABLE
 
 PROMPT = ["-p", "Once upon a time"]
 GREEDY = ["--temp", "0", "--min-p", "0", "-n", "8"]
@@ -157,3 +157,50 @@ def test_what_was_found_is_remembered(vllm: servers.Server) -> None:
     assert cli.main(["complete", "--engine", vllm.url, "-n", "2", *PROMPT]) == 0
     again = [asked.path for asked in vllm.asked[first:]]
     assert again == ["/v1/models", "/version"] * 2 + ["/v1/completions"]
+
+
+def configured(url: str, more: str = "") -> None:
+    file = paths.config_file()
+    paths.ensure_folder(file.parent)
+    file.write_text(f"[engines.lab]\nurl = '{url}'\n{more}", "utf-8")
+
+
+def test_the_servers_of_the_configuration_are_listed_and_nobody_is_asked(
+    vllm: servers.Server, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    assert cli.main(["engines", "list"]) == 0
+    assert "no servers" in out(capfdbinary)
+    configured(vllm.url, "key_env = 'LAB_KEY'\n")
+    monkeypatch.setenv("LAB_KEY", "sk-very-secret")
+    assert cli.main(["engines", "list"]) == 0
+    shown = out(capfdbinary)
+    assert "lab" in shown
+    assert "in LAB_KEY (set)" in shown
+    assert cli.main(["engines", "list", "--json"]) == 0
+    listed = out(capfdbinary)
+    assert json.loads(listed)[0]["url"] == vllm.url
+    assert "secret" not in shown + listed
+    assert not vllm.asked
+
+
+def test_a_probe_says_what_a_server_is_and_what_it_cannot_do_and_why(
+    any_server: servers.Server, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    configured(any_server.url)
+    assert cli.main(["engines", "probe", "lab"]) == 0
+    shown = out(capfdbinary)
+    assert cli.main(["engines", "probe", any_server.url, "--json"]) == 0
+    found = json.loads(out(capfdbinary))
+    assert found["engine"] in shown
+    assert f"{found['context']:,} tokens" in shown
+    for ability, able in found["abilities"].items():
+        assert bool(able) != (ability in found["cannot"])
+    assert all(why in " ".join(shown.split()) for why in found["cannot"].values())
+
+
+def test_a_probe_of_a_name_that_is_not_there_names_the_nearest(
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    configured("http://127.0.0.1:1")
+    assert cli.main(["engines", "probe", "lap"]) == BAD_CONFIG
+    assert "did you mean lab?" in err(capfdbinary)

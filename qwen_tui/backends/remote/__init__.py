@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qwen_tui.backends.remote.backend import Remote
+    from qwen_tui.backends.remote.facts import Facts
     from qwen_tui.settings import Settings
     from qwen_tui.types import Progress
 
@@ -30,3 +31,12 @@ def look(settings: Settings) -> tuple[Path | None, int]:
     from qwen_tui.backends.remote.backend import looked_at
 
     return looked_at(settings)
+
+
+def probe(settings: Settings) -> tuple[Facts, float]:
+    """What the server is and can do, tried anew whatever is remembered; and the seconds that a
+    question takes. Raises Trouble.
+    """
+    from qwen_tui.backends.remote.backend import probed
+
+    return probed(settings)

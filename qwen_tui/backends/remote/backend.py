@@ -21,7 +21,7 @@ from qwen_tui.backends.remote.dialects.llamacpp import LlamaCpp
 from qwen_tui.backends.remote.dialects.openai import OpenAI
 from qwen_tui.backends.remote.dialects.vllm import Vllm
 from qwen_tui.backends.remote.facts import Facts
-from qwen_tui.backends.remote.probe import prober
+from qwen_tui.backends.remote.prober import prober
 from qwen_tui.backends.remote.run import Run
 from qwen_tui.settings import Endpoint, Settings
 from qwen_tui.types import (
@@ -150,6 +150,20 @@ def looked_at(settings: Settings, cancel: threading.Event | None = None) -> tupl
     finally:
         client.close()
     return Path(facts.tokenizer) if facts.tokenizer else None, facts.context
+
+
+def probed(settings: Settings, cancel: threading.Event | None = None) -> tuple[Facts, float]:
+    """What the server is and can do, tried anew; and how many seconds a question takes."""
+    client = connected(settings)
+    try:
+        asking = prober(settings, client, cancel)
+        asking.identity()
+        began = time.perf_counter()
+        client.ask("GET", "/v1/models", cancel=cancel)
+        seconds = time.perf_counter() - began
+        return asking.anew(), seconds
+    finally:
+        client.close()
 
 
 def _remote(settings: Settings, client: Client, facts: Facts) -> Remote:

@@ -46,9 +46,11 @@ class Prober:
         """What is known from the last time, if the server still says the same, else tried anew."""
         identity = self.identity()
         kept = memory.recall(self.endpoint, self.wanted, identity)
-        if kept is not None:
-            return kept
-        found = self._tried(identity)
+        return kept if kept is not None else self.anew(identity)
+
+    def anew(self, identity: Identity | None = None) -> Facts:
+        """What is found by trying, and remembered."""
+        found = self._tried(identity or self.identity())
         memory.remember(self.endpoint, self.wanted, found)
         return found
 
