@@ -140,7 +140,7 @@ def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
     decided = plan.plan(card, found, hardware.look())
     if found.draft and not decided.spread:
         with suppress(Trouble):  # what is wrong with the draft is said in its own rows
-            decided = draft_model.narrowed(decided, card, found)
+            decided = draft_model.narrowed(decided, card, draft_model.located(found), found)
     return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
 
 
@@ -153,12 +153,12 @@ def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[st
 
     rows = [("draft", f"{found.draft}  ({found.origin['draft']})")]
     machine = hardware.look()
-    decided = draft_model.narrowed(plan.plan(card, found, machine), card, found)
+    draft = draft_model.located(found)
+    decided = draft_model.narrowed(plan.plan(card, found, machine), card, draft, found)
     if decided.spread or card.shape is None:
-        draft_model.located(found)
         return [*rows, ("", "not used: the model runs through transformers")]
     vocab = Vocab.load(snapshot.path)
-    beside = draft_model.chosen(found, snapshot, vocab, decided, machine)
+    beside = draft_model.chosen(found, draft, snapshot, vocab, decided, machine)
     return [*rows, *(("", line) for line in (*plan.lines(beside.plan), beside.why))]
 
 

@@ -427,10 +427,13 @@ def test_a_draft_that_does_not_fit_beside_the_model_is_refused_with_numbers(
         ("cpu",), free, machine.native, machine.bitsandbytes, machine.threads, machine.names
     )
     plan = planning.plan(card, chosen, narrow)
+    draft = draft_model.located(chosen)
     with pytest.raises(Trouble, match=r"GiB of memory .* beside .* free on cpu") as caught:
-        draft_model.chosen(chosen, snapshot, Vocab.load(folder), plan, narrow)
+        draft_model.chosen(chosen, draft, snapshot, Vocab.load(folder), plan, narrow)
     assert caught.value.code == TEMPORARY
-    assert draft_model.chosen(chosen, snapshot, Vocab.load(folder), plan, machine).name == str(twin)
+    assert draft_model.chosen(
+        chosen, draft, snapshot, Vocab.load(folder), plan, machine
+    ).name == str(twin)
 
 
 # -- from the command line -------------------------------------------------------------------------
@@ -495,14 +498,17 @@ def test_the_models_context_leaves_room_for_the_draft(folder: Path, twin: Path) 
     wide = replace(card, context=10**6)
     plan = planning.plan(wide, chosen, machine)
     tight = replace(plan, free_bytes=int(plan.need_bytes / planning.KEPT_FREE))
-    narrowed = draft_model.narrowed(tight, wide, chosen)
+    narrowed = draft_model.narrowed(tight, wide, draft_model.located(chosen), chosen)
     assert planning.LEAST_CONTEXT <= narrowed.context < tight.context
     assert narrowed.need_bytes < tight.need_bytes
     assert "fits in beside it" in narrowed.why[-1]
     asked_for = replace(chosen, context=100)
-    assert draft_model.narrowed(tight, wide, asked_for) == tight
+    assert draft_model.narrowed(tight, wide, draft_model.located(asked_for), asked_for) == tight
     assert (
-        draft_model.narrowed(replace(plan, free_bytes=2**50), wide, chosen).context == plan.context
+        draft_model.narrowed(
+            replace(plan, free_bytes=2**50), wide, draft_model.located(chosen), chosen
+        ).context
+        == plan.context
     )
 
 

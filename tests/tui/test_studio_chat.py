@@ -10,6 +10,7 @@ import pytest
 
 from fixtures.scripts import Say
 from fixtures.tokenizers import build_tokenizer
+from qwen_tui.tui.studio import chat
 from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
@@ -105,3 +106,22 @@ async def test_what_a_person_types_is_never_the_templates(studio: Studio, chatty
         ids = [token.id for token in prompt]
         assert ids.count(end) == 2  # the system turn's and this one's own
         assert spelled_out in b"".join(token.data for token in prompt)
+
+
+async def test_an_answer_that_another_token_cut_stays_under_one_heading(
+    studio: Studio, chatty: Vocab
+) -> None:
+    async with studio((Say(" Very well."),), vocab_of=lambda _settings: chatty) as bench:
+        await bench.ready()
+        await bench.pilot.press("f3")
+        await bench.type("How?")
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        bench.session.accept(upto=1)
+        assert chat.transcript(bench.session).count("── Model ──") == 1
+        bench.session.accept()
+        assert chat.transcript(bench.session).count("── Model ──") == 1
+        while bench.session.turns()[-1:] != [("user", "How?")]:
+            bench.session.undo()
+        bench.session.reject()
+        assert "── Model ──" not in chat.transcript(bench.session)

@@ -29,7 +29,6 @@ from qwen_tui.backends.local.nn.model import Model
 from qwen_tui.backends.local.nn.qwen2_model import FastModel
 from qwen_tui.backends.local.planning import draft_model, hardware
 from qwen_tui.backends.local.planning import plan as planning
-from qwen_tui.backends.local.planning.machine import Machine
 from qwen_tui.backends.local.planning.plan import Plan
 from qwen_tui.backends.local.weights import transformers_loader
 from qwen_tui.settings import Settings
@@ -192,9 +191,15 @@ def opened(
         torch.set_num_threads(plan.threads)
     vocab = Vocab.load(snapshot.path)
     shape = None if path == "reference" or plan.spread else card.shape
-    if shape is not None and settings.draft:
-        plan = draft_model.narrowed(plan, card, settings)
-    beside, more = _beside(settings, snapshot, vocab, plan, machine, shape is not None)
+    other = draft_model.located(settings) if settings.draft else None
+    beside: draft_model.DraftModel | None = None
+    more: tuple[str, ...] = ()
+    if other is not None and shape is not None:
+        plan = draft_model.narrowed(plan, card, other, settings)
+        beside = draft_model.chosen(settings, other, snapshot, vocab, plan, machine)
+        more = (beside.why,)
+    elif other is not None:
+        more = (f"no guesses by {other.name}: transformers' forward does not verify them",)
     model, kernels, why = _loaded(snapshot.path, shape, plan, report, cancel, path)
     draft = None
     if beside is not None:
@@ -215,24 +220,6 @@ def opened(
         lookup=settings.lookup,
         draft=draft,
     )
-
-
-def _beside(
-    settings: Settings,
-    snapshot: hub.Snapshot,
-    vocab: Vocab,
-    plan: Plan,
-    machine: Machine,
-    own: bool,
-) -> tuple[draft_model.DraftModel | None, tuple[str, ...]]:
-    """The draft model that was asked for, and what is to be said of it."""
-    if not settings.draft:
-        return None, ()
-    if not own:
-        name = draft_model.located(settings).name
-        return None, (f"no guesses by {name}: transformers' forward does not verify them",)
-    found = draft_model.chosen(settings, snapshot, vocab, plan, machine)
-    return found, (found.why,)
 
 
 def _own(

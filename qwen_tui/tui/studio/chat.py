@@ -33,11 +33,22 @@ def is_chat(session: Session) -> bool:
 
 
 def transcript(session: Session) -> str:
-    """The conversation before the answer that is shown."""
-    lines = []
-    for role, text in session.turns():
-        lines.append(f"── {SPEAKERS.get(role, role or 'Text')} ──\n{text.rstrip()}\n\n")
-    return "".join(lines) + (f"── {SPEAKERS['assistant']} ──\n" if lines else "")
+    """The conversation before the answer that is shown, and that answer's heading where none of it
+    stands in the conversation yet.
+    """
+    turns = session.turns()
+    blocks = [_heading(role) + f"{text.rstrip()}\n\n" for role, text in turns]
+    if turns and session.tentative:
+        role, text = turns[-1]
+        if role == "assistant":
+            blocks[-1] = _heading(role) + text
+        else:
+            blocks.append(_heading("assistant"))
+    return "".join(blocks)
+
+
+def _heading(role: str) -> str:
+    return f"── {SPEAKERS.get(role, role or 'Text')} ──\n"
 
 
 def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:

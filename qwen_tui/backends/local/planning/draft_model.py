@@ -40,34 +40,34 @@ class DraftModel:
 
 
 def chosen(
-    settings: Settings, snapshot: hub.Snapshot, vocab: Vocab, plan: Plan, machine: Machine
+    settings: Settings,
+    draft: hub.Card,
+    snapshot: hub.Snapshot,
+    vocab: Vocab,
+    plan: Plan,
+    machine: Machine,
 ) -> DraftModel:
-    """The draft model that the settings name, for the model in `snapshot`, planned as `plan` on
-    `machine`; raises Trouble 66 where it is not here, 2 where it does not go with the model, 75
-    where both do not fit.
+    """The `located` draft model for the model in `snapshot`, planned as `plan` on `machine`; raises
+    Trouble 2 where it does not go with the model, 75 where both do not fit.
     """
-    draft = located(settings)
     if draft.path.resolve() == snapshot.path.resolve():
         raise Trouble("the draft is the model itself, and no quicker", hint=CURE, code=USAGE)
-    card = hub.card(draft.path, draft.name)
-    if card.shape is None:
+    if draft.shape is None:
         raise Trouble(
             f"{draft.name} cannot be a draft: it is no plain Qwen2 model", hint=CURE, code=USAGE
         )
     _compare(draft, vocab)
-    return DraftModel(draft.name, draft.path, card.shape, _planned(card, settings, plan, machine))
+    return DraftModel(draft.name, draft.path, draft.shape, _planned(draft, settings, plan, machine))
 
 
-def narrowed(plan: Plan, card: hub.Card, settings: Settings) -> Plan:
+def narrowed(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) -> Plan:
     """The model's plan with a context that leaves room for the draft's weights and cache, where
     nobody asked for a context of a certain size.
     """
     if settings.context:
         return plan
-    draft = located(settings)
-    other = hub.card(draft.path, draft.name)
-    beside = hub.needs(other, "bf16" if other.parameters * 4 > planning.SMALL_BYTES else "fp32")
-    cache = hub.needs(other, "fp32").kv_per_token
+    beside = hub.needs(draft, "bf16" if draft.parameters * 4 > planning.SMALL_BYTES else "fp32")
+    cache = hub.needs(draft, "fp32").kv_per_token
     needs = planning.needs(card, plan.dtype, plan.quant, plan.packing)
     room = int(plan.free_bytes * KEPT_FREE) - needs.total(0) - beside.weights
     context = room // (needs.kv_per_token + cache) // 256 * 256
@@ -78,17 +78,18 @@ def narrowed(plan: Plan, card: hub.Card, settings: Settings) -> Plan:
     return replace(plan, context=context, need_bytes=needs.total(context), why=(*plan.why, why))
 
 
-def located(settings: Settings) -> hub.Snapshot:
-    """The snapshot of the draft model that the settings name; Trouble 66 when it is not here."""
+def located(settings: Settings) -> hub.Card:
+    """The card of the draft model that the settings name; Trouble 66 when it is not here."""
     try:
-        return hub.find(settings.draft)
+        snapshot = hub.find(settings.draft)
+        return hub.card(snapshot.path, snapshot.name)
     except Trouble as trouble:
         raise Trouble(
             f"the draft: {trouble.message}", hint=trouble.hint, code=trouble.code
         ) from None
 
 
-def _compare(draft: hub.Snapshot, vocab: Vocab) -> None:
+def _compare(draft: hub.Card, vocab: Vocab) -> None:
     """Trouble where an ordinary id means other bytes to the draft than to the model."""
     file = draft.path / "tokenizer.json"
     if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == vocab.sha256:
