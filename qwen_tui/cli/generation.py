@@ -108,6 +108,8 @@ def run(wanted: Wanted) -> int:
     signum = None
     with Reporter(quiet=wanted.quiet) as reporter:
         reporter.warn(written.notes)
+        if written.joined:
+            reporter.say("the prompt is standard input, then the text of -p")
         with opened(wanted.output, raw=wanted.raw) as output:
             if wanted.dry_run:
                 plan = planned(wanted, written, reporter, ignore)

@@ -28,11 +28,14 @@ _ESCAPES: Final = dict(zip(b"\\'\"0abefnrtv", b"\\'\"\0\a\b\x1b\f\n\r\t\v", stri
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's text; `name` is what to call its origin; `source` as a session notes it."""
+    """A prompt's text; `name` is what to call its origin; `source` as a session notes it; `joined`:
+    a text that was piped in begins it.
+    """
 
     text: str
     name: str
     source: Literal["user", "file"]
+    joined: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -54,7 +57,7 @@ def read(
         raise Trouble("a FILE and -p are two prompts", hint="leave one of them out", code=USAGE)
     if text is not None:
         before = decoded(_piped_in(), "standard input", encoding)
-        return Prompt(before + _argument(text, escape), "the prompt", "user")
+        return Prompt(before + _argument(text, escape), "the prompt", "user", bool(before))
     if file is None and (sys.stdin is None or sys.stdin.isatty()):
         raise Trouble(
             "there is no prompt",

@@ -237,6 +237,8 @@ def test_a_pipe_comes_before_the_prompt_and_escapes_leave_it_alone(run: Run, mod
     asked = ("complete", "-m", model, "--dry-run", "-q")
     both = run(*asked, "-p", r"end\n", "--escape", stdin=rb"\frac\n ")
     assert both.out == run(*asked, stdin=b"\\frac\\n end\n").out
+    assert "standard input, then the text of -p" in run(*asked[:-1], "-p", "x", stdin=b"y").err
+    assert "standard input" not in run(*asked[:-1], "-p", "x").err
 
 
 def test_a_stop_string_that_was_meant_escaped_is_said(run: Run, model: str) -> None:
