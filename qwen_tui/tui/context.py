@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from qwen_tui.engine.runner import Opener, Runner
 from qwen_tui.session.opening import OpenSession
@@ -16,6 +16,10 @@ from qwen_tui.settings import Settings
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
+
+
+ENGINE: Final = "engine:"
+"""Stands before a server's name where models are chosen by name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from textual.widgets import Input, OptionList
 from fixtures.checkpoints import qwen2
 from qwen_tui import hub
 from qwen_tui.hub import KNOWN, Snapshot
+from qwen_tui.settings import Endpoint
+from qwen_tui.tui.context import ENGINE
 from qwen_tui.tui.screens.models import Models, free_memory, offers, verdict
 from qwen_tui.types import Progress, Trouble
 
@@ -173,3 +175,15 @@ async def test_a_folder_is_checked_before_it_is_taken(tmp_path: Path) -> None:
         await pilot.press("enter")
         await pilot.pause()
         assert app.answer == str(tmp_path / "tiny")
+
+
+async def test_servers_of_the_configuration_stand_beside_the_models_of_this_disk() -> None:
+    lab = Endpoint("http://lab.example:8000", name="lab", model="coder")
+    app = Choosing(Models(free=8 * GIB, found=(), engines=(lab,)))
+    async with app.run_test(size=(110, 30)) as pilot:
+        assert "lab" in app.lines()[0]
+        assert "coder" in app.lines()[0]
+        assert "at lab.example:8000" in app.lines()[0]
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.answer == ENGINE + "lab"

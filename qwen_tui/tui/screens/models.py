@@ -1,4 +1,4 @@
-"""Choose the model: what is on this disk, what can be fetched, a folder, the demo.
+"""Choose the model: what is on this disk, what can be fetched, a folder, the demo, a server's.
 
 Law: nothing is downloaded before a person chose it; what this machine can hold is marked from
 shapes and free memory alone, without loading anything.
@@ -27,6 +27,8 @@ from qwen_tui import hub
 from qwen_tui.hub import Card, Known, Snapshot, size_text
 from qwen_tui.paths import expanded
 from qwen_tui.safe_text import visible
+from qwen_tui.settings import Endpoint
+from qwen_tui.tui.context import ENGINE
 from qwen_tui.tui.screens.dialogs import AskLine
 from qwen_tui.types import Progress, Trouble
 
@@ -76,8 +78,12 @@ class Offer:
     verdict: str
 
 
-def offers(free: int, found: tuple[Snapshot, ...]) -> list[Offer]:
-    """What is on this disk first, then what can be fetched, then a folder of one's own."""
+def offers(
+    free: int, found: tuple[Snapshot, ...], engines: tuple[Endpoint, ...] = ()
+) -> list[Offer]:
+    """What is on this disk first, then servers, then what can be fetched, then a folder of one's
+    own.
+    """
     lines = []
     for each in found:
         if not each.complete:
@@ -94,6 +100,11 @@ def offers(free: int, found: tuple[Snapshot, ...]) -> list[Offer]:
         )
         mood, said = verdict(card, free)
         lines.append(Offer(each.name, each.name, f"{about} · {each.place}", mood, said))
+    for server in engines:
+        what = server.model or "its own model"
+        lines.append(
+            Offer(ENGINE + server.name, server.name, what, "unknown", f"at {server.host_port}")
+        )
     here = {each.name for each in found if each.complete}
     broken = {each.name: each.problems[0] for each in found if each.problems}
     for known in hub.KNOWN.values():
@@ -156,12 +167,14 @@ class Models(ModalScreen[str | None]):
         note: str = "",
         free: int | None = None,
         found: tuple[Snapshot, ...] | None = None,
+        engines: tuple[Endpoint, ...] = (),
         pull: Pull = hub.pull,
     ) -> None:
         super().__init__()
         self._note = note
         self._free = free_memory() if free is None else free
         self._found = found
+        self._engines = engines
         self._pull = pull
         self._cancel = threading.Event()
         self.fetching = ""
@@ -181,7 +194,7 @@ class Models(ModalScreen[str | None]):
         self.query_one(".note").display = bool(self._note)
         choose = self.query_one(OptionList)
         found = hub.installed() if self._found is None else self._found
-        for offer in offers(self._free, found):
+        for offer in offers(self._free, found, self._engines):
             choose.add_option(Option(_line(offer), id=offer.key))
         choose.highlighted = 0
         choose.focus()

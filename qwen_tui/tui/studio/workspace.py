@@ -19,7 +19,7 @@ from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
-from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.context import ENGINE, StudioContext
 from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.announcement import NOTHING, Announcement, Offer
@@ -335,13 +335,16 @@ class Workspace:
     # -- models ------------------------------------------------------------------------------------
 
     def use_model(self, name: str) -> None:
-        """Open another model; what waits for one waits for this one."""
+        """Open another model, or a server by its name; what waits for one waits for this one."""
         waiting = self.completer.asked or self._unmet
         self._unmet = None
         self.completer.stop()
         # a draft model was named for one model, and seldom fits another
         draft = self.settings.draft if name == self.settings.model else ""
-        self._set(replace(self.settings, model=name, engine="local", draft=draft))
+        if name.startswith(ENGINE):
+            self._set(replace(self.settings, engine=name.removeprefix(ENGINE)))
+        else:
+            self._set(replace(self.settings, model=name, engine="local", draft=draft))
         self.completer.lose_model()
         self.completer.asked = waiting
         self._tell(NOTHING)

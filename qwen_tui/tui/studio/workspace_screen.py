@@ -218,7 +218,9 @@ class WorkspaceScreen(Screen[None]):
 
     def choose_model(self, note: str = "") -> None:
         """Ask for another model; `note` says why."""
-        self.answer(self.app.push_screen_wait(Models(note=note)), self.workspace.use_model)
+        known = self.workspace.settings.engines.values()
+        models = Models(note=note, engines=tuple(known))
+        self.answer(self.app.push_screen_wait(models), self.workspace.use_model)
 
     def _take_tail(self) -> None:
         """A person writes on in or behind the completion: it is part of the text first."""
