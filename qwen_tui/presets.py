@@ -1,7 +1,7 @@
-"""Sampling values as data: the table of dials (name, range, step, neutral, help) and the named
-presets.
+"""Sampling values as data: the table of numeric ones (name, range, step, neutral, help) and the
+named presets.
 
-Law: the interface's dials, the command line's help and every check of a value read this one table.
+Law: the interface's controls, the command line's help and every check of a value read this table.
 """
 
 from __future__ import annotations

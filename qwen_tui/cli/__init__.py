@@ -1,7 +1,7 @@
-"""The command line: parse, introduce the rooms to each other, map every failure to an exit code.
+"""The command line: parse, run one command, map every failure to an exit code.
 
-Law: stdout is data and stderr narration; exit codes are an interface; what a command does not need
-is not imported.
+Law: data goes to stdout and all else to stderr; exit codes are an interface; what a command does
+not need is not imported.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One completion from start to end: prompt, context, weights, events, output, session, exit code.
 
-Law: what can be refused is refused before weights are loaded; what was generated is never lost to a
-failure that comes after it; what is printed as JSON and what is saved are the same entries.
+Law: what can be refused is refused before weights are loaded; what was generated is printed and
+saved whatever fails afterwards; JSON output and a saved session hold the same entries.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def session(self) -> Session:
-        """What all of it happens in."""
+        """The session that the completion becomes part of."""
         return self.recording.session
 
     def fitted(self, context: int) -> Request:
@@ -99,7 +99,7 @@ Sink = Callable[[Entry | Progress], None]
 
 
 def run(wanted: Wanted) -> int:
-    """Do what is wanted and return the exit code; Trouble for what a person can mend."""
+    """Complete as asked and return the exit code; Trouble for what a person can mend."""
     if wanted.flags.get("choices") is not None and not wanted.as_json:
         raise Trouble("--logprobs needs --json", code=USAGE)
     written = prompts.read(
@@ -124,11 +124,11 @@ def run(wanted: Wanted) -> int:
 
 
 def ignore(entry: Entry | Progress) -> None:
-    """A sink for entries nobody wants."""
+    """A sink that drops every entry."""
 
 
-def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: Sink) -> Plan:
-    """Settings, tokenizer, tokens and context, all checked; no weights."""
+def settings_of(wanted: Wanted, reporter: Reporter) -> Settings:
+    """The settings with what the command line gives; warns of a stop string meant escaped."""
     flags = wanted.flags
     for stop in flags.get("stop") or ():
         if not wanted.escape and prompts.unescaped_stop(stop):
@@ -139,6 +139,12 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
     chosen = settings.load(flags)
     if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
+    return chosen
+
+
+def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: Sink) -> Plan:
+    """Settings, tokenizer, tokens and context, all checked; loads no weights."""
+    chosen = settings_of(wanted, reporter)
     folder, context = backends.look(chosen, weights=not wanted.dry_run)
     vocab = None
     if folder is not None:
@@ -150,11 +156,11 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
     if chosen.context:
         context = min(chosen.context, context) if context else chosen.context
     reporter.warn(chosen.warnings)
-    spelling = vocab if chosen.special or vocab is None else cast(Vocab, Literally(vocab))
+    spelling = vocab if chosen.special or vocab is None else cast(Vocab, NoSpecials(vocab))
     recording = Recording(wanted.save_as, spelling, sink)
     session = recording.session
     session.commit(written.text, written.source)
-    weigh = flags.get("choices") is not None or wanted.save_as is not None
+    weigh = wanted.flags.get("choices") is not None or wanted.save_as is not None
 
     def make(context: int, sampling: Sampling) -> Request:
         return session.request(
@@ -198,7 +204,7 @@ def known_biases(chosen: Settings, size: int) -> Settings:
 
 
 def window(chosen: Settings, context: int) -> Window:
-    """What a request has to fit into, in a context of that many tokens (0: unknown)."""
+    """What a request has to fit into: a context of that many tokens (0: unknown)."""
     return Window(context, chosen.truncate, chosen.explicit("max_tokens"))
 
 
@@ -219,20 +225,20 @@ def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> N
 def generate(
     wanted: Wanted, written: prompts.Prompt, output: Output, reporter: Reporter
 ) -> tuple[int, int | None]:
-    """Plan, load, stream, tell and save; the exit code, and the signal that stopped it."""
-    sinks: list[Sink] = [Records(output)] if wanted.as_json else []
+    """Plan, load, stream, print and save; the exit code, and the signal that stopped it."""
+    sinks: list[Sink] = [JsonSink(output)] if wanted.as_json else []
 
     def sink(entry: Entry | Progress) -> None:
         for each in sinks:
             each(entry)
 
     plan = planned(wanted, written, reporter, sink)
-    told = None
+    printer = None
     if not wanted.as_json:
         lead = written.text.encode() if wanted.echo else b""
         eos = plan.vocab.ends(plan.request.prompt) if plan.vocab else ()
-        told = Text(output, plan.request, eos, lead=lead)
-        sinks.append(told)
+        printer = TextSink(output, plan.request, eos, lead=lead)
+        sinks.append(printer)
     with dying_at_once():
         backend = load(plan.settings, reporter, sink)
     with closing(backend), stopping() as stopped:
@@ -246,8 +252,8 @@ def generate(
             ends = stream(plan.session, request, backend, reporter, stopped.cancel, sink)
             if request.branches == 1 and wanted.save_as is not None:
                 plan.session.accept()
-            if told is not None:
-                told.finish()
+            if printer is not None:
+                printer.finish()
         finally:
             lost = saved(plan.recording, reporter)
         backend.finish(FINISH_S, stopped.cancel.is_set)
@@ -255,8 +261,8 @@ def generate(
 
 
 def saved(recording: Recording, reporter: Reporter) -> int:
-    """Make the session durable; a failure is said and its code returned, for what is already told
-    must not be lost with it.
+    """Save the session; a failure is printed and its exit code returned: the completion stands on
+    standard output already.
     """
     try:
         where = recording.close()
@@ -293,9 +299,8 @@ def stream(
     cancel: threading.Event,
     sink: Sink = ignore,
 ) -> list[Finished]:
-    """Run the request: every event through the session and so to its sinks; how it ended.
-
-    `sink` gets the progress, which a session does not keep.
+    """Run the request and return how each branch ended. Every event goes through the session to
+    its sink; `sink` gets the progress, which a session does not keep.
     """
     ends: list[Finished] = []
     generation, _ = session.start(request, backend.environment, rng=RNG)
@@ -317,14 +322,14 @@ def stream(
 
 
 def described(backend: Backend) -> str:
-    """Where the tokens come from, in one line."""
+    """Model, device, dtype and quantisation in one line."""
     env = backend.environment
     name = env.model_name or backend.name
     return " · ".join(filter(None, [name, env.device, env.dtype, env.quant]))
 
 
 def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) -> int:
-    """Say how it ended; the exit code of the first branch that ended badly."""
+    """Print how each branch ended; the exit code of the first that ended badly."""
     ends = sorted(ends, key=lambda end: end.branch)
     for end in ends:
         reporter.finished(end, branches=request.branches)
@@ -335,8 +340,8 @@ def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) ->
     return bad[0] if bad else DONE if ends else INTERNAL
 
 
-class Literally:
-    """A vocabulary that reads no special token out of a person's text (`--no-special`)."""
+class NoSpecials:
+    """A vocabulary that spells special tokens in a text out as text (`--no-special`)."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
@@ -351,8 +356,8 @@ class Literally:
         return self._vocab.recommit(tokens, text, special=False)
 
 
-class Text:
-    """A sink that tells the completion as text: its tokens' bytes but an ending end-of-text."""
+class TextSink:
+    """A sink that prints the completion: its tokens' bytes without the end-of-text that ends it."""
 
     def __init__(
         self, output: Output, request: Request, ends: Collection[int], *, lead: bytes = b""
@@ -369,12 +374,12 @@ class Text:
             self._teller.end(event.branch)
 
     def finish(self) -> None:
-        """Tell what is left of every branch."""
+        """Print what is left of every branch."""
         self._teller.finish()
 
 
-class Records:
-    """A sink that tells everything as JSON lines: the records of a session file, unstamped."""
+class JsonSink:
+    """A sink that prints all entries as JSON lines: a session file's records, without times."""
 
     def __init__(self, output: Output) -> None:
         self._output = output

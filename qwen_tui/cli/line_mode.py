@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Final, TextIO
 
 from qwen_tui import presets, settings
-from qwen_tui.cli.generation import Text, stream, window
+from qwen_tui.cli.generation import TextSink, stream, window
 from qwen_tui.cli.signals import dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter, print_error
 from qwen_tui.cli.stdout import FileOutput, Output, opened
@@ -54,7 +54,7 @@ class LineMode:
         self._output = output or opened(None)
         self._backend: Backend | None = None
         self._typed = False
-        self._told: Text | None = None
+        self._printer: TextSink | None = None
         self._sink, session.sink = session.sink, self._hear
         self._commands: dict[str, Callable[[str], None]] = {
             "": lambda rest: self.go(),
@@ -105,8 +105,8 @@ class LineMode:
     def _hear(self, entry: Entry) -> None:
         if self._sink is not None:
             self._sink(entry)
-        if self._told is not None:
-            self._told(entry)
+        if self._printer is not None:
+            self._printer(entry)
 
     def _say(self, text: str) -> None:
         self._output.write_text(text if text.endswith("\n") else text + "\n")
@@ -128,16 +128,17 @@ class LineMode:
                     self._backend = self._open(self._chosen, reporter)
             request = self._request(self._backend, reporter, again=again)
             vocab = self._session.vocab
-            self._told = Text(self._output, request, vocab.ends(request.prompt) if vocab else ())
+            ends = vocab.ends(request.prompt) if vocab else ()
+            self._printer = TextSink(self._output, request, ends)
             with stopping() as stopped:
-                ends = stream(self._session, request, self._backend, reporter, stopped.cancel)
-            self._told.finish()
+                finished = stream(self._session, request, self._backend, reporter, stopped.cancel)
+            self._printer.finish()
             if not self._output.shown:
                 self._output.write(b"\n")
-            self._told = None
+            self._printer = None
             self._session.accept()
             self._typed = False
-            for end in ends:
+            for end in finished:
                 reporter.finished(end)
                 if end.message:
                     print_error(Trouble(end.message, hint=end.hint))

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.stderr import Reporter, one_line
+from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.hub import Card, Known, Snapshot
@@ -69,7 +71,6 @@ def list_models(as_json: AsJson = False) -> None:
 
 def _card(snapshot: Snapshot) -> Card | None:
     from qwen_tui import hub
-    from qwen_tui.types import Trouble
 
     if snapshot.problems:
         return None
@@ -280,7 +281,6 @@ def pull(
     Prints the folder.
     """
     from qwen_tui import hub
-    from qwen_tui.cli.stderr import Reporter
 
     with Reporter(quiet=quiet) as reporter:
         reporter.say(f"{model}: asking the hub")
@@ -319,8 +319,6 @@ def remove(
     """
     from qwen_tui import hub
     from qwen_tui.cli import cache_files
-    from qwen_tui.cli.stderr import Reporter
-    from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
     if kept:
         _remove_kept(model, yes=yes)
@@ -328,18 +326,10 @@ def remove(
     if model is None and not packed:
         raise Trouble("models rm needs a MODEL", hint="qwen-tui models list", code=USAGE)
     name = (model or "").partition("@")[0]
-    files = cache_files.packed_weights()
-    if name:
-        files = cache_files.of_model(name, files)
     if packed:
-        whose = f" of {name}" if name else ""
-        if not files:
-            raise Trouble(f"there are no packed weights{whose}", code=NO_INPUT)
-        if not yes:
-            _confirm(f"delete the packed weights{whose} ({cache_files.packed_text(files)})?")
-        freed = cache_files.delete_packed(files)
-        Reporter().say(f"packed weights: {hub.size_text(freed)} freed")
+        _remove_packed(name, yes=yes)
         return
+    files = cache_files.of_model(name, cache_files.packed_weights())
     if not yes and name != hub.DEMO and hub.is_hub_id(name):
         snapshot = hub.locate(name)
         if snapshot is None:
@@ -354,11 +344,25 @@ def remove(
     Reporter().say(f"{name} is gone; {hub.size_text(freed)} freed")
 
 
+def _remove_packed(name: str, *, yes: bool) -> None:
+    from qwen_tui import hub
+    from qwen_tui.cli import cache_files
+
+    files = cache_files.packed_weights()
+    if name:
+        files = cache_files.of_model(name, files)
+    whose = f" of {name}" if name else ""
+    if not files:
+        raise Trouble(f"there are no packed weights{whose}", code=NO_INPUT)
+    if not yes:
+        _confirm(f"delete the packed weights{whose} ({cache_files.packed_text(files)})?")
+    freed = cache_files.delete_packed(files)
+    Reporter().say(f"packed weights: {hub.size_text(freed)} freed")
+
+
 def _remove_kept(model: str | None, *, yes: bool) -> None:
     from qwen_tui import hub
     from qwen_tui.cli import cache_files
-    from qwen_tui.cli.stderr import Reporter
-    from qwen_tui.types import NO_INPUT, Trouble
 
     blocks = cache_files.kv_blocks()
     if model:
@@ -373,8 +377,6 @@ def _remove_kept(model: str | None, *, yes: bool) -> None:
 
 def _confirm(question: str) -> None:
     """Ask on the terminal; a no ends the command."""
-    from qwen_tui.cli.stderr import plain
-    from qwen_tui.types import USAGE, Trouble
 
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Trouble(
@@ -382,11 +384,10 @@ def _confirm(question: str) -> None:
             hint="add --yes",
             code=USAGE,
         )
-    typer.confirm(plain(question), abort=True, err=True)
+    typer.confirm(one_line(question), abort=True, err=True)
 
 
 def _agreed(question: str) -> bool:
     """Ask about what goes along; yes by default."""
-    from qwen_tui.cli.stderr import plain
 
-    return typer.confirm(plain(question), default=True, err=True)
+    return typer.confirm(one_line(question), default=True, err=True)

@@ -1,7 +1,6 @@
-"""Plays the head's path of a stored session as plain text: what a person wrote, then each
-completion.
+"""`replay`: prints the text of a stored session, each completion in its own rhythm.
 
-Law: no model, no file written; completions come with the rhythm they were generated with.
+Law: no model is loaded and no file written; the rhythm is the recorded one.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import typer
 
 from qwen_tui.cli.command_group import Command, Group
 from qwen_tui.cli.options import Raw, SessionName
+from qwen_tui.cli.stderr import one_line
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
 
 if TYPE_CHECKING:
@@ -105,11 +106,10 @@ def rename(name: SessionName, title: Annotated[str, typer.Argument(metavar="TITL
 
 def remove(name: SessionName) -> None:
     """Move a session to the trash."""
-    from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
 
     place = library.trash(library.resolve(name))
-    print(plain(f"moved to {place}"), file=sys.stderr)
+    print(one_line(f"moved to {place}"), file=sys.stderr)
 
 
 def purge(
@@ -143,15 +143,16 @@ def purge(
 
 def verify(name: SessionName) -> None:
     """Read every line of a session file and list what is damaged; exit 65 if anything is."""
-    from qwen_tui.cli.stderr import plain
     from qwen_tui.session import library
 
     path = library.resolve(name)
     report = library.verify(path)
     for damage in report.damages:
         where = f"line {damage.line}: " if damage.line else ""
-        print(plain(f"{where}{damage.kind}: {damage.text}"))
-    print(plain(f"{path}: {report.records:,} records in {report.lines:,} lines"), file=sys.stderr)
+        print(one_line(f"{where}{damage.kind}: {damage.text}"))
+    print(
+        one_line(f"{path}: {report.records:,} records in {report.lines:,} lines"), file=sys.stderr
+    )
     raise typer.Exit(DONE if report.sound else BAD_DATA)
 
 

@@ -20,7 +20,7 @@ STOPS: Final = tuple(
 
 
 class Stopped:
-    """Which signal asked us to stop, if any; `cancel` is what a backend looks at."""
+    """Which signal asked to stop, if any; `cancel` is the event that a backend asks."""
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
@@ -54,8 +54,8 @@ def stopping() -> Iterator[Stopped]:
 
 @contextmanager
 def dying_at_once() -> Iterator[None]:
-    """While this holds, Ctrl-C kills without Python's say: for long native calls with nothing to
-    save.
+    """While this holds, Ctrl-C kills the process at once, without waiting for Python: for long
+    native calls that have nothing to save.
     """
     before = signal.getsignal(signal.SIGINT)
     if before != signal.SIG_IGN:

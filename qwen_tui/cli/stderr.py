@@ -1,6 +1,6 @@
 """What the one-shot commands say on stderr: notes, a progress bar, statistics, errors.
 
-Law: narration is always safe to show, and never stands on stdout.
+Law: every line is safe on any terminal, and none goes to stdout.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ ENDS: Final = {
 }
 
 
-def plain(text: str) -> str:
-    """One line that is safe on any terminal."""
+def one_line(text: str) -> str:
+    """The text as one line that is safe on any terminal."""
     from qwen_tui.safe_text import visible
 
     return visible(text).replace("\n", " ")
@@ -49,13 +49,13 @@ def plain(text: str) -> str:
 
 def print_error(trouble: Trouble, stream: TextIO | None = None) -> None:
     """An error and its cure on stderr."""
-    _tell(stream or sys.stderr, f"error: {plain(trouble.message)}")
+    _tell(stream or sys.stderr, f"error: {one_line(trouble.message)}")
     if trouble.hint:
-        _tell(stream or sys.stderr, f"hint: {plain(trouble.hint)}")
+        _tell(stream or sys.stderr, f"hint: {one_line(trouble.hint)}")
 
 
 def _tell(stream: TextIO | None, line: str) -> None:
-    """One line, if anybody can be told: a closed or full stderr must not end the work."""
+    """Print one line; a closed or full stderr must not end the work."""
     with suppress(OSError, ValueError):
         print(line, file=stream, flush=True)
 
@@ -81,7 +81,7 @@ class Reporter:
         """One line, unless quiet."""
         if not self.quiet:
             self.clear()
-            _tell(self._stream, plain(line))
+            _tell(self._stream, one_line(line))
 
     def warn(self, lines: Iterable[str]) -> None:
         """Warnings, one a line, unless quiet."""
@@ -105,7 +105,7 @@ class Reporter:
         )
 
     def clear(self) -> None:
-        """Take the bar away: what is printed next begins at the left edge."""
+        """Erase the bar, so that what is printed next begins at the left edge."""
         bar, self._bar = self._bar, None
         self._tasks.clear()
         if bar is not None:

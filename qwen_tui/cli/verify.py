@@ -1,7 +1,7 @@
 """`replay --verify`: the model reads the tokens a session stored, and its logprobs are compared.
 
-Law: every comparison says by how much and where; a difference between the environments is a warning
-of its own, never mistaken for a difference in the text.
+Law: every comparison names the largest difference and its token; what changed in the environment is
+a warning of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from qwen_tui.cli.signals import die, dying_at_once, stopping
-from qwen_tui.cli.stderr import Reporter
+from qwen_tui.cli.stderr import Reporter, one_line
 from qwen_tui.session.generations import GenerationState
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
@@ -38,7 +38,7 @@ QUANTISED: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One stored completion: its prompt, its tokens, and what a person would call the place."""
+    """One stored completion: its prompt, its tokens, and `name`, its number for a person."""
 
     name: str
     run: GenerationState
@@ -78,10 +78,10 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
             reporter.say(described(backend))
             if not backend.abilities.score:
                 raise Trouble(f"{backend.name} cannot score a text")
-            worst, count = compared(session, completions, backend, reporter, stopped.cancel)
+            worst, count = compare(session, completions, backend, reporter, stopped.cancel)
         if stopped.by is not None:
             die(stopped.by)
-    return judged(worst, count, backend.environment)
+    return print_verdict(worst, count, backend.environment)
 
 
 def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
@@ -101,7 +101,7 @@ def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
                 yield Stored(name, run, prompt, tokens)
 
 
-def compared(
+def compare(
     session: Session,
     completions: list[Stored],
     backend: Backend,
@@ -117,17 +117,19 @@ def compared(
         if then is not None and then.id not in warned:
             warned.add(then.id)
             reporter.warn(differences(then, backend.environment))
-        found = list(deltas(each, backend, cancel))
+        found = list(logprob_differences(each, backend, cancel))
         count += len(found)
         largest = max(found, key=lambda difference: difference.delta, default=None)
         if largest is not None:
-            reporter.say(f"{each.name}: {len(found)} tokens, {said(largest)}")
+            reporter.say(f"{each.name}: {len(found)} tokens, {difference_text(largest)}")
             if worst is None or largest.delta > worst.delta:
                 worst = largest
     return worst, count
 
 
-def deltas(each: Stored, backend: Backend, cancel: threading.Event) -> Iterator[Difference]:
+def logprob_differences(
+    each: Stored, backend: Backend, cancel: threading.Event
+) -> Iterator[Difference]:
     """Each stored logprob beside the one the model gives now; Trouble when it cannot be asked."""
     start = len(each.prompt)
     request = Request(each.prompt + each.tokens, max_tokens=0, score=True)
@@ -146,7 +148,7 @@ def deltas(each: Stored, backend: Backend, cancel: threading.Event) -> Iterator[
 
 
 def differences(then: Environment, now: Environment) -> list[str]:
-    """What of the environment is not as it was, a line each."""
+    """What differs between two environments, a line each."""
     lines = []
     for name in ("engine", "dtype", "quant", "attn", "kernels", "threads", "device"):
         old, new = getattr(then, name), getattr(now, name)
@@ -164,7 +166,7 @@ def differences(then: Environment, now: Environment) -> list[str]:
     return lines
 
 
-def said(difference: Difference) -> str:
+def difference_text(difference: Difference) -> str:
     """Where the largest difference is, in words."""
     spelling = difference.token.data.decode("utf-8", "backslashreplace")
     stored_value = difference.token.logprob
@@ -181,15 +183,13 @@ def tolerance(environment: Environment) -> float:
     return TOLERANCES.get(environment.dtype, QUANTISED)
 
 
-def judged(worst: Difference | None, count: int, environment: Environment) -> int:
+def print_verdict(worst: Difference | None, count: int, environment: Environment) -> int:
     """The verdict on standard output; 0 within the tolerance, 1 beyond."""
-    from qwen_tui.cli.stderr import plain
-
     if worst is None:
         raise Trouble("no stored token has a logprob to compare", code=NO_INPUT)
     allowed = tolerance(environment)
     kind = environment.dtype + (f" {environment.quant}" if allowed == QUANTISED else "")
     good = worst.delta <= allowed
     print(f"{'same' if good else 'different'}: tolerance {allowed:g} for {kind}")
-    print(plain(f"{count} tokens; {worst.name}: {said(worst)}"))
+    print(one_line(f"{count} tokens; {worst.name}: {difference_text(worst)}"))
     return DONE if good else GENERIC

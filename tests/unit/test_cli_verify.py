@@ -11,7 +11,7 @@ import pytest
 from fixtures.scripts import Say, Scripted
 from qwen_tui import context_window
 from qwen_tui.cli.stderr import Reporter
-from qwen_tui.cli.verify import compared, differences, judged, stored, tolerance
+from qwen_tui.cli.verify import compare, differences, print_verdict, stored, tolerance
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.session import Session
 from qwen_tui.types import Added, Environment, Happened, Sampling, Scored, Started, Token
@@ -73,16 +73,16 @@ def test_the_largest_difference_is_named_with_its_place(
     reporter = Reporter(quiet=True)
     completions = list(stored(session, reporter))
     backend = Off(place=4, by=-0.75)
-    worst, count = compared(session, completions, backend, reporter, threading.Event())
+    worst, count = compare(session, completions, backend, reporter, threading.Event())
     assert worst is not None
     assert (count, worst.index) == (4, 2)
     assert worst.delta == pytest.approx(0.75)
-    assert judged(worst, count, THEN) == 1
+    assert print_verdict(worst, count, THEN) == 1
     out = capsys.readouterr().out
     assert out.startswith("different: tolerance 0.25 for bf16")
     assert "at token 2 ' d'" in out
-    same, _ = compared(session, completions, Off(4, 0.1), reporter, threading.Event())
-    assert judged(same, 4, THEN) == 0
+    same, _ = compare(session, completions, Off(4, 0.1), reporter, threading.Event())
+    assert print_verdict(same, 4, THEN) == 0
 
 
 def test_quantised_weights_are_given_more_room() -> None:
