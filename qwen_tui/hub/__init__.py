@@ -12,8 +12,8 @@ from qwen_tui.hub.download import pull
 from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
 from qwen_tui.hub.hub_cache import hub_cache, offline
 from qwen_tui.hub.memory_needs import Needs, needs
-from qwen_tui.hub.qwen2_shape import Shape
-from qwen_tui.hub.safetensors_header import Tensor, header, problems, shards, size_text
+from qwen_tui.hub.qwen2_shape import MISFIT_CURE, Shape, misfit
+from qwen_tui.hub.safetensors_header import Tensor, read_json, size_text
 from qwen_tui.hub.snapshots import (
     DEMO,
     Snapshot,
@@ -24,10 +24,12 @@ from qwen_tui.hub.snapshots import (
     nearest,
     remove,
 )
+from qwen_tui.hub.weight_files import WeightFiles, contents, weight_files
 
 __all__ = [
     "DEMO",
     "KNOWN",
+    "MISFIT_CURE",
     "Card",
     "Checked",
     "Fingerprint",
@@ -37,21 +39,23 @@ __all__ = [
     "Snapshot",
     "Stopped",
     "Tensor",
+    "WeightFiles",
     "card",
+    "contents",
     "find",
     "fingerprint",
-    "header",
     "hub_cache",
     "installed",
     "is_hub_id",
     "locate",
+    "misfit",
     "nearest",
     "needs",
     "offline",
-    "problems",
     "pull",
+    "read_json",
     "remove",
-    "shards",
     "size_text",
     "verify",
+    "weight_files",
 ]

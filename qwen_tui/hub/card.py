@@ -6,14 +6,16 @@ Law: counted from the safetensors headers, never guessed from a name; nothing he
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from qwen_tui.hub import card_text, safetensors_header
+from qwen_tui.hub import card_text, quantisation, safetensors_header
 from qwen_tui.hub.catalog import BASE_KIND, INSTRUCT_KIND
-from qwen_tui.hub.qwen2_shape import Shape
+from qwen_tui.hub.checkpoint_folder import generator_names
+from qwen_tui.hub.qwen2_shape import MISFIT_CURE, Shape, misfit
+from qwen_tui.hub.weight_files import contents
 from qwen_tui.types import NO_INPUT, Trouble
 
 _DTYPE_NAMES: Final = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "F64": "fp64"}
@@ -40,7 +42,8 @@ class Card:
     in tokens; `window` is the sliding window's width (0: none); `template` names the chat template;
     `instruct`: it was tuned to answer turns; `infill`: its tokenizer has the fill-in-the-middle
     tokens; `quantised`: the method the checkpoint itself is packed with ("" for plain weights);
-    `shape`: the numbers of our own forward, None where transformers' runs it.
+    `shape`: the numbers of our own forward, None where transformers' runs it. `notes` are for
+    everybody who loads it. `refused` says why its weights can be run nowhere, with its `cure`.
     """
 
     name: str
@@ -69,6 +72,9 @@ class Card:
     infill: bool = False
     quantised: str = ""
     shape: Shape | None = None
+    notes: tuple[str, ...] = ()
+    refused: str = ""
+    cure: str = ""
 
     @property
     def kind(self) -> str:
@@ -83,26 +89,21 @@ def card(folder: Path, name: str = "") -> Card:
         config = safetensors_header.read_json(folder / "config.json")
     except safetensors_header.Broken as error:
         raise Trouble(f"{name}: config.json {error}", code=NO_INPUT) from None
-    tensors: list[safetensors_header.Tensor] = []
     try:
-        for shard in safetensors_header.shards(folder):
-            try:
-                tensors += safetensors_header.header(folder / shard)
-            except safetensors_header.Broken as error:
-                raise Trouble(f"{name}: {shard} {error}", code=NO_INPUT) from None
+        weights, tensors = contents(folder)
     except safetensors_header.Broken as error:
         raise Trouble(f"{name}: {error}", code=NO_INPUT) from None
     inner = config.get("text_config")
     readme = card_text.text_of(folder / "README.md")
-    architectures = config.get("architectures")
+    quantised = quantisation.method(config, folder)
+    shape = None if quantised else Shape.of(config)
+    refused, cure = _refused(config, quantised, shape, tensors)
     sliding = config.get("use_sliding_window") is True and _number(config, ("sliding_window",))
     return Card(
         name=name,
         path=folder,
         model_type=_word(config.get("model_type")),
-        architectures=tuple(
-            _word(each) for each in (architectures if isinstance(architectures, list) else [])
-        ),
+        architectures=tuple(generator_names(config)),
         parameters=sum(each.elements for each in tensors),
         bytes=sum(each.bytes for each in tensors),
         **_counts({**config, **inner} if isinstance(inner, dict) else config),
@@ -116,8 +117,11 @@ def card(folder: Path, name: str = "") -> Card:
         instruct=card_text.is_instruct(folder, name),
         template=card_text.chat_template(folder),
         infill=card_text.has_infill(folder),
-        quantised=_quantised(config),
-        shape=Shape.of(config),
+        quantised=quantised,
+        shape=shape,
+        notes=(weights.note,) if weights.note else (),
+        refused=refused,
+        cure=cure,
     )
 
 
@@ -162,11 +166,11 @@ def _rope(config: Mapping[str, Any]) -> tuple[str, int]:
     return "", 0
 
 
-def _has_output(tensors: list[safetensors_header.Tensor]) -> bool:
+def _has_output(tensors: Sequence[safetensors_header.Tensor]) -> bool:
     return any(each.name.startswith(("lm_head.", "embed_out.", "output.")) for each in tensors)
 
 
-def _table_parameters(tensors: list[safetensors_header.Tensor]) -> int:
+def _table_parameters(tensors: Sequence[safetensors_header.Tensor]) -> int:
     """Parameters of the token tables (embedding and output), which 4-bit and int8 loading leave
     alone.
     """
@@ -180,7 +184,7 @@ def _table_parameters(tensors: list[safetensors_header.Tensor]) -> int:
     return sum(each.elements for each in tensors if each.name.endswith(tables))
 
 
-def _dtype(tensors: list[safetensors_header.Tensor]) -> str:
+def _dtype(tensors: Sequence[safetensors_header.Tensor]) -> str:
     sizes: Counter[str] = Counter()
     for each in tensors:
         sizes[each.dtype] += each.bytes
@@ -193,8 +197,15 @@ def _dtype(tensors: list[safetensors_header.Tensor]) -> str:
     return _DTYPE_NAMES.get(dtype, dtype.lower()) if most > 0.99 * sum(sizes.values()) else "mixed"
 
 
-def _quantised(config: Mapping[str, Any]) -> str:
-    packed = config.get("quantization_config")
-    if not isinstance(packed, dict):
-        return ""
-    return _word(packed.get("quant_method")) or "unknown method"
+def _refused(
+    config: Mapping[str, Any],
+    quantised: str,
+    shape: Shape | None,
+    tensors: Sequence[safetensors_header.Tensor],
+) -> tuple[str, str]:
+    """Why the weights can be run nowhere, and the cure; "" where they can."""
+    if quantised:
+        return quantisation.obstacle(quantised, config, tensors), quantisation.CURE
+    if why := quantisation.undeclared(tensors):
+        return why, quantisation.CURE
+    return (misfit(shape, tensors) if shape is not None else ""), MISFIT_CURE

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from qwen_tui import paths
-from qwen_tui.hub import safetensors_header
+from qwen_tui.hub.safetensors_header import Broken
+from qwen_tui.hub.weight_files import weight_files
 from qwen_tui.types import NO_INPUT, Progress, Trouble
 
 CHUNK: Final = 8 << 20
@@ -59,11 +60,11 @@ def names(folder: Path) -> tuple[str, ...]:
     """
     small = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
     try:
-        shards = safetensors_header.shards(folder)
-    except safetensors_header.Broken as error:
+        weights = weight_files(folder)
+    except Broken as error:
         raise Trouble(f"{folder.name}: {error}", code=NO_INPUT) from None
-    index = (safetensors_header.INDEX,) if len(shards) > 1 else ()
-    return (*(name for name in (*small, *index) if (folder / name).is_file()), *shards)
+    index = (weights.entry,) if weights.entry not in weights.names else ()
+    return (*(name for name in (*small, *index) if (folder / name).is_file()), *weights.names)
 
 
 def fingerprint(

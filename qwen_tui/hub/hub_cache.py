@@ -14,6 +14,7 @@ from typing import Final
 
 from qwen_tui import paths
 from qwen_tui.hub import safetensors_header
+from qwen_tui.hub.weight_files import ADAPTER, INDEX, SINGLE
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
@@ -68,13 +69,18 @@ def commit_of(top: Path, revision: str) -> str:
     if revision:
         return ""
     # A download that broke off before it wrote its ref: the snapshot with most in it.
-    try:
-        folders = [each for each in (top / "snapshots").iterdir() if COMMIT.fullmatch(each.name)]
-    except OSError:
-        folders = []
+    folders = snapshot_folders(top)
     if folders:
         return max(folders, key=lambda each: (folder_bytes(each), each.name)).name
     return ref if COMMIT.fullmatch(ref) else ""
+
+
+def snapshot_folders(top: Path) -> list[Path]:
+    """The snapshots of one model, whole or not."""
+    try:
+        return [each for each in (top / "snapshots").iterdir() if COMMIT.fullmatch(each.name)]
+    except OSError:
+        return []
 
 
 def progress(
@@ -115,11 +121,7 @@ def _listed(top: Path, commit: str) -> int:
 
 def _indexed(folder: Path) -> int:
     try:
-        return int(
-            safetensors_header.read_json(folder / safetensors_header.INDEX)["metadata"][
-                "total_size"
-            ]
-        )
+        return int(safetensors_header.read_json(folder / INDEX)["metadata"]["total_size"])
     except (safetensors_header.Broken, KeyError, TypeError, ValueError):
         return 0
 
@@ -129,6 +131,7 @@ _SMALL: Final = re.compile(
     r"|(LICENSE|LICENCE|NOTICE)[\w.-]*"
 )
 _WEIGHTS: Final = re.compile(r"[\w.-]+\.safetensors")
+_SHARD: Final = re.compile(r"model-[\w.-]+\.safetensors")
 
 
 def is_wanted(name: str, among: list[str]) -> bool:
@@ -138,6 +141,7 @@ def is_wanted(name: str, among: list[str]) -> bool:
     if name.startswith((".", "-")):
         return False
     if _WEIGHTS.fullmatch(name):
-        standard = [each for each in among if re.fullmatch(r"model[\w.-]*\.safetensors", each)]
-        return name in standard if standard else True
+        if INDEX in among:
+            return _SHARD.fullmatch(name) is not None
+        return name == SINGLE if SINGLE in among else name != ADAPTER
     return _SMALL.fullmatch(name) is not None and not name.endswith((".bin.index.json", ".py"))

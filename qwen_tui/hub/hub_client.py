@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from qwen_tui.hub import safetensors_header, snapshots
+from qwen_tui.hub import snapshots
 from qwen_tui.hub.catalog import KNOWN
 from qwen_tui.hub.hub_cache import COMMIT, is_wanted
+from qwen_tui.hub.weight_files import UNSAFE
 from qwen_tui.types import NO_INPUT, NO_PERMISSION, TEMPORARY, UNAVAILABLE, USAGE, Trouble
 
 DEFAULT_ENDPOINT: Final = "https://huggingface.co"
@@ -71,7 +72,7 @@ class Hub:
         every = [each.name for each in listed]
         files = [each for each in listed if is_wanted(each.name, every)]
         if not any(each.name.endswith(".safetensors") for each in files):
-            unsafe = [each for each in every if each.endswith(safetensors_header.UNSAFE)]
+            unsafe = [each for each in every if each.endswith((*UNSAFE, ".gguf"))]
             only = f" (only {unsafe[0]})" if unsafe else ""
             raise Trouble(f"{self.name} holds no safetensors weights{only}", code=NO_INPUT)
         odd = [each.name for each in files if not _ETAG.fullmatch(each.etag) or each.size < 0]
@@ -129,6 +130,13 @@ class Hub:
             return Trouble(f"{self.name} has no such revision", code=NO_INPUT)
         if said == "RepoNotFound" or status == 404:
             return self._unknown()
+        if status == 401 and said != "GatedRepo" and self._hub.get_token():
+            where = "HF_TOKEN" if os.environ.get("HF_TOKEN") else "the token that is saved here"
+            return Trouble(
+                f"the hub does not accept {where}: it is wrong or has expired (HTTP 401)",
+                hint="a public model needs none: unset it (or: hf auth logout), or set a new one",
+                code=NO_PERMISSION,
+            )
         if status in (401, 403):
             return Trouble(
                 f"{self.name} is gated or private, and this token may not read it (HTTP {status})",

@@ -1,18 +1,22 @@
 """Whether our own Qwen2 forward runs a checkpoint, and the numbers it needs of the configuration.
 
-Law: anything the forward does not do (scaled RoPE, sliding windows, another activation, quantised
-weights) is left to transformers; this is the one place where that is decided.
+Law: anything the forward does not do (scaled RoPE, sliding windows, another activation) is left to
+transformers; this is the one place where that is decided.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-QUANTISED: Final = ("quantization_config", "quantization", "compression_config")
-"""Keys of config.json that say the weights are quantised: transformers', MLX's, and an older
-compressed-tensors'."""
+from qwen_tui.hub.quantisation import PLAIN
+from qwen_tui.hub.safetensors_header import Tensor
+
+MISFIT_CURE: Final = "fetch the model again; nothing is ever filled in at random"
+MOST_NAMED: Final = 3
+OFTEN_LEFT: Final = ".rotary_emb.inv_freq"
+"""How a buffer ends that old checkpoints carry and no forward reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +71,57 @@ def _plain(config: Mapping[str, Any]) -> bool:
         and rope.get("rope_type", rope.get("type", "default")) == "default"
         and not config.get("use_sliding_window")
         and all(each == "full_attention" for each in layers)
-        and not any(config.get(key) for key in QUANTISED)
     )
+
+
+def wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the checkpoint by its published name, with its shape."""
+    hidden, inner = shape.hidden, shape.intermediate
+    queries, kv = shape.heads * shape.head, shape.kv_heads * shape.head
+    table = (shape.vocab, hidden)
+    found: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": table}
+    found["model.norm.weight"] = (hidden,)
+    if not shape.tied:
+        found["lm_head.weight"] = table
+    for layer in range(shape.layers):
+        at = f"model.layers.{layer}."
+        for part, rows in (("q", queries), ("k", kv), ("v", kv)):
+            found[f"{at}self_attn.{part}_proj.weight"] = (rows, hidden)
+            found[f"{at}self_attn.{part}_proj.bias"] = (rows,)
+        found[f"{at}self_attn.o_proj.weight"] = (hidden, queries)
+        found[f"{at}mlp.gate_proj.weight"] = found[f"{at}mlp.up_proj.weight"] = (inner, hidden)
+        found[f"{at}mlp.down_proj.weight"] = (hidden, inner)
+        for part in ("input", "post_attention"):
+            found[f"{at}{part}_layernorm.weight"] = (hidden,)
+    return found
+
+
+def misfit(shape: Shape, tensors: Iterable[Tensor]) -> str:
+    """What is wrong with a checkpoint's tensors: missing, of the wrong shape or dtype, or unknown;
+    "" when all are as its configuration has it.
+    """
+    here = {each.name: each for each in tensors}
+    # A count in a configuration may be anything; one layer more than there are tensors is missing.
+    expected = wanted(replace(shape, layers=min(shape.layers, len(here) + 1)))
+    missing = [name for name in expected if name not in here]
+    if missing:
+        return f"lacks {_listed(missing)}"
+    if shape.tied:
+        expected["lm_head.weight"] = expected["model.embed_tokens.weight"]
+    for name, each in here.items():
+        if name not in expected:
+            continue
+        if each.shape != expected[name]:
+            right = list(expected[name])
+            return f"has the wrong shape for {name}: {list(each.shape)}, not {right}"
+        if each.dtype not in PLAIN:
+            return f"holds {name} as {each.dtype}, which is no plain number: it is quantised"
+    unknown = [name for name in here if name not in expected and not name.endswith(OFTEN_LEFT)]
+    if unknown:
+        return f"has tensors that its architecture does not know: {_listed(unknown)}"
+    return ""
+
+
+def _listed(names: list[str]) -> str:
+    more = len(names) - MOST_NAMED
+    return ", ".join(names[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

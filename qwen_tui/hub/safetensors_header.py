@@ -1,5 +1,4 @@
-"""Safetensors on disk: read their headers, and say in words what is wrong with a checkpoint's
-files.
+"""Safetensors on disk: read their headers, and say in words what is wrong with a file.
 
 Law: only headers are read, nothing is executed, and no byte of a hostile file makes it raise.
 """
@@ -15,9 +14,6 @@ from typing import Any, Final
 
 MAX_HEADER: Final = 100_000_000
 MAX_JSON: Final = 64 << 20
-INDEX: Final = "model.safetensors.index.json"
-SINGLE: Final = "model.safetensors"
-UNSAFE: Final = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".gguf", ".onnx")
 ITEM_BITS: Final[Mapping[str, int]] = {
     "F64": 64, "I64": 64, "U64": 64, "C64": 64,
     "F32": 32, "I32": 32, "U32": 32,
@@ -161,91 +157,3 @@ def _naturals(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(each, int) and not isinstance(each, bool) and 0 <= each < 2**63 for each in value
     )
-
-
-def shards(folder: Path) -> tuple[str, ...]:
-    """The names of the weight files of a checkpoint, by its index or its single file; Broken when
-    there are none.
-    """
-    if (folder / INDEX).exists() or (folder / INDEX).is_symlink():
-        return tuple(sorted(set(weight_map(folder).values())))
-    if (folder / SINGLE).exists() or (folder / SINGLE).is_symlink():
-        return (SINGLE,)
-    names = sorted(each.name for each in _files(folder))
-    safe = [name for name in names if name.endswith(".safetensors")]
-    if len(safe) == 1:
-        return (safe[0],)
-    if safe:
-        raise Broken(f"holds {len(safe)} weight files but no {INDEX} that says what is where")
-    unsafe = [name for name in names if name.endswith(UNSAFE)]
-    if unsafe:
-        raise Broken(
-            f"holds weights only as {unsafe[0]}; only safetensors are loaded, for other formats "
-            "can run code or need another reader"
-        )
-    raise Broken("holds no weights (*.safetensors)")
-
-
-def weight_map(folder: Path) -> dict[str, str]:
-    """Tensor name → shard, from the index; Broken when it is malformed or names a file outside the
-    folder.
-    """
-    try:
-        index = read_json(folder / INDEX)
-    except Broken as error:
-        raise Broken(f"{INDEX} {error}") from None
-    places = index.get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise Broken(f"{INDEX} has no weight_map")
-    for place in places.values():
-        shown = repr(str(place)[:80])
-        if not isinstance(place, str) or not place.endswith(".safetensors"):
-            raise Broken(f"{INDEX} names a weight file that is none: {shown}")
-        if "/" in place or "\\" in place or "\0" in place or place.startswith("."):
-            raise Broken(f"{INDEX} names a weight file outside the folder: {shown}")
-    return places
-
-
-def _files(folder: Path) -> list[Path]:
-    try:
-        return [each for each in folder.iterdir() if not each.name.startswith(".")]
-    except OSError:
-        return []
-
-
-def problems(folder: Path) -> tuple[str, ...]:
-    """What keeps a folder from being a checkpoint we can load, a line each; empty when nothing
-    does.
-
-    Reads config.json and the weights' headers: milliseconds for 15 GB.
-    """
-    if not folder.is_dir():
-        return (f"{folder} is not a folder",)
-    found = []
-    for name in ("config.json", "tokenizer.json"):
-        try:
-            if name == "config.json":
-                read_json(folder / name)
-            else:
-                look(folder / name)
-        except Broken as error:
-            found.append(f"{name} {error}")
-    try:
-        names = shards(folder)
-        places = weight_map(folder) if (folder / INDEX).exists() else {}
-    except Broken as error:
-        said = str(error)
-        return (*found, said if said.startswith(INDEX) else f"{folder.name} {said}")
-    for name in names:
-        try:
-            declared = {tensor.name for tensor in header(folder / name)}
-        except Broken as error:
-            found.append(f"{name} {error}")
-            continue
-        lost = [
-            tensor for tensor, place in places.items() if place == name and tensor not in declared
-        ]
-        if lost:
-            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
-            found.append(f"{name} lacks tensor {lost[0][:80]!r}{more}")
-    return tuple(found)

@@ -9,16 +9,25 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Final
 
 from qwen_tui import paths
-from qwen_tui.hub import safetensors_header
+from qwen_tui.hub import checkpoint_folder
 from qwen_tui.hub.catalog import KNOWN
-from qwen_tui.hub.hub_cache import commit_of, folder_bytes, hub_cache, offline, progress, storage
+from qwen_tui.hub.hub_cache import (
+    commit_of,
+    folder_bytes,
+    hub_cache,
+    offline,
+    progress,
+    snapshot_folders,
+    storage,
+)
 from qwen_tui.hub.safetensors_header import size_text
+from qwen_tui.hub.weight_files import GGUF_CURE
 from qwen_tui.types import IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 DEMO: Final = "demo"
@@ -30,7 +39,7 @@ _ID: Final = re.compile(
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A checkpoint's folder. `commit` is "" where none is known; `problems` say why it cannot be
-    loaded.
+    loaded, `notes` what everybody who loads it should know.
 
     `place`: hub cache · models folder · folder · ships with qwen-tui. `bytes` is what it takes on
     disk.
@@ -42,6 +51,7 @@ class Snapshot:
     place: str = "folder"
     bytes: int = 0
     problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -85,11 +95,7 @@ def locate(
     explicit = model.startswith((".", "~")) or Path(model).is_absolute()
     try:
         if folder.is_file():
-            raise Trouble(
-                f"{model} is a file; a model is the folder around it",
-                hint=f"try -m {folder.parent}",
-                code=NO_INPUT,
-            )
+            raise _a_file(model, folder)
         if explicit or (folder / "config.json").is_file():
             return _snapshot(folder, str(folder)) if folder.is_dir() else None
     except OSError as error:
@@ -105,15 +111,25 @@ def locate(
     return _cached(name, revision, env)
 
 
+def _a_file(model: str, file: Path) -> Trouble:
+    if file.suffix.lower() == ".gguf":
+        return Trouble(f"{model} is a GGUF file", hint=GGUF_CURE, code=NO_INPUT)
+    return Trouble(
+        f"{model} is a file; a model is the folder around it",
+        hint=f"try -m {file.parent}",
+        code=NO_INPUT,
+    )
+
+
 def _snapshot(folder: Path, name: str, *, commit: str = "", place: str = "folder") -> Snapshot:
     return Snapshot(
-        folder, name, commit, place, folder_bytes(folder), safetensors_header.problems(folder)
+        folder, name, commit, place, folder_bytes(folder), checkpoint_folder.problems(folder)
     )
 
 
 def _is_checkpoint(folder: Path) -> bool:
     """Whether a folder of ours is meant as a checkpoint (an owner's folder holds only folders)."""
-    return (folder / "config.json").exists() or any(folder.glob("*.safetensors"))
+    return (folder / "config.json").exists() or any(folder.glob("[!.]*.safetensors"))
 
 
 def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot | None:
@@ -129,8 +145,25 @@ def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot
         return snapshot
     present, total = progress(top, folder, commit, env)
     far = f"{size_text(present)} of {size_text(total)} is here" if total else ""
+    older = None if revision else _another_whole(top, name, commit)
+    if older is not None:
+        note = (
+            f"snapshot {older.commit[:12]} is used: the newer {commit[:12]} is not whole"
+            f"{f' ({far})' if far else ''}; qwen-tui models pull {name} goes on with it"
+        )
+        return replace(older, notes=(note,))
     found = (*snapshot.problems, *([far] if far else ()))
     return Snapshot(folder, name, commit, "hub cache", present, found)
+
+
+def _another_whole(top: Path, name: str, commit: str) -> Snapshot | None:
+    """The newest snapshot in the cache that is whole, other than `commit`."""
+    folders = [each for each in snapshot_folders(top) if each.name != commit]
+    for folder in sorted(folders, key=lambda each: each.stat().st_mtime, reverse=True):
+        snapshot = _snapshot(folder, name, commit=folder.name, place="hub cache")
+        if snapshot.complete:
+            return snapshot
+    return None
 
 
 # -- what is not here ------------------------------------------------------------------------------
@@ -174,7 +207,10 @@ def nearest(name: str, among: list[str]) -> str:
 def _broken(model: str, snapshot: Snapshot) -> Trouble:
     first, *rest = snapshot.problems
     more = f" ({len(rest)} more: {'; '.join(rest[:3])})" if rest else ""
-    if snapshot.place == "hub cache":
+    other = checkpoint_folder.foreign(snapshot.path)
+    if other is not None:
+        hint = other.cure
+    elif snapshot.place == "hub cache":
         hint = f"go on with the download: qwen-tui models pull {model}"
     elif snapshot.place == "ships with qwen-tui":
         hint = "the installation lacks its demo model: install qwen-tui again"
@@ -222,19 +258,11 @@ def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
         snapshot = (
             locate(each.name, env=env, cwd=Path("/nonexistent")) if is_hub_id(each.name) else None
         )
-        if snapshot is not None and (snapshot.complete or _generates(snapshot.path)):
+        if snapshot is not None and (
+            snapshot.complete or checkpoint_folder.foreign(snapshot.path) is None
+        ):
             found.setdefault(each.name, snapshot)
     return tuple(found.values())
-
-
-def _generates(folder: Path) -> bool:
-    try:
-        config = safetensors_header.read_json(folder / "config.json")
-    except safetensors_header.Broken:
-        return True
-    architectures = config.get("architectures")
-    named = [str(each) for each in architectures] if isinstance(architectures, list) else []
-    return not named or any("CausalLM" in each or "LMHead" in each for each in named)
 
 
 def remove(model: str, env: Mapping[str, str] | None = None) -> int:

@@ -244,7 +244,7 @@ def test_a_packed_file_is_laid_out_at_every_opening_and_says_so(
 @needed
 def test_laying_out_can_be_given_up(folder: Path) -> None:
     from qwen_tui import settings
-    from qwen_tui.backends.local.backend import opened
+    from qwen_tui.backends.local.opening import opened
 
     cancel = threading.Event()
 
@@ -254,7 +254,7 @@ def test_laying_out_can_be_given_up(folder: Path) -> None:
 
     wanted = settings.load({"model": str(folder), "quant": "int8"}, env={}, cwd=folder)
     with pytest.raises(Trouble, match="stopped"):
-        opened(wanted, report, cancel, path="fast")
+        opened(wanted, report, cancel, forward="fast")
 
 
 def scores(backend: Local, request: Request) -> list[float]:

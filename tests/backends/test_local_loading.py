@@ -20,12 +20,13 @@ from transformers import AutoModelForCausalLM
 from fixtures.checkpoints import qwen2
 from fixtures.opening import asked, ids, local, run
 from qwen_tui import hub, settings
-from qwen_tui.backends.local.backend import opened
 from qwen_tui.backends.local.nn import bitsandbytes, nf4
+from qwen_tui.backends.local.opening import opened
 from qwen_tui.backends.local.planning import hardware
 from qwen_tui.backends.local.planning import plan as planning
 from qwen_tui.backends.local.planning.machine import GIB, Machine, Speeds
 from qwen_tui.backends.local.planning.plan import Plan
+from qwen_tui.hub import quantisation
 from qwen_tui.journal import environment_id
 from qwen_tui.settings import Settings
 from qwen_tui.types import NO_INPUT, TEMPORARY, USAGE, Progress, Scored, Trouble
@@ -152,7 +153,7 @@ def test_loading_can_be_given_up(tmp_path: Path, path: Any, quant: str) -> None:
 
     wanted = settings.load({"model": str(folder), "quant": quant}, env={}, cwd=folder)
     with pytest.raises(Trouble, match="stopped"):
-        opened(wanted, report, cancel, path=path)
+        opened(wanted, report, cancel, forward=path)
 
 
 def test_loading_is_quiet(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -311,6 +312,7 @@ def machine(**changes: Any) -> Machine:
             "cuda:1": ("bf16",),
         },
         "bitsandbytes": True,
+        "libraries": quantisation.modules(),
         "threads": 8,
         "names": {"cpu": "CPU", "cuda:0": "GPU", "cuda:1": "GPU", "mps": "Apple GPU"},
     }

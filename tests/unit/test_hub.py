@@ -152,6 +152,23 @@ def test_half_a_download_says_what_is_missing_and_how_far_it_got(whole: Path, ca
     assert "models pull a/b" in caught.value.hint
 
 
+def test_a_newer_snapshot_that_is_not_whole_does_not_hide_an_older_one(
+    whole: Path, cache: Path
+) -> None:
+    older = cached(whole, cache, "a/b", ref=False)
+    newer = cached(whole, cache, "a/b", commit="f" * 40)
+    (newer / "model-00002-of-00003.safetensors").unlink()
+    found = hub.find("a/b")
+    assert found.path == older
+    assert "f" * 12 in found.notes[0]
+    assert "models pull a/b" in found.notes[0]
+    with pytest.raises(Trouble, match="is missing"):
+        hub.find(f"a/b@{'f' * 40}")
+    (older / "config.json").unlink()
+    with pytest.raises(Trouble, match=r"00002-of-00003.safetensors is missing"):
+        hub.find("a/b")
+
+
 # -- what is broken --------------------------------------------------------------------------------
 
 
@@ -252,7 +269,7 @@ def test_deeply_nested_json_is_refused_and_does_not_crash(tmp_path: Path) -> Non
 
 def test_a_card_counts_what_the_files_hold(whole: Path) -> None:
     card = hub.card(whole, "tiny")
-    tensors = [each for shard in hub.shards(whole) for each in hub.header(whole / shard)]
+    _, tensors = hub.contents(whole)
     assert card.parameters == sum(each.elements for each in tensors)
     assert card.bytes == 4 * card.parameters
     assert (card.layers, card.hidden, card.heads, card.kv_heads, card.head_dim) == (2, 32, 4, 2, 8)

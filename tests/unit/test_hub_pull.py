@@ -4,10 +4,12 @@ words.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -325,6 +327,44 @@ def test_two_downloads_at_once_do_not_mix(stub: StubHub, tmp_path: Path) -> None
         with pytest.raises(Trouble, match="by another program") as caught:
             pull()
     assert caught.value.code == TEMPORARY
+
+
+def test_a_file_system_without_locks_takes_a_download(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    def lockless(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", lockless)
+    assert pull()[0].complete
+
+
+def test_a_token_that_has_expired_is_called_so(
+    stub: StubHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a public model the hub refuses a wrong token, and no longer the model."""
+    stub.refuse = (401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+    monkeypatch.setenv("HF_TOKEN", "hf_stale")
+    with pytest.raises(Trouble, match="does not accept HF_TOKEN") as caught:
+        pull()
+    assert "unset it" in caught.value.hint
+    assert "gated" not in caught.value.message + caught.value.hint
+    assert caught.value.code == NO_PERMISSION
+
+
+def test_only_the_weights_that_will_be_loaded_are_fetched(
+    stub: StubHub, source: Path, tmp_path: Path
+) -> None:
+    for name in ("model.safetensors", "adapter_model.safetensors", "consolidated.safetensors"):
+        stub.files[name] = (source / "model-00001-of-00002.safetensors").read_bytes()
+    fetched = {each.name for each in pull()[0].path.glob("*.safetensors")}
+    assert fetched == {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+    del stub.files["model.safetensors.index.json"]
+    stub.files["model_backup.safetensors"] = stub.files["model.safetensors"]
+    shutil.rmtree(tmp_path / "hub")
+    assert {each.name for each in pull()[0].path.glob("*.safetensors")} == {"model.safetensors"}
 
 
 @pytest.mark.parametrize("name", ["demo", "../x", "a/b/c", "--flag", ""])

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 
 def open(settings: Settings, report: Callable[[Progress], None], cancel: threading.Event) -> Local:
     """Find, plan and load the checkpoint that the settings name; raises Trouble."""
-    from qwen_tui.backends.local.backend import opened
+    from qwen_tui.backends.local.opening import opened
 
     return opened(settings, report, cancel)
+
+
+def context(settings: Settings) -> int:
+    """The most tokens a prompt and its completion may hold together, as `open` will plan it."""
+    from qwen_tui.backends.local.opening import planned
+
+    return planned(settings).plan.context

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from qwen_tui.backends.local.memory import anonymous_bytes
-from qwen_tui.backends.local.planning.hardware import host_free
+from qwen_tui.backends.local.planning import host_limits
 
 BUFFER_BYTES: Final = 1 << 30
 """What the read kernel runs over: beyond any cache."""
@@ -129,7 +129,7 @@ class Bandwidth:
     ) -> None:
         size = BUFFER_BYTES
         if device.type == "cpu":
-            size = max(LEAST_BUFFER, min(size, host_free() // 16)) // ALIGNED * ALIGNED
+            size = max(LEAST_BUFFER, min(size, host_limits.free_bytes() // 16)) // ALIGNED * ALIGNED
         self._clock = clock
         self._device = device
         self._buffer = torch.ones(size // 4, dtype=torch.float32, device=device)

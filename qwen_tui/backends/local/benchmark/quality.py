@@ -151,6 +151,7 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
     if shape is None:
         raise Trouble(f"{card.name} has no forward of our own to gate", code=USAGE)
     reader = Reader(folder, shape)
+    shape = reader.shape
     embed = reader.take("model.embed_tokens.weight")
     every = runners(shape, _nf4())
     for each in every:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 import torch
 
 from qwen_tui import hub
-from qwen_tui.backends.local.backend import Local, opened
+from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.benchmark import bandwidth, quality
 from qwen_tui.backends.local.benchmark.figures import Figure, Protocol, Result, memory
 from qwen_tui.backends.local.benchmark.workloads import (
@@ -31,6 +31,7 @@ from qwen_tui.backends.local.benchmark.workloads import (
     kv_per_token,
     step_s,
 )
+from qwen_tui.backends.local.opening import opened
 from qwen_tui.settings import Settings
 from qwen_tui.types import Progress
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-from pathlib import Path
 
 import torch
 
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import has, multiplies
-from qwen_tui.backends.local.planning import kernel_speed
-from qwen_tui.backends.local.planning.machine import GIB, Machine
+from qwen_tui.backends.local.planning import host_limits, kernel_speed
+from qwen_tui.backends.local.planning.machine import Machine
+from qwen_tui.hub import quantisation
 
 
 def look() -> Machine:
     """Ask torch and the system what is there."""
-    devices, free, native, names = [], {"cpu": host_free()}, {"cpu": _cpu_native()}, {"cpu": "CPU"}
+    devices, free, native, names = (
+        [],
+        {"cpu": host_limits.free_bytes()},
+        {"cpu": _cpu_native()},
+        {"cpu": "CPU"},
+    )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             room = _cuda_free(index)
@@ -37,12 +41,20 @@ def look() -> Machine:
         devices=(*devices, "cpu"),
         free=free,
         native=native,
-        bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
-        threads=_threads(torch.get_num_threads()),
+        bitsandbytes=_installed("bitsandbytes"),
+        threads=host_limits.processors(torch.get_num_threads()),
         names=names,
         speeds=kernel_speed.speeds if fbgemm.available() else None,
         nf4_kernel=has("_is_avx512_bf16_supported"),
+        libraries=frozenset(filter(_installed, quantisation.modules())),
     )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # the package around it is not there
+        return False
 
 
 def _cuda_free(index: int) -> int | None:
@@ -66,48 +78,3 @@ def _cuda_native(index: int) -> tuple[str, ...]:
 def _cpu_native() -> tuple[str, ...]:
     """bf16 where the CPU multiplies it (AVX512-BF16, AMX, Armv8.6), else fp32."""
     return ("bf16", "fp32") if multiplies(torch.bfloat16) else ("fp32",)
-
-
-def _threads(default: int) -> int:
-    """torch's own choice, cut to the processors this process may use and to a container's quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else default
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        if quota != "max":
-            allowed = min(allowed, max(1, round(int(quota) / int(period))))
-    except (OSError, ValueError):
-        pass
-    return max(1, min(default, allowed))
-
-
-def host_free() -> int:
-    """Bytes of main memory a process can still get: MemAvailable, within the container's limit."""
-    try:
-        meminfo = Path("/proc/meminfo").read_text()
-        free = next(
-            int(line.split()[1]) * 1024
-            for line in meminfo.splitlines()
-            if line.startswith("MemAvailable:")
-        )
-    except (OSError, StopIteration):
-        free = _pages_free()
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
-        ),
-    ):
-        try:
-            free = min(free, max(0, int(Path(limit).read_text()) - int(Path(used).read_text())))
-        except (OSError, ValueError):
-            continue
-    return free
-
-
-def _pages_free() -> int:
-    """Where there is no /proc: three quarters of all memory, a guess that is better than none."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
-    except (ValueError, OSError, AttributeError):
-        return 8 * GIB

@@ -51,7 +51,8 @@ class Speeds:
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
-    natively, whether bitsandbytes is installed. `speeds` measures the CPU's kernels when it is
+    natively, whether bitsandbytes is installed, and which of the `libraries` that run quantised
+    checkpoints are (by module). `speeds` measures the CPU's kernels when it is
     asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
     multiplies NF4 weights as they lie, and need not unpack them for every token.
     """
@@ -64,6 +65,7 @@ class Machine:
     names: dict[str, str]
     speeds: Callable[[], Speeds] | None = None
     nf4_kernel: bool = True
+    libraries: frozenset[str] = frozenset()
 
 
 def gib(count: int) -> str:

@@ -12,8 +12,8 @@ from typing import Final, Protocol
 
 from qwen_tui import hub
 from qwen_tui.backends.local.planning.machine import Machine, Packing, gib
-from qwen_tui.hub import Card
-from qwen_tui.types import TEMPORARY, USAGE, Trouble
+from qwen_tui.hub import Card, quantisation
+from qwen_tui.types import NO_INPUT, TEMPORARY, USAGE, Trouble
 
 SMALL_BYTES: Final = 256 << 20
 """Weights that take no more than this in float32 run in float32 on a CPU: it costs little, and the
@@ -25,6 +25,9 @@ LEAST_CONTEXT: Final = 2048
 """A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
 HEAVY_BYTES: Final = 2 << 30
 """16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
+UNPACKED_ON_CPU: Final = {"fp8": 2, "compressed-tensors": 2, "mxfp4": 4}
+"""How many times as large weights are once they are unpacked to bf16, as transformers does for
+want of a GPU (transformers/quantizers/quantizer_finegrained_fp8.py, quantizer_mxfp4.py)."""
 QUANTISED: Final = ("int8", "int4", "nf4")
 SLOW_NF4: Final = (
     "nf4 is slow on this CPU: there is no kernel for it, and every token unpacks all weights; "
@@ -98,9 +101,12 @@ def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
     """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this
     machine or checkpoint cannot grant.
     """
+    if card.refused:
+        raise Trouble(f"{card.name} {card.refused}", hint=card.cure, code=NO_INPUT)
     _check_context(card, wishes)
     why: list[str] = []
     device = _device(wishes, machine, why)
+    card = _runnable(card, machine, device)
     dtype, packing = _dtype(card, wishes, machine, device, why)
     quant, spread = _quant(card, wishes, machine, device, dtype, why)
     if quant != "none":
@@ -115,7 +121,7 @@ def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
     slow = quant == "nf4" and device == "cpu" and not machine.nf4_kernel
     return Plan(
         device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
-        (SLOW_NF4,) if slow else (),
+        (*card.notes, *((SLOW_NF4,) if slow else ())),
     )  # fmt: skip
 
 
@@ -129,6 +135,19 @@ def lines(found: Plan) -> Iterator[str]:
 
 
 # -- choices ---------------------------------------------------------------------------------------
+
+
+def _runnable(card: Card, machine: Machine, device: str) -> Card:
+    """The card, as large as transformers makes it on this device; Trouble 66 for a quantised
+    checkpoint that lacks what runs its format.
+    """
+    if not card.quantised:
+        return card
+    why, cure = quantisation.refusal(card.quantised, machine.libraries, device)
+    if why:
+        raise Trouble(f"{card.name} {why}", hint=cure, code=NO_INPUT)
+    times = UNPACKED_ON_CPU.get(card.quantised, 1) if device == "cpu" else 1
+    return replace(card, bytes=times * card.bytes)
 
 
 def _check_context(card: Card, wishes: Wishes) -> None:
@@ -234,11 +253,12 @@ def _quant(
     if card.quantised:
         if wishes.quant in QUANTISED:
             raise Trouble(
-                f"{card.name} is already quantised ({card.quantised})",
+                f"{card.name} is already quantised ({quantisation.title(card.quantised)})",
                 hint="leave --quant out, or load the unquantised checkpoint",
                 code=USAGE,
             )
-        why.append(f"as packed: the checkpoint is quantised with {card.quantised}")
+        title = quantisation.title(card.quantised)
+        why.append(f"as published: the checkpoint is quantised with {title}")
         return "none", False
     if wishes.quant == "int4" and not (device == "cpu" and card.shape):
         raise Trouble(

@@ -13,20 +13,20 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from qwen_tui import paths
+from qwen_tui import hub, paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import layout, quantised, rebuilt
 from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2
 from qwen_tui.backends.local.planning.machine import Packing
-from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
+from qwen_tui.backends.local.weights.safetensors_reader import UNTIED, Reader, fused, norms
 from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Stage, Trouble
 
@@ -55,11 +55,14 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A network ready to run; `packed` is the file it is mapped from, `note` what was odd."""
+    """A network ready to run; `packed` is the file it is mapped from, `note` what was odd about
+    that; `warnings` say what is odd about the checkpoint.
+    """
 
     network: Qwen2
     packed: Path | None
     note: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 def load(
@@ -81,8 +84,16 @@ def load(
     layers are laid out for FBGEMM, at every loading; with "kernel" quantised ones are packed for
     our own kernel. Raises `Trouble` for missing tensors.
     """
-    wanted = _Wanted(shape, kind, dtype, device, report, stopped, packing)
     reader = Reader(folder, shape)
+    untied = reader.shape != shape
+    wanted = _Wanted(reader.shape, kind, dtype, device, report, stopped, packing, untied)
+    found = _loaded(folder, reader, wanted, cache)
+    return replace(found, warnings=(UNTIED,)) if untied else found
+
+
+def _loaded(folder: Path, reader: Reader, wanted: _Wanted, cache: Path | None) -> Loaded:
+    """Straight into memory, or mapped from the packed file, which is made if need be."""
+    kind, device = wanted.kind, wanted.device
     if kind == "dense" or device.type != "cpu" or cache is None:
         return Loaded(_assembled(reader, wanted), None)
     file = cache / f"{_key(folder, wanted)}.safetensors"
@@ -111,6 +122,7 @@ class _Wanted:
     report: Report
     stopped: Callable[[], bool]
     packing: Packing
+    untied: bool
 
     @property
     def head(self) -> Kind:
@@ -205,10 +217,10 @@ class _Unusable(Exception):
 
 def _key(folder: Path, wanted: _Wanted) -> str:
     """Names the packed file: the checkpoint, the layout's version, the instruction set."""
-    digest = sampled(folder)
-    kind = wanted.kind
+    kind, digest = wanted.kind, sampled(folder)
     lies = layout(kind, own=wanted.packing == "kernel")
-    digest.update(f"{LAYOUT}\0{kind}\0{wanted.dtype}\0{lies}".encode())
+    untied = "\0untied" if wanted.untied else ""
+    digest.update(f"{LAYOUT}\0{kind}\0{wanted.dtype}\0{lies}{untied}".encode())
     return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
 
@@ -217,7 +229,8 @@ def sampled(folder: Path) -> Any:
     size and modification time and 64 KiB at sixteen places.
     """
     digest = hashlib.sha256()
-    for file in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+    names = ["config.json", *hub.weight_files(folder).names]
+    for file in [folder / name for name in names]:
         status = file.stat()
         digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
         with file.open("rb") as stream:

@@ -1,42 +1,61 @@
 """A published Qwen2 checkpoint, read one tensor at a time and fused a layer at a time.
 
-Law: a tensor that is missing is an error that names it; nothing is read before it is asked for.
+Law: a tensor that is not as the configuration has it is an error that names it; nothing is read
+before it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from qwen_tui.hub import Shape
+from qwen_tui import hub
 from qwen_tui.types import NO_INPUT, Trouble
+
+UNTIED: Final = (
+    "config.json ties the lm_head to the token table, but the checkpoint holds another one: "
+    "both are used"
+)
+COMPARED: Final = 4096
+"""Rows of two token tables that are compared at once."""
 
 
 class Reader:
-    """Tensors of a checkpoint by their published names, one at a time."""
+    """Tensors of a checkpoint by their published names, one at a time.
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
-        self._where: dict[str, Path] = {}
-        self._open: dict[Path, Any] = {}
-        for file in sorted(folder.glob("*.safetensors")):
-            self._open[file] = safe_open(str(file), framework="pt", device="cpu")
-            self._where.update(dict.fromkeys(self._open[file].keys(), file))
-        missing = [name for name in _names(shape) if name not in self._where]
-        if missing:
-            shown = ", ".join(missing[:3]) + (
-                f" and {len(missing) - 3} more" if missing[3:] else ""
-            )
-            raise Trouble(
-                f"the checkpoint in {folder} lacks {shown}",
-                hint="fetch the model again; nothing is ever filled in at random",
-                code=NO_INPUT,
-            )
-        self.total = sum(file.stat().st_size for file in self._open)
+    `shape` is what was asked for, with `tied` False where the head differs from the token table
+    though the configuration ties them: then both are used, as transformers does (`tie_weights`).
+    """
+
+    def __init__(self, folder: Path, shape: hub.Shape) -> None:
+        weights = _checked(folder, shape)
+        self._open = {
+            name: safe_open(str(folder / name), framework="pt", device="cpu")
+            for name in weights.names
+        }
+        self._where = {
+            tensor: weights.places.get(tensor, name)
+            for name, opened in self._open.items()
+            for tensor in opened.keys()  # noqa: SIM118  # safe_open is no mapping
+        }
+        self.total = sum((folder / name).stat().st_size for name in weights.names)
+        both = shape.tied and "lm_head.weight" in self._where
+        self.shape = replace(shape, tied=False) if both and self._heads_differ() else shape
+
+    def _heads_differ(self) -> bool:
+        """Whether the head's rows are others than the token table's; read a piece at a time."""
+        table, head = (
+            self._open[self._where[name]].get_slice(name)
+            for name in ("model.embed_tokens.weight", "lm_head.weight")
+        )
+        rows = range(0, table.get_shape()[0], COMPARED)
+        pieces = (slice(at, at + COMPARED) for at in rows)
+        return not all(torch.equal(table[piece], head[piece]) for piece in pieces)
 
     def take(self, name: str) -> Tensor:
         """One tensor, in the dtype it has on disk."""
@@ -44,20 +63,15 @@ class Reader:
         return tensor
 
 
-def _names(shape: Shape) -> Iterator[str]:
-    yield "model.embed_tokens.weight"
-    yield "model.norm.weight"
-    if not shape.tied:
-        yield "lm_head.weight"
-    for layer in range(shape.layers):
-        at = f"model.layers.{layer}."
-        for part in "qkv":
-            yield f"{at}self_attn.{part}_proj.weight"
-            yield f"{at}self_attn.{part}_proj.bias"
-        for part in ("self_attn.o", "mlp.gate", "mlp.up", "mlp.down"):
-            yield f"{at}{part}_proj.weight"
-        for part in ("input", "post_attention"):
-            yield f"{at}{part}_layernorm.weight"
+def _checked(folder: Path, shape: hub.Shape) -> hub.WeightFiles:
+    """The files that hold the weights; Trouble 66 where a tensor is not as it should be."""
+    try:
+        weights, tensors = hub.contents(folder)
+    except ValueError as error:
+        raise Trouble(f"{folder.name}: {error}", code=NO_INPUT) from None
+    if wrong := hub.misfit(shape, tensors):
+        raise Trouble(f"{folder.name} {wrong}", hint=hub.MISFIT_CURE, code=NO_INPUT)
+    return weights
 
 
 def fused(reader: Reader, index: int) -> dict[str, tuple[Tensor, Tensor | None]]:

@@ -6,6 +6,7 @@ of the wrong shape is an error that names it, never a random one.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import os
@@ -22,6 +23,8 @@ from qwen_tui.backends.local import memory
 from qwen_tui.backends.local.nn import bitsandbytes, nf4
 from qwen_tui.backends.local.planning.machine import gib
 from qwen_tui.backends.local.planning.plan import Plan
+from qwen_tui.backends.local.weights.safetensors_reader import UNTIED
+from qwen_tui.hub import quantisation
 from qwen_tui.types import NO_INPUT, TEMPORARY, Progress, Stage, Trouble
 
 DTYPES: Final[Mapping[str, torch.dtype]] = {
@@ -39,6 +42,7 @@ QUIET: Final[Mapping[str, str]] = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",
     "BITSANDBYTES_NOWELCOME": "1",
+    "TQDM_DISABLE": "1",
 }
 """Set before the libraries are imported: no telemetry, no update checks, no bars, no background
 thread that converts a checkpoint online."""
@@ -57,14 +61,17 @@ def quiet() -> None:
         os.environ.setdefault(name, value)
 
 
-def load(folder: Path, plan: Plan, report: Report, cancel: threading.Event) -> Any:
-    """The transformers model in eval mode, on the plan's devices.
+def load(
+    card: hub.Card, plan: Plan, report: Report, cancel: threading.Event
+) -> tuple[Any, tuple[str, ...]]:
+    """The transformers model in eval mode, on the plan's devices, and what to warn of.
 
     Reports `import`, then `load` (or `quantise`) in bytes of the checkpoint. Raises `Trouble` 66
     for tensors that are missing, mismatched or unreadable, 75 when memory runs out.
     """
+    folder = card.path
     report(Progress("import", 0, 1))
-    prepare(plan)
+    prepare(plan, card.quantised)
     import transformers
 
     transformers.logging.set_verbosity_error()
@@ -78,20 +85,22 @@ def load(folder: Path, plan: Plan, report: Report, cancel: threading.Event) -> A
     except _Stopped:
         raise Trouble("loading was stopped", hint="generate again to load the model") from None
     except Exception as error:
-        raise _trouble(error, folder, plan) from error
+        raise _trouble(error, card, plan) from error
     finally:
         gc.collect()
     _refuse_gaps(found, folder)
     network.eval()
     if plan.quant == "nf4" and plan.device == "cpu":
         interleave(network, report, cancel)
-    return network
+    return network, (UNTIED,) if _untied(network) else ()
 
 
-def prepare(plan: Plan) -> None:
-    """Quiet environment, and bitsandbytes ready where the plan quantises."""
+def prepare(plan: Plan, published: str = "") -> None:
+    """Quiet environment, and bitsandbytes ready where the plan quantises or the checkpoint was
+    `published` quantised by it.
+    """
     quiet()
-    if plan.quant == "none":
+    if plan.quant == "none" and published != "bitsandbytes":
         return
     bitsandbytes.load()
     if plan.quant == "nf4" and plan.device == "cpu":
@@ -125,6 +134,9 @@ def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
 
 def _from_pretrained(transformers: Any, folder: Path, plan: Plan) -> tuple[Any, dict[str, Any]]:
     wanted: dict[str, Any] = {
+        "config": _config(transformers, folder),
+        # Its own sampling is never used, so its file need not be read.
+        "generation_config": transformers.GenerationConfig(),
         "dtype": DTYPES[plan.dtype],
         "device_map": _device_map(plan),
         "quantization_config": _quantisation(transformers, plan),
@@ -151,6 +163,27 @@ def _from_pretrained(transformers: Any, folder: Path, plan: Plan) -> tuple[Any, 
     return network, found
 
 
+def _config(transformers: Any, folder: Path) -> Any:
+    """config.json, which may begin with a byte order mark, and which file names the weights."""
+    config: Any
+    if (folder / "config.json").read_bytes().startswith(codecs.BOM_UTF8):
+        stated = hub.read_json(folder / "config.json")
+        config = transformers.CONFIG_MAPPING[stated["model_type"]].from_dict(stated)
+    else:
+        config = transformers.AutoConfig.from_pretrained(
+            str(folder), trust_remote_code=False, local_files_only=True
+        )
+    config.transformers_weights = hub.weight_files(folder).entry
+    return config
+
+
+def _untied(network: Any) -> bool:
+    """Whether the head is another table than the tokens' though the configuration ties them."""
+    head, table = network.get_output_embeddings(), network.get_input_embeddings()
+    tied = getattr(network.config.get_text_config(), "tie_word_embeddings", False)
+    return bool(tied) and head is not None and head.weight is not table.weight
+
+
 def _device_map(plan: Plan) -> Any:
     return "auto" if plan.spread else {"": plan.device}
 
@@ -174,8 +207,7 @@ def _quantisation(transformers: Any, plan: Plan) -> Any:
 def _sizes(folder: Path) -> dict[str, int]:
     """Bytes of every tensor by the name it has in the checkpoint."""
     try:
-        shards = hub.shards(folder)
-        return {each.name: each.bytes for shard in shards for each in hub.header(folder / shard)}
+        return {each.name: each.bytes for each in hub.contents(folder)[1]}
     except ValueError as error:
         raise Trouble(f"{folder.name}: {error}", code=NO_INPUT) from None
 
@@ -257,24 +289,30 @@ def _named(names: Iterable[str]) -> str:
     return ", ".join(ordered[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _trouble(error: Exception, folder: Path, plan: Plan) -> Exception:
+def _trouble(error: Exception, card: hub.Card, plan: Plan) -> Exception:
     """What a person can mend as `Trouble`; anything else as it is."""
     if isinstance(error, Trouble):
         return error
     if memory.ran_out(error):
         memory.give_back()
         return Trouble(
-            f"memory ran out while loading {folder.name}: it needs {gib(plan.need_bytes)}, "
+            f"memory ran out while loading {card.path.name}: it needs {gib(plan.need_bytes)}, "
             f"{gib(plan.free_bytes)} were free",
             hint="--quant nf4, --device cpu, or a smaller model (qwen-tui models list)",
             code=TEMPORARY,
         )
-    if isinstance(error, OSError | ValueError | KeyError | RuntimeError) or type(
-        error
-    ).__module__.startswith("safetensors"):
-        first = str(error).strip().partition("\n")[0]
+    first = str(error).strip().partition("\n")[0]
+    if card.quantised:
+        title = quantisation.title(card.quantised)
         return Trouble(
-            f"{folder.name} cannot be loaded: {first}"[:500],
+            f"{card.path.name}, quantised with {title}, cannot be loaded: {first}"[:500],
+            hint=quantisation.CURE,
+            code=NO_INPUT,
+        )
+    known = isinstance(error, OSError | ValueError | KeyError | RuntimeError | ImportError)
+    if known or type(error).__module__.startswith("safetensors"):
+        return Trouble(
+            f"{card.path.name} cannot be loaded: {first}"[:500],
             hint="check it with `qwen-tui doctor`, or fetch the model again",
             code=NO_INPUT,
         )
