@@ -6,13 +6,13 @@ character straddles an edge, and every cell knows the tokens whose bytes it show
 
 from __future__ import annotations
 
-import codecs
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
 from qwen_tui.tui.text.line_layout import LineBlock, units
+from qwen_tui.vocab.decoder import Decoder
 
 LONGEST_BLOCK: Final = 1 << 14
 """A line longer than this many characters is kept in several blocks, cut where a row ends."""
@@ -54,7 +54,7 @@ class TokenLayout:
         self._blocks = [LineBlock()]
         self._tops = [0]
         self._ends: list[int] = [-1]
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = Decoder()
         self.held_since = -1
         """The token in which the bytes held back begin, while there are any."""
         self.changed = 0
@@ -62,7 +62,7 @@ class TokenLayout:
     @property
     def held(self) -> bytes:
         """Bytes at the end that are no character yet."""
-        return self._decoder.getstate()[0]
+        return self._decoder.pending
 
     @property
     def height(self) -> int:
@@ -83,7 +83,7 @@ class TokenLayout:
     def add(self, index: int, data: bytes) -> None:
         """Show one more token's bytes at the end."""
         held = bool(self.held)
-        text = self._decoder.decode(data)
+        text = self._decoder.feed(data)
         since = self.held_since if held else index
         if self.held and (not held or text):
             self.held_since = index
