@@ -24,7 +24,7 @@ TEMPLATE_CAP: Final = 1 << 20
 
 _PAD_WIDTH: Final = re.compile(r"%[^a-zA-Z%]*(\*|\d{5,})")
 
-Said: TypeAlias = tuple[str, str]
+Turn: TypeAlias = tuple[str, str]
 """One turn: (role, content)."""
 
 
@@ -42,8 +42,8 @@ class Tail(NamedTuple):
 
 def tail(
     vocab: Vocab,
-    turns: Sequence[Said],
-    turn: Said,
+    turns: Sequence[Turn],
+    turn: Turn,
     *,
     path: Sequence[Token] = (),
     reply: bool = True,
@@ -52,12 +52,12 @@ def tail(
     """The tokens that `turn` adds after the finished `turns`.
 
     `path` is what is in the tree already: an end-of-turn token that the model emitted, or an
-    opening that stands there, is not written again. The first turn carries what the template puts
+    opening at its end, is not added again. The first turn carries what the template puts
     before it, its system prompt too. With `reply` the assistant's turn is opened; without (a system
     turn, an answer written by the person) the turn stays open, and the next one's `before` closes
     it. Trouble (65) when there is no template or it fails.
     """
-    earlier = [said for said in turns if said[0]]
+    earlier = [each for each in turns if each[0]]
     text, marks = _rendered(vocab, [role for role, _ in (*earlier, turn)], reply, now)
     opened = marks[-2][1] if earlier else 0
     return Tail(
@@ -69,7 +69,7 @@ def tail(
 
 def opening(
     vocab: Vocab,
-    turns: Sequence[Said],
+    turns: Sequence[Turn],
     *,
     path: Sequence[Token] = (),
     now: Callable[[], datetime] = datetime.now,
@@ -114,7 +114,7 @@ def _unwritten(vocab: Vocab, template: str, path: Sequence[Token]) -> tuple[Toke
 def _rendered(
     vocab: Vocab, roles: Sequence[str], reply: bool, now: Callable[[], datetime]
 ) -> tuple[str, list[tuple[int, int]]]:
-    """The template's text around placeholders for the contents, and where each of those stands.
+    """The template's text around placeholders for the contents, and the offsets of each.
 
     Contents never pass through the template: it can neither trim nor parse nor repeat them.
     """
@@ -172,9 +172,9 @@ def _write(
                 _raise(f"it writes more than {TEMPLATE_CAP:,} characters")
             written.append(piece)
     except Exception as error:  # a template is a stranger's program: it can raise anything
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        why = " ".join(str(error).split())[:300] or type(error).__name__
         raise Trouble(
-            f"the chat template fails: {said}",
+            f"the chat template fails: {why}",
             hint="complete works without the template: leave chat, or use another checkpoint",
             code=BAD_DATA,
         ) from error

@@ -29,7 +29,7 @@ _PACKAGE: Final = Path(__file__).resolve().parent
 
 
 def ensure_folder(folder: Path) -> Path:
-    """`folder`, made if missing, each new folder with mode 0700; raises OSError."""
+    """`folder`, created if missing, each new folder with mode 0700; raises OSError."""
     if NO_HOME in folder.parents:
         raise FileNotFoundError(errno.ENOENT, f"there is no home; set HOME or {HOME_VARIABLE}")
     missing = []
@@ -50,7 +50,7 @@ def replacing(
 ) -> Iterator[BinaryIO]:
     """A new binary file that takes the place of `path` when the block ends without an error.
 
-    After an error the old file stands and nothing lies beside it. A symbolic link stays; what it
+    After an error the old file is as it was and no other is left. A symbolic link stays; what it
     points to is replaced. `mode` None keeps that of the file that is there, else 0666 less the
     umask. `sync` puts the bytes on the disk before the name. The folder must exist. Raises OSError.
     """
@@ -124,7 +124,7 @@ def state_dir(env: Mapping[str, str] | None = None) -> Path:
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds what can be made again: packed weights, keys and values of texts, file hashes, the
+    """Holds what can be computed again: packed weights, keys and values of texts, file hashes, the
     search index.
     """
     top = home(env)
@@ -167,7 +167,7 @@ def packed_dir(env: Mapping[str, str] | None = None) -> Path:
 
 
 def kv_dir(env: Mapping[str, str] | None = None) -> Path:
-    """What a model's cache held of long texts, and the ids of those texts."""
+    """KV blocks of long texts, and the ids of those texts."""
     return cache_dir(env) / "kv"
 
 

@@ -1,7 +1,6 @@
 """The types every room shares: tokens, requests, events and session entries.
 
-Law: all are frozen and need the standard library only; a token carries its exact bytes, and text
-is always derived from them.
+Law: all are frozen, of the standard library only; text is derived from the tokens' exact bytes.
 """
 
 from __future__ import annotations
@@ -39,9 +38,8 @@ BAD_CONFIG: Final = 78
 
 
 class Trouble(Exception):
-    """An expected failure: `message` says what happened, `hint` what to do, in a line each.
-
-    Raised for what a person can mend; the runner, CLI and app show it without a traceback.
+    """An expected failure: `message` says what happened, `hint` what to do, in a line each. The
+    runner, CLI and app show it without a traceback.
     """
 
     def __init__(self, message: str, *, hint: str = "", code: int = GENERIC) -> None:
@@ -94,8 +92,7 @@ class Sampling:
     """Sampling values only; the mathematics is the backend's. Neutral values switch a stage off.
 
     `repeat_last_n` is the window of the three penalties in tokens (-1: the whole context, 0: off).
-    `seed` None asks for a fresh 64-bit seed, which `Started` then records.
-    `order` names the stages in the order they run; a stage not named does not run.
+    `order` names the stages that run, in order. `seed` None asks for a fresh 64-bit seed.
     """
 
     temperature: float = 1.0
@@ -199,9 +196,8 @@ class Emitted:
 class Finished:
     """The end of one branch; every stream yields exactly one per branch, whatever happens.
 
-    `stop` is the stop string that ended it; bytes beyond it were cut from the emitted tokens. An
-    ending eos token is emitted like any other. `schedule` is how the arithmetic was cut up (chunks,
-    reused, batch, draft lengths, threads), for exact replay.
+    `stop` is the stop string that ended it; bytes beyond it were cut from the emitted tokens, an
+    eos token is emitted. `schedule` (chunks, reused, batch, draft lengths, …) is for exact replay.
     """
 
     reason: Reason
@@ -244,16 +240,14 @@ class Environment:
     @property
     def model_name(self) -> str:
         """What it calls its model: a hub id, a folder, or a server's name for it; "" for none."""
-        names = (self.model.get(key) for key in ("repo", "path", "name"))
-        return next((str(name) for name in names if name), "")
+        return str(next(filter(None, map(self.model.get, ("repo", "path", "name"))), ""))
 
 
 class Backend(Protocol):
     """A synchronous source of events, used by one thread at a time.
 
-    The attributes never change and may be read from any thread. `context` is the most tokens prompt
-    and completion may hold together. `why` says in lines what was chosen and why; `warnings` are
-    for everybody who runs it.
+    The attributes never change and may be read from any thread. `context` is the most tokens of
+    prompt and completion together. `why` explains in lines what was chosen.
     """
 
     name: str
@@ -309,7 +303,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """The head stands after `at` tokens of the path of `node`; `None`: the empty document."""
+    """The head is after `at` tokens of the path of `node`; `None`: the empty document."""
 
     node: str | None
     at: int
@@ -385,7 +379,7 @@ class Remembered:
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """A record of a kind this version does not know; kept as it stands, and ignored."""
+    """A record of a kind this version does not know; kept as it is, and ignored."""
 
     record: Mapping[str, Any]
 

@@ -74,7 +74,7 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a line held. `entry` None: nothing usable. `ok`: the checksum is there and right.
+    """What a line contains. `entry` None: nothing usable. `ok`: it has the right checksum.
     `why` says in words what is wrong, "" when nothing is.
     """
 

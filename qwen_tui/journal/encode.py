@@ -1,7 +1,7 @@
 """Entry → record → line.
 
-Law: keys stand in the format's order; a line is compact JSON that no terminal or editor stumbles
-over, whatever text it carries, and writing one never fails.
+Law: keys are in the format's order; a line is compact JSON without control, bidi or separator
+characters, and writing one never fails.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def _node(entry: Added) -> Record:
 
 def _tok(generation: str | None, event: Emitted, index: int | None, text: str | None) -> Record:
     data = joined(event.tokens)
-    said = data.decode("utf-8", "ignore") if text is None else text
+    shown = data.decode("utf-8", "ignore") if text is None else text
     out: Record = {
         "k": "tok",
         "gen": generation,
@@ -174,8 +174,8 @@ def _tok(generation: str | None, event: Emitted, index: int | None, text: str | 
         "ms": event.ms,
         "top": [_top(token.choices) for token in event.tokens],
         "drafted": [i for i, token in enumerate(event.tokens) if token.drafted],
-        "text": said,
-    } | _exact(said, data)
+        "text": shown,
+    } | _exact(shown, data)
     if len(event.tokens) != 1:
         out["lens"] = [len(token.data) for token in event.tokens]
     return out
@@ -369,5 +369,5 @@ def seal(record: Mapping[str, Any], writer: str, counter: int, unix_ms: int) -> 
 
 
 def _unstamped(key: str) -> str:
-    """The stamp owns `n` in a file; an `end`'s number of tokens stands there as `count`."""
+    """The stamp owns `n` in a file; an `end`'s number of tokens is called `count` there."""
     return "count" if key == "n" else key

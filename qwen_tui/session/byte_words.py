@@ -1,4 +1,4 @@
-"""Words where there is no tokenizer: what an edit keeps, and what one more word of a text is.
+"""Words without a tokenizer: what an edit keeps, where the next word ends, steps of typing.
 
 Law: no character is ever cut, and whole tokens stay whole.
 """

@@ -1,6 +1,6 @@
-"""What a session holds beside its document: rejected, deleted and stepped-back text, as ids.
+"""Ids of text that is in a session's tree and not in its document: rejected, deleted, undone.
 
-A model that is asked again often writes again what was rejected; a backend may guess from these.
+A model that is asked again often repeats what was rejected, so prompt lookup searches these too.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from qwen_tui.session.tree import Place, Tree
 from qwen_tui.types import Token
 
 MOST_IDS: Final = 16_384
-"""Most ids gathered: what was set aside last is the likeliest to come again."""
+"""Most ids gathered, of the newest texts first: those are the likeliest to be repeated."""
 MOST_NODES: Final = 64
 BEFORE: Final = 4
-"""Ids before the fork that go along, so that the first id after it can be recognised."""
+"""Ids before the fork that are included, so that a lookup can match the first id after it."""
 
 
 def discarded_ids(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:

@@ -1,6 +1,6 @@
-"""What stands at a session's head: its document, the completion shown with it, what goes on.
+"""What a session shows at its head: the document, its completion, the siblings of that.
 
-Law: derived from the state alone; a person's own words are never given out as a completion.
+Law: derived from the state alone; text that a person wrote is never shown as a completion.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Document(State):
         return layout
 
     def _reading(self) -> tuple[str, Layout | None]:
-        # What stands before a place never changes, so the place is the key.
+        # The text before a place never changes, so the place is the key.
         if self._read is None or self._read[0] != self.head:
             self._read = (self.head, self._text_of(self.parts()), None)
         return self._read[1], self._read[2]
@@ -100,7 +100,7 @@ class Document(State):
             joins = True
         return out
 
-    # -- what goes on from it ----------------------------------------------------------------------
+    # -- the completion ----------------------------------------------------------------------------
 
     @property
     def tail(self) -> list[Token]:
@@ -132,7 +132,7 @@ class Document(State):
 
     @property
     def completion(self) -> str | None:
-        """The node that goes on from the head and is shown as its completion: the one that holds
+        """The node that is shown as the head's completion: the one that holds
         the tail's first token, or a model's node that has none yet. None when there is no tail.
         """
         id, at = self.head
@@ -165,8 +165,8 @@ class Document(State):
 
     def siblings(self) -> list[str]:
         """What `next` and `previous` turn through: the completions of the head's place, or, when
-        nothing goes on from there, the siblings of the accepted one that the head stands in. Of
-        text that a person wrote there are none: it is never turned away.
+        there are none, the siblings of the accepted completion that ends at the head. Text that a
+        person wrote has none, so that it is never replaced.
         """
         if here := self.completions():
             return here

@@ -83,7 +83,7 @@ class Drafts:
         self._thread.start()
 
     def note(self, base: Place, before: str, text: str, cursor: int) -> None:
-        """The editor holds `text`, typed on the document `before` that stands at `base`."""
+        """The editor contains `text`, typed over the document `before` whose head is `base`."""
         self._queue.put(Typed(base, before, text, cursor))
 
     def flush(self, timeout: float) -> bool:
@@ -254,7 +254,7 @@ def orphans(known: Iterable[str], folder: Path | None = None) -> list[Orphan]:
     ids = set(known)
     out = []
     for path in place.glob("*.jsonl") if place.is_dir() else ():
-        if path.stem in ids or _is_held(path):
+        if path.stem in ids or _is_locked(path):
             continue
         for replay in reversed(list(_replays(path))):
             empty = replay.base == _mark(Place(None, 0), "")
@@ -291,7 +291,7 @@ def claimed(orphan: Orphan) -> Iterator[bool]:
         os.close(fd)
 
 
-def _is_held(path: Path) -> bool:
+def _is_locked(path: Path) -> bool:
     try:
         fd = open_regular(path)
     except (OSError, Trouble):

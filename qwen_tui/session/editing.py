@@ -1,7 +1,7 @@
-"""What a person writes into a session: typing, edits, chat turns, and the tokens they become.
+"""Text that a person puts into a session: typing, edits, chat turns, and the tokens they become.
 
-Law: every command only adds entries, hands each to `sink`, and applies it; text that is replaced
-stays in the tree.
+Law: every command only adds entries, applies each and passes it to `sink`; replaced text stays in
+the tree.
 """
 
 from __future__ import annotations
@@ -163,8 +163,8 @@ class Editing(Document):
         if place != self.head:
             self._do(Moved(*place, "" if self._meaning(place) == "new" else "new"))
 
-    def _bare(self, place: Place) -> Place:
-        """The same place with no tail: an empty edit node stands in where its holder goes on."""
+    def _without_tail(self, place: Place) -> Place:
+        """The same place without a tail; where its node continues, an empty edit node is added."""
         place = self.tree.resolve(*place)
         if place.node is None or self.tree.length(place.node) == place.at:
             return place
@@ -186,10 +186,10 @@ class Editing(Document):
         """Append a chat turn a person made: template tokens, the turn's text, template tokens.
 
         `before` closes the last turn and opens this one; `after` closes it and opens the answer.
-        Returns the id of the turn's own node; the head stands after everything.
+        Returns the id of the turn's own node; the head is then after all of it.
         """
-        place = self._bare(self.head)
-        made = ""
+        place = self._without_tail(self.head)
+        turn = ""
         for run, part, kind in (
             (before, "template", "import"),
             (tokens, role, source),
@@ -197,13 +197,13 @@ class Editing(Document):
         ):
             if run or part == role:
                 id = self._add(place, run, kind, part)  # type: ignore[arg-type]
-                made = id if part == role else made
+                turn = id if part == role else turn
                 place = Place(id, self.tree.length(id))
         self._move(place)
-        return made
+        return turn
 
     def settle(self) -> None:
-        """Make the document's tokens ones that the vocabulary can be asked to go on from."""
+        """Make the document's tokens ones of this vocabulary, so that a model can continue them."""
         vocab = self.vocab
         if vocab is None:
             return

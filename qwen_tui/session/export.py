@@ -38,8 +38,8 @@ def text(session: Session) -> bytes:
 
 
 def markdown(session: Session) -> str:
-    """Title, document and a table of the generations in it; the document stands in fences that its
-    own backticks cannot end.
+    """Title, document and a table of the generations in it. The document is fenced by more
+    backticks than it has in a row.
     """
     out = [f"# {_inline(session.title or 'Untitled')}", ""]
     for role, said in session.turns():

@@ -1,6 +1,6 @@
-"""What each generation of a session is doing, branch by branch: its pace, how it ended, its facts.
+"""The state of each generation of a session, branch by branch: speed, end, parameters.
 
-Law: derived from entries alone, so a session from a file knows what a live one knew.
+Law: derived from entries alone, so a session read from a file has the same.
 """
 
 from __future__ import annotations

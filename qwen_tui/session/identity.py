@@ -35,13 +35,13 @@ def fresh_seed() -> int:
 
 
 def id_of(path: Path) -> str:
-    """The session id a file's name says, "" when it says none."""
+    """The session id in a file's name, "" without one."""
     found = _ULID.match(path.name)
     return found[0].upper() if found else ""
 
 
 def created(id: str) -> float:
-    """When a ULID was made, Unix seconds; 0.0 when it is none."""
+    """The time in a ULID, Unix seconds; 0.0 for anything else."""
     if not _ULID.match(id):
         return 0.0
     value = 0

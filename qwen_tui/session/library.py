@@ -1,7 +1,7 @@
 """The library: the session files of this machine, listed, found by name, renamed, removed.
 
-Law: what is looked at is never changed; what is removed goes to the trash, and only `purge`, which
-the caller asks about, deletes. Needs no model.
+Law: reading changes nothing; `trash` moves a file, and only `purge` deletes one (the caller asks
+first). Needs no model.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TRIES: Final = 100
 """Most unusable `meta` records that are passed over to list a file."""
 _META: Final = b'\n{"k":"meta"'
 ADOPT_S: Final = 5.0
-"""Seconds to save what was found typed and never saved."""
+"""Most seconds to save typing that a killed program left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,23 +199,21 @@ def adopt_orphans(*, app: str = "") -> list[Path]:
 
 
 def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time.time) -> Session:
-    """A session of its own that begins with everything another one holds. Save it with
-    `new_store`.
-    """
+    """A new session with all entries of another one. Save it with `new_store`."""
     random = int.from_bytes(os.urandom(10), "big")
     head = Head(
         ulid(int(clock() * 1000), random),
         title=title or (f"{session.title} (fork)" if session.title else ""),
         app=session.app,
     )
-    made = Session(vocab=session.vocab)
-    made.apply(head)
+    copy = Session(vocab=session.vocab)
+    copy.apply(head)
     for entry in list(session.entries):
         if isinstance(entry, Titled):
             entry = replace(entry, title=head.title)
         if not isinstance(entry, Head):
-            made.apply(entry)
-    return made
+            copy.apply(entry)
+    return copy
 
 
 def verify(path: Path) -> Report:
@@ -233,7 +231,7 @@ def rename(
     path: Path, title: str, tags: Iterable[str] | None = None, *, opened: OpenSession | None = None
 ) -> None:
     """Give a session a title, by a `meta` record: the file keeps its name. `opened` is the session
-    that this program works on; it is renamed as it stands when `path` is its file. Raises Trouble.
+    that this program has open: when `path` is its file, it is renamed in place. Raises Trouble.
     """
     kept = None if tags is None else tuple(tags)
     if opened is not None and opened.holds(path):
@@ -253,8 +251,8 @@ def rename(
 def trash(path: Path, *, opened: OpenSession | None = None) -> Path:
     """Move a session file to the trash; returns where it lies.
 
-    `opened` is the session that this program works on: when `path` is its file it is closed, and
-    the caller goes on with another one. Raises Trouble when the file is open in another program or
+    `opened` is the session that this program has open: when `path` is its file it is closed, and
+    the caller opens another one. Raises Trouble when the file is open in another program or
     not all of it could be saved.
     """
     if opened is not None and opened.holds(path) and not opened.close(committed=True):
@@ -317,6 +315,6 @@ def purge(paths: Iterable[Path] | None = None) -> int:
             raise Trouble(f"{path} is not in the trash", code=USAGE)
         path.unlink()
         count += 1
-    # The index holds their text too; it is made again from what is left.
+    # The index has their text too; it is rebuilt from the remaining files.
     search_index().unlink(missing_ok=True)
     return count

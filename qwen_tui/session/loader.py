@@ -1,4 +1,4 @@
-"""Reads a session file, whatever became of it: every whole record, and a report of the rest.
+"""Reads a session file, damaged or not: every whole record, and a report of the rest.
 
 Law: never raises on content, never writes, connects or follows a path; a file is hostile data.
 """
@@ -71,7 +71,7 @@ class Report:
 
     def badges(self) -> list[str]:
         """One short line per kind of damage, for the status line."""
-        said: dict[Kind, str] = {
+        words: dict[Kind, str] = {
             "torn": "the last write was cut short",
             "checksum": "altered records",
             "garbage": "unreadable lines",
@@ -84,7 +84,7 @@ class Report:
         }
         return [
             text if self.counts[kind] == 1 else f"{text}: {self.counts[kind]}"
-            for kind, text in said.items()
+            for kind, text in words.items()
             if kind in self.counts
         ]
 

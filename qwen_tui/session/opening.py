@@ -1,7 +1,7 @@
-"""A session file opened, followed, saved and let go: one object for a session in use.
+"""A session in use: its file opened, followed, saved and closed.
 
-Law: a file is opened for writing only under its lock; whatever stands against writing it is said in
-`read_only`, and nothing is then written.
+Law: a file is written only under its lock; when it cannot be, `read_only` says why and nothing is
+written.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class OpenSession:
 
     @property
     def badges(self) -> list[str]:
-        """Short lines for the status line: what the file has suffered, why it is read-only."""
+        """Short lines for the status line: damage of the file, why it is read-only."""
         out = self.report.badges()
         if left_out := self.session.tree.left_out:
             out.append(f"{left_out:,} lost tokens are not shown")
@@ -105,14 +105,14 @@ class OpenSession:
         return out + ([self.read_only] if self.read_only else [])
 
     def flush(self, timeout: float = 1.0) -> bool:
-        """Bring to the disk what was handed in; any thread, also in a signal handler."""
+        """Write everything to the disk; any thread, also in a signal handler."""
         if self.drafts is not None:
             self.drafts.flush(timeout / 2)
         return self.store.flush(timeout) if self.store is not None else True
 
     def close(self, timeout: float = 2.0, *, committed: bool = False) -> bool:
-        """Flush and let go of the file; True when all is saved. `committed`: no typing waits, so
-        the draft can go.
+        """Flush, close the file and release its lock; True when all is saved. `committed`: there is
+        no uncommitted typing, so the draft is deleted.
         """
         if self.drafts is not None:
             self.drafts.close(timeout / 2, discard=committed)
@@ -129,16 +129,17 @@ def open_session(
     confirmed: bool = False,
     on_state: Callable[[Saving], None] | None = None,
 ) -> OpenSession:
-    """Read a session file and, unless `read_only`, go on saving to it.
+    """Read a session file and, unless `read_only`, keep saving to it.
 
-    A file that is open elsewhere, not writable, from a newer version, or without its head (until
-    `confirmed`) is opened read-only and says so. Raises Trouble when there is nothing to open.
+    A file that another program has open, that is not writable, from a newer version or without its
+    head (until `confirmed`) is opened read-only, and `read_only` says why. Raises Trouble when
+    there is nothing to open.
     """
     locked, why = (None, "read-only") if read_only else lock_file(path)
     loader = Loader()
     session = Session(vocab=vocab)
     try:
-        with _keeping_everything():
+        with _without_garbage_collection():
             for entry in load(path, loader, ended=isinstance(why, Taken)):
                 session.apply(entry)
     except BaseException:
@@ -165,9 +166,9 @@ def open_session(
 
 
 @contextmanager
-def _keeping_everything() -> Iterator[None]:
-    """No garbage collection: millions of objects are made and all stay, each pass is for nothing
-    and costs as much as the reading itself.
+def _without_garbage_collection() -> Iterator[None]:
+    """No garbage collection: of the millions of objects that are created none becomes garbage, and
+    the passes would take as long as the reading itself.
     """
     was = gc.isenabled()
     gc.disable()
@@ -207,8 +208,8 @@ def new_store(
     *,
     on_state: Callable[[Saving], None] | None = None,
 ) -> Store:
-    """Save a session that has no file: to a new one in `folder` (default: ours), made when the next
-    entry comes, or at once when the session has text already.
+    """Save a session that has no file: to a new one in `folder` (default: ours), created with the
+    next entry, or at once when the session has text already.
     """
     place = sessions_dir() if folder is None else folder
     path = place / file_name(session.id, session.title)

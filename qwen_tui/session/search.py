@@ -68,7 +68,7 @@ def _hit(path: str, title: str, node: str, body: str, words: str) -> Hit:
 
 
 def _texts(path: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The title, and (node, text) of every shown node; the title stands under node ""."""
+    """The title, and (node, text) of every shown node; the title has node ""."""
     session = Session()
     try:
         for entry in load(path):
@@ -103,7 +103,7 @@ def _indexed(
     try:
         return _query(words, found, limit, place)
     except sqlite3.DatabaseError:
-        # Damaged, or another version's: it is made again from the files.
+        # Damaged, or another version's: it is rebuilt from the files.
         place.unlink(missing_ok=True)
         return _query(words, found, limit, place)
 

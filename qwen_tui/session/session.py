@@ -1,7 +1,7 @@
-"""The session: a tree of text, where its head stands, and what generations do to it.
+"""The session: a tree of text with a head, and the generations that extend it.
 
 Law: state changes in `apply(entry)` and nowhere else; every command only adds entries, applies
-each, and hands it to `sink`.
+each, and passes it to `sink`.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Session(Walking):
         window: Window | None = None,
         note: Callable[[str], None] | None = None,
     ) -> Request:
-        """The request that goes on from the document, its seed settled, fitted into `window`.
+        """The request that continues the document, with a seed, fitted into `window`.
 
         An empty document gets its seed token first; tokens the vocabulary would spell otherwise
         (text without ids, another tokenizer's, one cut by a stop string) are encoded anew. `heal`
@@ -118,9 +118,9 @@ class Session(Walking):
                 keep=len(start),
                 shortens=window.shortens,
             )
-            said = dropped_note(whole, len(prompt), window.truncate)
-            if said and note is not None:
-                note(said)
+            dropped = dropped_note(whole, len(prompt), window.truncate)
+            if dropped and note is not None:
+                note(dropped)
         return Request(
             prompt,
             sampling,
@@ -145,11 +145,11 @@ class Session(Walking):
         """Begin a generation from the document: (its id, one new model node per branch).
 
         The head moves to the first node, at the place it forks: the text stays, the completion is
-        the tail. `rng` names the source of the draws. Raises ValueError when the seed is not
-        settled.
+        the tail. `rng` names the source of the draws. Raises ValueError without a
+        seed.
         """
         if request.sampling.seed is None:
-            raise ValueError("a request is started with its seed settled: see Session.request")
+            raise ValueError("a request needs a seed to be started: see Session.request")
         if environment.id not in self.environments:
             self._do(environment)
         at = self.head.at

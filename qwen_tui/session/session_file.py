@@ -33,7 +33,7 @@ def slug(title: str) -> str:
     return text or (words[0][:40] if words else "session")
 
 
-def beside(path: Path, kind: str) -> Path:
+def free_name(path: Path, kind: str) -> Path:
     """The first free name `STEM.KIND-n.jsonl` in the same folder; kind is conflict or rescue."""
     stem = _RENAMED.sub("", path.stem)
     number = 1
@@ -140,15 +140,15 @@ class SessionFile:
 
 
 def publish(temporary: Path, path: Path) -> Path:
-    """Give a finished file its name, or a free one beside it, replacing nothing; the name is on the
-    disk when it returns.
+    """Give a finished file its name, or a free one in the same folder, replacing nothing. The name
+    is on the disk when it returns.
     """
     while True:
         try:
             os.link(temporary, path)
             temporary.unlink()
         except FileExistsError:
-            path = beside(path, "rescue")
+            path = free_name(path, "rescue")
             continue
         except OSError as error:
             if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.EMLINK):

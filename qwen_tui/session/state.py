@@ -1,7 +1,7 @@
 """What a session's entries amount to: the tree, the head, the document, the generations.
 
 Law: state changes in `apply(entry)` and nowhere else, so a session from a file is
-`for entry in entries: state.apply(entry)`; what damaged files say is mended, never raised.
+`for entry in entries: state.apply(entry)`; entries of damaged files are repaired, never raised.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class State:
         self.environments: dict[str, Environment] = {}
         self.generations: dict[str, GenerationState] = {}
         self.remembered: dict[str, Any] = {}
-        """What the interface keeps with the session, by name."""
+        """Values of the interface that the session keeps, by name (`Session.remember`)."""
         self.entries: list[Entry] = []
         self._undo: list[Place | Hidden] = []
         self._redo: list[Place | Hidden] = []
@@ -81,7 +81,7 @@ class State:
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What had to be mended while applying entries."""
+        """What had to be repaired while applying entries."""
         return self.tree.warnings
 
     def apply(self, entry: Entry | Progress) -> None:
@@ -196,7 +196,7 @@ class State:
 
     def _model_node(self, id: str) -> Node:
         if id not in self.tree:
-            self.tree.warnings.append(f"node {id} is missing: its text stands at the root")
+            self.tree.warnings.append(f"node {id} is missing: its text is put at the root")
             self.tree.add(Added(id, None, 0, "model"))
         return self.tree[id]
 
@@ -269,7 +269,7 @@ class State:
         return self.generations.get(self.tree[node].generation or "")
 
     def is_interrupted(self, node: str) -> bool:
-        """A model's node whose generation neither ended nor runs here: go on with `accept`."""
+        """A model's node whose generation neither ended nor runs here (`accept` continues it)."""
         found = self.tree[node]
         run = self.generation_of(node)
         if self.followed:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 
 from qwen_tui.journal import Scribe, seal
 from qwen_tui.paths import ensure_folder
-from qwen_tui.session.session_file import SessionFile, beside, publish, reason_of, slug
+from qwen_tui.session.session_file import SessionFile, free_name, publish, reason_of, slug
 from qwen_tui.session.tree import FOLDED
 from qwen_tui.types import Added, Emitted, Entry, Happened, Head, Prefilled
 
@@ -37,9 +37,9 @@ _COMMIT_S = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Saving:
-    """How saving stands.
+    """The state of saving.
 
-    `saved`: all that was handed in is on the disk; `unsaved` bytes are not. `reason`: why saving
+    `saved`: all entries are on the disk; `unsaved` bytes are not. `reason`: why saving
     fails, "" while it does not. `notice`: a file that was begun instead.
     """
 
@@ -64,7 +64,7 @@ class _Put(NamedTuple):
 
     @property
     def streams(self) -> bool:
-        """May wait for a batch; any other is written and synced at once."""
+        """Waits for a batch; any other entry is written and synced at once."""
         kept = self.entry
         return isinstance(kept, Happened) and isinstance(kept.event, Emitted | Prefilled)
 
@@ -72,7 +72,7 @@ class _Put(NamedTuple):
 class Store:
     """Appends entries to one session file from a thread of its own.
 
-    `place` is a locked file, or the path of a file to be made when the first entry comes (at once
+    `place` is a locked file, or the path of a file to be created with the first entry (at once
     if not `lazily`). `entries` is the session's own list, which only grows: those in it now are in
     the locked file, or, for a path, are written first; with it a conflict or rescue file is whole.
     `on_state` is called on the store's thread whenever `state` changes. Not usable after `close`.
@@ -128,22 +128,22 @@ class Store:
 
     @property
     def state(self) -> Saving:
-        """How saving stands now."""
+        """The state of saving now."""
         state = self._state
         return replace(state, saved=state.saved and self._durable >= self._handed)
 
     @property
     def path(self) -> Path:
-        """The file that is written, or will be made."""
+        """The file that is written, or will be created."""
         return self._path
 
     @property
     def exists(self) -> bool:
-        """The file was there or has been made."""
+        """The file exists."""
         return self._file is not None
 
     def flush(self, timeout: float) -> bool:
-        """Write and sync all that was handed in; True when it is on the disk within `timeout`
+        """Write and sync all entries; True when they are on the disk within `timeout`
         seconds. Safe in a signal handler.
         """
         return self._ask(_Flush(), timeout)
@@ -175,7 +175,7 @@ class Store:
             if self._file is not None:
                 self._file.close()
             if not ended:
-                self._say("the store stopped; this is a defect")
+                self._report("the store stopped; this is a defect")
 
     def _round(self) -> bool:
         """Gather a batch, write it, sync when due. True when asked to end."""
@@ -202,7 +202,7 @@ class Store:
         return any(flush.end for flush in flushes)
 
     def _gather(self) -> list[_Put | _Flush]:
-        """The next items: what comes within the batch's time after the first was handed in."""
+        """The next items: those that arrive within the batch's time of the first."""
         waiting = self._begun and bool(self._lines or self._unsynced or self._broken)
         try:
             items = [self._queue.get(timeout=self._pause_s if waiting else None)]
@@ -240,7 +240,7 @@ class Store:
         """Write all lines, batch by batch; hold them where that fails."""
         if self._broken:
             if now or time.monotonic() >= self._retry_at:
-                self._restart(beside(self._path, "rescue"))
+                self._restart(free_name(self._path, "rescue"))
             return
         if self._lines and self._file is None and not self._create():
             return
@@ -252,7 +252,7 @@ class Store:
                 self._append(self._file)
             except OSError as error:
                 if error.errno in FULL:
-                    self._say(f"{reason_of(error)}; kept in memory, trying again")
+                    self._report(f"{reason_of(error)}; kept in memory, trying again")
                 else:
                     self._abandon("rescue", reason_of(error))
                 return
@@ -298,7 +298,7 @@ class Store:
             self._abandon("conflict", "is there already")
             return False
         except OSError as error:
-            self._say(f"{self._path.parent}: {reason_of(error)}; working in memory")
+            self._report(f"{self._path.parent}: {reason_of(error)}; working in memory")
             return False
         return True
 
@@ -308,17 +308,17 @@ class Store:
         try:
             self._file.sync()
         except OSError as error:
-            # What a failed sync dropped is unknown: nothing written to this file counts any more.
+            # What a failed sync dropped is unknown: nothing in this file is trusted any more.
             self._abandon("rescue", reason_of(error))
             return
         self._synced_at = time.monotonic()
         self._unsynced = 0
 
     def _abandon(self, kind: str, why: str) -> None:
-        """Leave the file as it is and go on in a new one that holds the whole session."""
+        """Leave the file as it is and continue in a new one with the whole session."""
         self._broken = f"{self._path.name}: {why}"
         self._retry_s = self._pause_s
-        self._restart(beside(self._path, kind))
+        self._restart(free_name(self._path, kind))
 
     def _restart(self, path: Path) -> None:
         """Write every entry to a new file under a temporary name, sync it, give it its name."""
@@ -365,15 +365,15 @@ class Store:
     def _failed(self, error: OSError) -> None:
         self._retry_at = time.monotonic() + self._retry_s
         self._retry_s = min(2 * self._retry_s, MAX_RETRY_S)
-        self._say(f"{self._broken}; {reason_of(error)}; kept in memory, trying again")
+        self._report(f"{self._broken}; {reason_of(error)}; kept in memory, trying again")
 
-    # -- what is said ------------------------------------------------------------------------------
+    # -- the state that is published ---------------------------------------------------------------
 
-    def _say(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         self._publish(replace(self._state, saved=False, reason=reason))
 
     def _settle(self) -> None:
-        """Say what is durable now."""
+        """Publish what is durable now."""
         unsaved = self._bytes + self._unsynced if self._begun else 0
         saved = not unsaved and not self._broken
         if saved:
@@ -390,5 +390,5 @@ class Store:
             try:
                 self._on_state(state)
             except RuntimeError:
-                # The listener's event loop is gone; saving goes on without it.
+                # The listener's event loop is closed; saving does not need it.
                 self._on_state = None

@@ -1,7 +1,7 @@
 """Append-only branching text: a node forks its parent's path at a token offset.
 
 Law: `path(node) == path(parent)[:at] + tokens(node)`; `at` counts tokens of the whole path. Nodes
-and tokens are only ever added. What a damaged or hostile file says is mended and warned about.
+and tokens are only ever added. Entries of a damaged or hostile file are repaired, with a warning.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GAP: Final = Token(-1, "\ufffd".encode())
 """The first of a run of lost tokens; the others are `LOST`, so that offsets stay true."""
 LOST: Final = Token(-1, b"")
 MOST_LOST: Final = 1_000_000
-"""Most lost tokens that are stood in for, in all holes of a session together."""
+"""Most placeholders for lost tokens in a session."""
 _CACHED_PATHS = 4
 
 
@@ -92,7 +92,7 @@ class Tree:
         self.nodes: dict[str, Node] = {}
         self.warnings: list[str] = []
         self.left_out = 0
-        """Lost tokens that nothing stands in for, because a file claims too many."""
+        """Lost tokens without a placeholder, because a file claims too many."""
         self._room = MOST_LOST
         self._forks: dict[Place, list[str]] = {}
         self._paths: OrderedDict[str, list[Token]] = OrderedDict()
@@ -109,10 +109,10 @@ class Tree:
     # -- growing -----------------------------------------------------------------------------------
 
     def add(self, entry: Added) -> Node:
-        """Hang a node in the tree, mended where the entry cannot be true:
+        """Add a node to the tree, repaired where the entry cannot be true:
 
-        the parent becomes the node that holds path token `at - 1`; an unknown parent is stood in
-        for by a root of lost tokens; an `at` beyond the parent's end is cut; an id seen before is
+        the parent becomes the node that holds path token `at - 1`; an unknown parent becomes
+        a root of lost tokens; an `at` beyond the parent's end is cut; an id seen before is
         kept as it was.
         """
         known = self.nodes.get(entry.id)
@@ -124,10 +124,10 @@ class Tree:
         else:
             place = self.resolve(self._parent(entry), entry.at)
         node = Node(entry.id, place.node, place.at, entry.source, entry.role, list(entry.tokens))
-        self._hang(node)
+        self._attach(node)
         return node
 
-    def _hang(self, node: Node) -> None:
+    def _attach(self, node: Node) -> None:
         self.nodes[node.id] = node
         self._forks.setdefault(Place(node.parent, node.at), []).append(node.id)
         if node.parent is None:
@@ -146,24 +146,22 @@ class Tree:
     def _parent(self, entry: Added) -> str | None:
         if entry.parent is None or entry.parent in self.nodes:
             return entry.parent
-        self.warnings.append(
-            f"node {entry.parent} is unknown: what hung from it stands at the root"
-        )
+        self.warnings.append(f"node {entry.parent} is unknown: its children are put at the root")
         holder = Node(entry.parent, None, 0, "import", missing=True)
-        self._hang(holder)
+        self._attach(holder)
         if entry.at:
             self._lose(holder, entry.at)
         return holder.id
 
     def _again(self, known: Node, entry: Added) -> Node:
-        """A second record of a node: fills a stand-in that is a root, else changes nothing."""
+        """A second record of a node: fills a placeholder root, else changes nothing."""
         if known.missing and entry.parent is None and len(entry.tokens) >= len(known.tokens):
             known.tokens[:] = entry.tokens
             known.source, known.role, known.missing = entry.source, entry.role, False
             known.gaps.clear()
             self._paths.clear()
         elif known.missing or (known.parent, known.at) != (entry.parent, entry.at):
-            self.warnings.append(f"node {entry.id} comes twice: the first one stands")
+            self.warnings.append(f"node {entry.id} comes twice: the first one is kept")
         return known
 
     def extend(self, id: str, index: int, tokens: Sequence[Token]) -> int:
@@ -212,7 +210,7 @@ class Tree:
         return 0 if id is None else self.nodes[id].end
 
     def resolve(self, id: str | None, at: int) -> Place:
-        """The same place said by the node that holds the token before it: (None, 0) at the start.
+        """The same place, named by the node that holds the token before it; (None, 0) at the start.
 
         Raises KeyError for an unknown node; `at` is cut to the path's length.
         """
@@ -285,7 +283,7 @@ class Tree:
         return [id for id in self.forks(place) if not self.nodes[id].hidden]
 
     def siblings(self, id: str) -> list[str]:
-        """The node and those beside it that are not hidden, in the order they were added."""
+        """The nodes that fork at the same place and are not hidden, this one too, oldest first."""
         node = self.nodes[id]
         return self.shown(Place(node.parent, node.at))
 

@@ -61,11 +61,11 @@ class Walking(Editing):
         """Leave the completion: it stays in the tree, the document stays as it is."""
         if self.completion is None:
             return False
-        self._move(self._bare(self.head))
+        self._move(self._without_tail(self.head))
         return True
 
     def fork(self, node: str, index: int, choice: Choice) -> str:
-        """Take another token in place of the node's own token `index`; the head stands after it.
+        """Take another token in place of the node's own token `index`; the head is then after it.
 
         Returns the id of the new "choice" node. Raises Trouble when the bytes of the alternative
         are not known.
@@ -81,11 +81,11 @@ class Walking(Editing):
         token = Token(choice.id, data, choice.logprob, row)
         place = self.tree.resolve(node, found.at + index)
         role = found.role if not found.folded else None
-        made = self._add(place, (token,), "choice", role)
+        fork = self._add(place, (token,), "choice", role)
         pairs = tuple((other.id, other.logprob) for other in row)
-        self._do(Weighed(made, 0, (choice.logprob,), (pairs,) if pairs else ()))
-        self._move(Place(made, self.tree.length(made)))
-        return made
+        self._do(Weighed(fork, 0, (choice.logprob,), (pairs,) if pairs else ()))
+        self._move(Place(fork, self.tree.length(fork)))
+        return fork
 
     # -- walking -----------------------------------------------------------------------------------
 
@@ -145,10 +145,10 @@ class Walking(Editing):
                 return False
             self.show(here[(here.index(current) + step) % len(here)])
             return True
-        node, beside = self._accepted(), self.siblings()
-        if node is None or len(beside) < 2 or node not in beside:
+        node, siblings = self._accepted(), self.siblings()
+        if node is None or len(siblings) < 2 or node not in siblings:
             return False
-        other = beside[(beside.index(node) + step) % len(beside)]
+        other = siblings[(siblings.index(node) + step) % len(siblings)]
         self._move(Place(other, self.accept_end(other)))
         return True
 
@@ -187,7 +187,7 @@ class Walking(Editing):
         self._do(entry if self._meaning(entry) == "new" else replace(entry, step="new"))
         if on and self._on(self.head, node):
             found = self.tree[node]
-            self._move(self._bare(Place(found.parent, min(found.at, self.head.at))))
+            self._move(self._without_tail(Place(found.parent, min(found.at, self.head.at))))
 
     def unhide(self, node: str) -> None:
         """Show a hidden node and what hangs from it again."""

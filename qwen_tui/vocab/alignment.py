@@ -24,10 +24,10 @@ def to_bytes(text: str) -> bytes:
     """
     if not SURROGATE.search(text):
         return text.encode("utf-8")
-    mended = SURROGATE.sub(
+    valid = SURROGATE.sub(
         lambda run: "".join(c if ord(c) in _ESCAPED else "\ufffd" for c in run[0]), text
     )
-    return mended.encode("utf-8", "surrogateescape")
+    return valid.encode("utf-8", "surrogateescape")
 
 
 class TokenText:
@@ -89,7 +89,7 @@ class TokenText:
 
 
 def _bad_lengths(bad: bytes) -> Iterator[int]:
-    """How many bytes each U+FFFD stands for in bytes of which none decode."""
+    """How many bytes each U+FFFD replaces in bytes of which none decode."""
     at = 0
     while at < len(bad):
         try:

@@ -31,9 +31,9 @@ def build(raw: bytes) -> Tokenizer:
     try:
         return Tokenizer.from_buffer(raw)
     except Exception as error:  # the package raises nothing narrower
-        said = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise Trouble(
-            f"tokenizer.json cannot be read: {said}",
+            f"tokenizer.json cannot be read: {why}",
             hint="fetch the file again; `doctor --verify-weights` compares its hash",
             code=BAD_DATA,
         ) from error
@@ -117,7 +117,7 @@ def byte_spellings(byte: int) -> tuple[str, str]:
 def by_offsets(
     tokens: Sequence[Token], offsets: Sequence[tuple[int, int]], text: str
 ) -> tuple[Token, ...]:
-    """The tokens, each with the bytes of the text it really stands for: for a vocabulary that
+    """The tokens, each with the bytes of the text it covers: for a vocabulary that
     cannot spell the text (an unknown-token, a swallowed space). Trouble (65) if it has no tokens.
     """
     if not tokens:
@@ -131,16 +131,16 @@ def by_offsets(
     for character in text:
         ends.append(ends[-1] + len(character.encode("utf-8")))
     at = 0
-    mended: list[Token] = []
+    exact: list[Token] = []
     for token, (_, end) in zip(tokens, offsets, strict=True):
         own = token.data
         fits = bool(own) and raw.startswith(own, at)
         data = own if fits else raw[at : max(at, ends[end])]
-        mended.append(Token(token.id, data))
+        exact.append(Token(token.id, data))
         at += len(data)
     if at < len(raw):
-        mended[-1] = Token(mended[-1].id, mended[-1].data + raw[at:])
-    return tuple(mended)
+        exact[-1] = Token(exact[-1].id, exact[-1].data + raw[at:])
+    return tuple(exact)
 
 
 def any_of(spellings: Iterable[str]) -> re.Pattern[str] | None:

@@ -15,7 +15,7 @@ import pytest
 
 from qwen_tui.session.loader import Loader, load
 from qwen_tui.session.session import Session
-from qwen_tui.session.session_file import SessionFile, Taken, beside, slug
+from qwen_tui.session.session_file import SessionFile, Taken, free_name, slug
 from qwen_tui.session.store import BATCH_BYTES, Saving, Store
 from qwen_tui.types import Emitted, Entry, Environment, Finished, Sampling, Token, Trouble
 
@@ -362,7 +362,7 @@ def test_names_of_files(tmp_path: Path) -> None:
     assert len(slug("word " * 50)) <= 40
     assert slug("x" * 100) == "x" * 40
     path = tmp_path / "S.jsonl"
-    assert beside(path, "conflict").name == "S.conflict-1.jsonl"
-    beside(path, "conflict").touch()
-    assert beside(tmp_path / "S.conflict-1.jsonl", "conflict").name == "S.conflict-2.jsonl"
-    assert beside(tmp_path / "S.conflict-1.jsonl", "rescue").name == "S.rescue-1.jsonl"
+    assert free_name(path, "conflict").name == "S.conflict-1.jsonl"
+    free_name(path, "conflict").touch()
+    assert free_name(tmp_path / "S.conflict-1.jsonl", "conflict").name == "S.conflict-2.jsonl"
+    assert free_name(tmp_path / "S.conflict-1.jsonl", "rescue").name == "S.rescue-1.jsonl"
