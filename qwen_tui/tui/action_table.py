@@ -156,6 +156,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "token_previous", "Previous token", ("left",), "In the inspector: the token before."
         ),
         Action("token_next", "Next token", ("right",), "In the inspector: the token after."),
+        Action("token_first", "First token", ("home",), "In the inspector: the first token."),
+        Action("token_last", "Last token", ("end",), "In the inspector: the last token."),
         Action(
             "choice_up",
             "Alternative above",
@@ -167,6 +169,25 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "Alternative below",
             ("down",),
             "In the inspector: the less likely alternative.",
+        ),
+        Action(
+            "choice_page_up",
+            "Alternatives above",
+            ("pageup",),
+            "In the inspector: a page of more likely alternatives.",
+        ),
+        Action(
+            "choice_page_down",
+            "Alternatives below",
+            ("pagedown",),
+            "In the inspector: a page of less likely alternatives.",
+        ),
+        Action(
+            "accept_to",
+            "Accept to here",
+            ("tab",),
+            "In the inspector: accept the completion up to this token.",
+            rank=2,
         ),
         Action(
             "take_choice",

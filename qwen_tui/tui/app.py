@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Final
 
-from textual.app import SystemCommand
 from textual.binding import Binding
 from textual.screen import Screen
 
@@ -16,6 +15,7 @@ from qwen_tui import paths
 from qwen_tui.tui.action_table import ACTIONS
 from qwen_tui.tui.actions import bindings, key_names, keymap
 from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.palette import WORDS, Command, Commands
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.tui.terminal.guard import Guard
@@ -40,6 +40,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     CSS_PATH = "app.tcss"
     TITLE = "qwen-tui"
     ENABLE_COMMAND_PALETTE = True
+    COMMANDS: ClassVar = {Commands}
     COMMAND_PALETTE_BINDING = "f24"  # the table of actions has its own
     BINDINGS: ClassVar = [
         *bindings("app"),
@@ -115,19 +116,19 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.keys))
 
-    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """Every action of the table, and every theme by its name."""
+    def commands(self) -> Iterable[Command]:
+        """Every action that works now, and every theme by its name, for the palette."""
         studio = self.studio
         for action in ACTIONS:
-            if action.where == "app":
-                if action.id not in ("command_palette",):
-                    yield SystemCommand(action.name, action.help, self._runs(action.id))
-            elif action.where == "studio" and studio.check_action(action.id, ()):
-                own = self.keys.get(action.id, ",".join(action.keys))
-                about = f"{action.help}  {' · '.join(key_names(own.split(',')))}"
-                yield SystemCommand(action.name, about.rstrip(), self._runs(action.id))
-        for name, app_theme in self.theme_set.themes.items():
-            yield SystemCommand(f"Theme: {app_theme.title}", "Take this theme", self._takes(name))
+            here = action.where == "studio" and studio.check_action(action.id, ())
+            if action.id == "command_palette" or not (here or action.where == "app"):
+                continue
+            own = self.keys.get(action.id, ",".join(action.keys))
+            about = f"{action.help}  {' · '.join(key_names(own.split(',')))}".rstrip()
+            words = WORDS.get(action.id, "")
+            yield Command(action.name, about, self._runs(action.id), words)
+        for name, theme in self.theme_set.themes.items():
+            yield Command(f"Theme: {theme.title}", "Take this theme", self._takes(name), name)
 
     def _runs(self, action: str) -> Callable[[], None]:
         def act() -> None:

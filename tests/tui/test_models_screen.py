@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from textual.app import App
+from textual.pilot import Pilot
 from textual.widgets import Input, OptionList
 
 from fixtures.checkpoints import qwen2
@@ -14,6 +16,7 @@ from qwen_tui import hub
 from qwen_tui.hub import KNOWN, Snapshot
 from qwen_tui.settings import Endpoint
 from qwen_tui.tui.context import ENGINE
+from qwen_tui.tui.recent_models import recent_models, remember_model
 from qwen_tui.tui.screens.models import Models, free_memory, offers, verdict
 from qwen_tui.types import Progress, Trouble
 
@@ -42,6 +45,14 @@ class Choosing(App[None]):
 
     def text(self) -> str:
         return "\n".join(strip.text for strip in self.screen._compositor.render_strips())
+
+
+async def until(pilot: Pilot[None], true: Callable[[], object], what: str) -> None:
+    for _ in range(400):
+        if true():
+            return
+        await pilot.pause(0.01)
+    pytest.fail(f"never: {what}")
 
 
 def test_what_the_machine_can_hold_is_told_from_shapes_alone() -> None:
@@ -187,3 +198,47 @@ async def test_servers_of_the_configuration_stand_beside_the_models_of_this_disk
         await pilot.press("enter")
         await pilot.pause()
         assert app.answer == ENGINE + "lab"
+
+
+async def test_the_folder_of_a_model_is_completed_while_one_types_and_offered_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_TUI_HOME", str(tmp_path / "home"))
+    qwen2(tmp_path / "models" / "tiny-one")
+    (tmp_path / "models" / "tiny.txt").write_text("no folder")
+    app = Choosing(Models(free=8 * GIB, found=()))
+    async with app.run_test(size=(110, 30)) as pilot:
+        await pilot.press("end", "enter")
+        field = app.screen.query_one(Input)
+        field.value = f"{tmp_path}/mod"
+        field.cursor_position = len(field.value)
+        for finished in (f"{tmp_path}/models/", f"{tmp_path}/models/tiny-one/"):
+            await until(pilot, lambda: field._suggestion, "a folder is suggested")
+            await pilot.press("tab")
+            assert field.value == finished
+            await pilot.press("t")
+        field.value = f"{tmp_path}/models/tiny-one/"
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.answer == f"{tmp_path}/models/tiny-one"
+    remember_model(app.answer)
+    remember_model("Qwen/Qwen2.5-0.5B")
+    remember_model(str(tmp_path / "gone"))
+    assert recent_models() == [f"{tmp_path}/models/tiny-one"]
+    again = Choosing(Models(free=8 * GIB, found=(), recent=recent_models()))
+    async with again.run_test(size=(110, 30)) as pilot:
+        assert "tiny-one" in again.lines()[0]
+        assert "folder" in again.lines()[0]
+        await pilot.press("enter")
+        await pilot.pause()
+        assert again.answer == f"{tmp_path}/models/tiny-one"
+
+
+def test_a_damaged_memory_of_models_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QWEN_TUI_HOME", str(tmp_path))
+    (tmp_path / "state").mkdir()
+    for text in ("{", '{"a": 1}', "[1, null]", "\x00", '["/no/such/folder"]'):
+        (tmp_path / "state" / "recent-models.json").write_text(text)
+        assert recent_models() == []

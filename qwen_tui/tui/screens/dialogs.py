@@ -6,6 +6,7 @@ Law: text from outside is shown through `visible`, never as markup; Esc changes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import ClassVar, Final
 
 from textual import on
@@ -14,9 +15,11 @@ from textual.binding import Binding
 from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
+from textual.suggester import Suggester
 from textual.widgets import Button, Input, Static, TextArea
 from textual.widgets.button import ButtonVariant
 
+from qwen_tui.paths import expanded
 from qwen_tui.safe_text import visible
 from qwen_tui.types import MAX_STOP
 
@@ -38,11 +41,40 @@ DIALOG_CSS: Final = """
 """
 
 
+class PathSuggester(Suggester):
+    """Completes a path that is typed; `folders`: with folders only."""
+
+    def __init__(self, *, folders: bool) -> None:
+        super().__init__(use_cache=False, case_sensitive=True)
+        self._folders = folders
+
+    async def get_suggestion(self, value: str) -> str | None:
+        """What is typed with the rest of the first name that begins so, a folder with a slash."""
+        begun, slash, name = value.rpartition("/")
+        if not value or (value.startswith("~") and not slash):
+            return None
+        folder = expanded(begun + slash if slash else ".")
+        with suppress(OSError, RuntimeError):
+            for each in sorted(folder.iterdir()):
+                hidden = each.name.startswith(".") and not name.startswith(".")
+                if each.name.startswith(name) and not hidden:
+                    if each.is_dir():
+                        return f"{begun}{slash}{each.name}/"
+                    if not self._folders and each.name != name:
+                        return f"{begun}{slash}{each.name}"
+        return None
+
+
 class AskLine(ModalScreen[str | None]):
-    """Ask for one line; None when the person leaves. `check` gives a complaint or ""."""
+    """Ask for one line; None when the person leaves. `check` gives a complaint or "". A `suggester`
+    offers the rest of what is typed; Tab takes it.
+    """
 
     DEFAULT_CSS = f"AskLine {{{DIALOG_CSS}}}"
-    BINDINGS: ClassVar = [Binding("escape", "leave", "Leave")]
+    BINDINGS: ClassVar = [
+        Binding("escape", "leave", "Leave"),
+        Binding("tab", "take_suggestion", priority=True, show=False),
+    ]
 
     def __init__(
         self,
@@ -52,8 +84,10 @@ class AskLine(ModalScreen[str | None]):
         note: str = "",
         placeholder: str = "",
         check: Callable[[str], str] = lambda _text: "",
+        suggester: Suggester | None = None,
     ) -> None:
         super().__init__()
+        self._suggester = suggester
         self._title = title
         self._value = value
         self._note = note
@@ -64,12 +98,22 @@ class AskLine(ModalScreen[str | None]):
         box = Vertical()
         box.border_title = Content(self._title)
         with box:
-            yield Input(self._value, placeholder=self._placeholder, select_on_focus=False)
+            yield Input(
+                self._value,
+                placeholder=self._placeholder,
+                select_on_focus=False,
+                suggester=self._suggester,
+            )
             yield Static(Content(visible(self._note)), classes="note", markup=False)
             yield Static(Content(""), classes="wrong", markup=False)
 
     def action_leave(self) -> None:
         self.dismiss(None)
+
+    def action_take_suggestion(self) -> None:
+        field = self.query_one(Input)
+        field.action_end()
+        field.action_cursor_right()
 
     @on(Input.Submitted)
     def _submitted(self, event: Input.Submitted) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final
@@ -29,7 +29,7 @@ from qwen_tui.paths import expanded
 from qwen_tui.safe_text import visible
 from qwen_tui.settings import Endpoint
 from qwen_tui.tui.context import ENGINE
-from qwen_tui.tui.screens.dialogs import AskLine
+from qwen_tui.tui.screens.dialogs import AskLine, PathSuggester
 from qwen_tui.types import Progress, Trouble
 
 USUAL_CONTEXT: Final = 4096
@@ -78,28 +78,33 @@ class Offer:
     verdict: str
 
 
+def _offer(key: str, path: Path, name: str, place: str, free: int) -> Offer | None:
+    """A checkpoint on this disk; None where it cannot be read as one."""
+    try:
+        card = hub.card(path, name)
+    except Trouble:
+        return None
+    kind = "instruct" if card.instruct else "base"
+    size = card.parameters / 1e6
+    about = f"{size / 1e3:.1f}B · {kind}" if size > 500 else f"{size:.1f}M · {kind}"
+    mood, said = verdict(card, free)
+    return Offer(key, name, f"{about} · {place}", mood, said)
+
+
 def offers(
-    free: int, found: tuple[Snapshot, ...], engines: tuple[Endpoint, ...] = ()
+    free: int,
+    found: tuple[Snapshot, ...],
+    engines: tuple[Endpoint, ...] = (),
+    recent: Sequence[str] = (),
 ) -> list[Offer]:
-    """What is on this disk first, then servers, then what can be fetched, then a folder of one's
-    own.
+    """What is on this disk first, then folders chosen before, servers, what can be fetched, and
+    last another folder.
     """
-    lines = []
-    for each in found:
-        if not each.complete:
-            continue
-        try:
-            card = hub.card(each.path, each.name)
-        except Trouble:
-            continue
-        kind = "instruct" if card.instruct else "base"
-        about = (
-            f"{card.parameters / 1e9:.1f}B · {kind}"
-            if card.parameters > 5e8
-            else (f"{card.parameters / 1e6:.1f}M · {kind}")
-        )
-        mood, said = verdict(card, free)
-        lines.append(Offer(each.name, each.name, f"{about} · {each.place}", mood, said))
+    known_here = [
+        _offer(each.name, each.path, each.name, each.place, free) for each in found if each.complete
+    ]
+    folders = [_offer(each, Path(each), Path(each).name, "folder", free) for each in recent]
+    lines = [offer for offer in (*known_here, *folders) if offer is not None]
     for server in engines:
         what = server.model or "its own model"
         lines.append(
@@ -120,7 +125,9 @@ def offers(
 
 
 class Models(ModalScreen[str | None]):
-    """The chooser. It answers the model a person chose, once that is on this disk, or None."""
+    """The chooser. It answers the model a person chose, once that is on this disk, or None.
+    `recent` are folders that were chosen before.
+    """
 
     DEFAULT_CSS = """
     Models { align: center middle; background: $background 60%; }
@@ -168,6 +175,7 @@ class Models(ModalScreen[str | None]):
         free: int | None = None,
         found: tuple[Snapshot, ...] | None = None,
         engines: tuple[Endpoint, ...] = (),
+        recent: Sequence[str] = (),
         pull: Pull = hub.pull,
     ) -> None:
         super().__init__()
@@ -175,6 +183,7 @@ class Models(ModalScreen[str | None]):
         self._free = free_memory() if free is None else free
         self._found = found
         self._engines = engines
+        self._recent = recent
         self._pull = pull
         self._cancel = threading.Event()
         self.fetching = ""
@@ -194,7 +203,7 @@ class Models(ModalScreen[str | None]):
         self.query_one(".note").display = bool(self._note)
         choose = self.query_one(OptionList)
         found = hub.installed() if self._found is None else self._found
-        for offer in offers(self._free, found, self._engines):
+        for offer in offers(self._free, found, self._engines, self._recent):
             choose.add_option(Option(_line(offer), id=offer.key))
         choose.highlighted = 0
         choose.focus()
@@ -216,7 +225,13 @@ class Models(ModalScreen[str | None]):
             return
         if key == FOLDER:
             self.app.push_screen(
-                AskLine("A folder", placeholder="~/models/Qwen2.5-7B", check=_complaint),
+                AskLine(
+                    "A folder",
+                    placeholder="~/models/Qwen2.5-7B",
+                    note="Tab completes the path.",
+                    check=_complaint,
+                    suggester=PathSuggester(folders=True),
+                ),
                 self._folder,
             )
         elif key.startswith(FETCH):

@@ -1,4 +1,4 @@
-"""What the token under the cursor beat: candidates with their probabilities, and taking one.
+"""The token inspector: a token's alternatives with their probabilities, and taking one.
 
 Law: probabilities are the model's own (before any sampling stage); bytes that are no text show
 as bytes.
@@ -13,7 +13,7 @@ from typing import ClassVar, Final
 from rich.segment import Segment
 from rich.style import Style
 from textual import events
-from textual.geometry import Region, Size
+from textual.geometry import Size
 from textual.message import Message
 from textual.reactive import reactive
 from textual.strip import Strip
@@ -27,6 +27,9 @@ from qwen_tui.types import Token
 
 BLOCKS: Final = " ▏▎▍▌▋▊▉"
 PERCENT_CELLS: Final = 8
+HEADING_LINES: Final = 1
+ALL_STEPS: Final = 1 << 40
+"""More tokens than there are."""
 _MARKS: Final = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍"})
 
 
@@ -55,8 +58,8 @@ def bar(part: float, cells: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One candidate: `choice` is its place among the token's choices, -1 for the token itself when
-    it did not rank.
+    """One alternative: `choice` is its place among the token's choices, -1 for the token itself
+    when it is not among them.
     """
 
     choice: int
@@ -66,7 +69,7 @@ class Row:
 
 
 def rows_of(token: Token) -> list[Row]:
-    """A token's candidates, best first, and the token itself below them when it did not rank."""
+    """A token's alternatives, likeliest first; the token itself last when it is not among them."""
     rows = [
         Row(place, each.data, each.logprob, each.id == token.id and each.data == token.data)
         for place, each in enumerate(token.choices)
@@ -77,7 +80,7 @@ def rows_of(token: Token) -> list[Row]:
 
 
 class Alternatives(PartStyles, can_focus=True):
-    """The token inspector: ← → walk the tokens, ↑ ↓ the candidates, Enter takes one."""
+    """← → Home End walk the tokens, ↑ ↓ PgUp PgDn the alternatives; Enter takes one."""
 
     DEFAULT_CSS = """
     Alternatives {
@@ -109,9 +112,15 @@ class Alternatives(PartStyles, can_focus=True):
 
     @dataclass
     class Walk(Message):
-        """A person wants to look at the token so many further on."""
+        """A person wants to look at the token so many further on; beyond an end, the last one."""
 
         steps: int
+
+    @dataclass
+    class AcceptTo(Message):
+        """A person accepts the completion up to token `at`, that one too."""
+
+        at: int
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
@@ -128,31 +137,34 @@ class Alternatives(PartStyles, can_focus=True):
         changed = (token, at) != (self.token, self.at)
         self.token, self.at = token, at
         self._rows = rows_of(token) if token is not None else []
-        self.virtual_size = Size(0, len(self._rows) + 1)
+        self.virtual_size = Size(0, len(self._rows) + HEADING_LINES)
         if changed:
             taken = [place for place, row in enumerate(self._rows) if row.taken]
             self.cursor = taken[0] if taken else 0
         self.refresh()
 
     def watch_cursor(self, _old: int, cursor: int) -> None:
+        """Bring the row into view below the heading, which does not scroll."""
         if self.is_mounted:
-            self.scroll_to_region(Region(0, cursor + 1, 1, 1), animate=False, force=True)
+            room = max(1, self.scrollable_content_region.height - HEADING_LINES)
+            top = min(cursor, max(int(self.scroll_y), cursor - room + 1))
+            self.scroll_to(y=top, animate=False, force=True)
 
     # -- painting ----------------------------------------------------------------------------------
 
     def render_line(self, y: int) -> Strip:
-        """The first line tells of the token; each further one is a candidate."""
-        place = y + self.scroll_offset.y - 1
+        """The first line tells of the token; each further one is an alternative."""
+        place = y + self.scroll_offset.y - HEADING_LINES if y else -1
         width = self.scrollable_content_region.width
         plain = self.part("")
         if self.token is None or width < 4:
-            return self._note_line(place + 1, width, plain)
+            return self._note_line(y, width, plain)
         if place < 0:
             return Strip(self._about()).adjust_cell_length(width, plain)
         if place >= len(self._rows):
             return Strip.blank(width, plain)
         over = "alternatives--cursor" if place == self.cursor and self.has_focus else ""
-        segments = self._candidate(self._rows[place], width, over)
+        segments = self._alternative(self._rows[place], width, over)
         return Strip(segments).adjust_cell_length(width, self.part("", over))
 
     def _part(self, name: str, over: str = "") -> Style:
@@ -174,14 +186,14 @@ class Alternatives(PartStyles, can_focus=True):
         surprise = bits(token.logprob)
         parts = [percent(token.logprob), f"{surprise:.1f} bits"] if surprise is not None else []
         parts += ["drafted"] if token.drafted else []
-        parts += [f"#{token.id}"] if token.id >= 0 else []
+        parts += [f"id {token.id}"] if token.id >= 0 else []
         name = Segment(" " + spelled(token.data) + "  ", self._part("taken"))
         room = self.scrollable_content_region.width - name.cell_length
         while parts and len(" · ".join(parts)) > room:
             parts.pop()
         return [name, Segment(" · ".join(parts), self._part("note"))]
 
-    def _candidate(self, row: Row, width: int, over: str) -> list[Segment]:
+    def _alternative(self, row: Row, width: int, over: str) -> list[Segment]:
         bar_cells = max(0, min(20, (width - 2 - PERCENT_CELLS - 2) // 2))
         text_cells = max(1, width - 2 - PERCENT_CELLS - 3 - bar_cells)
         style = self._part("taken" if row.taken else "text", over)
@@ -203,14 +215,37 @@ class Alternatives(PartStyles, can_focus=True):
     def action_token_next(self) -> None:
         self.post_message(self.Walk(1))
 
+    def action_token_first(self) -> None:
+        self.post_message(self.Walk(-self.at))
+
+    def action_token_last(self) -> None:
+        self.post_message(self.Walk(ALL_STEPS))
+
     def action_choice_up(self) -> None:
-        self.cursor = max(0, self.cursor - 1)
+        self._move(-1)
 
     def action_choice_down(self) -> None:
-        self.cursor = max(0, min(len(self._rows) - 1, self.cursor + 1))
+        self._move(1)
+
+    def action_choice_page_up(self) -> None:
+        self._move(-self._page)
+
+    def action_choice_page_down(self) -> None:
+        self._move(self._page)
+
+    @property
+    def _page(self) -> int:
+        return max(1, self.scrollable_content_region.height - HEADING_LINES)
+
+    def _move(self, rows: int) -> None:
+        self.cursor = max(0, min(len(self._rows) - 1, self.cursor + rows))
+
+    def action_accept_to(self) -> None:
+        if self.token is not None:
+            self.post_message(self.AcceptTo(self.at))
 
     def action_take_choice(self) -> None:
-        """Take the candidate under the cursor; the token that stands there already is not one."""
+        """Take the alternative under the cursor; the token that stands there already is none."""
         if self.cursor < len(self._rows):
             row = self._rows[self.cursor]
             if not row.taken and row.choice >= 0:
@@ -221,7 +256,7 @@ class Alternatives(PartStyles, can_focus=True):
         offset = event.get_content_offset(self)
         if offset is None or self.token is None:
             return
-        place = offset.y + self.scroll_offset.y - 1
+        place = offset.y + self.scroll_offset.y - HEADING_LINES if offset.y else -1
         if not 0 <= place < len(self._rows):
             return
         if place == self.cursor:
