@@ -99,7 +99,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         names = list(self.theme_set.themes)
         place = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(place + 1) % len(names)]
-        self.notify(self.theme_set.themes[self.theme].title, timeout=2, markup=False)
+        self.studio.say(self.theme_set.themes[self.theme].title)
 
     def _wear(self) -> None:
         """Textual has another theme: our text styles follow."""

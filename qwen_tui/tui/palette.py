@@ -95,10 +95,15 @@ class Commands(Provider):
             yield DiscoveryHit(each.name, each.run, help=each.help)
 
     async def search(self, query: str) -> Hits:
-        """What answers the query by its words; else by the letters of its name."""
+        """What answers the query by its words, else by the letters of its name. Where names hold
+        all of several words, only those.
+        """
         matcher = self.matcher(query)
-        for each in self._all():
-            found = score(each, query) or matcher.match(each.name) * 0.2
-            if found > 0:
+        found = [
+            (score(each, query) or matcher.match(each.name) * 0.2, each) for each in self._all()
+        ]
+        least = 1.0 if " " in query.strip() and any(rank == 1 for rank, _ in found) else 0.0
+        for rank, each in found:
+            if rank > 0 and rank >= least:
                 shown = matcher.highlight(each.name)
-                yield Hit(found, shown, each.run, text=each.name, help=each.help)
+                yield Hit(rank, shown, each.run, text=each.name, help=each.help)

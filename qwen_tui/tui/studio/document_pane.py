@@ -102,9 +102,9 @@ class DocumentPane(Frame):
     @on(TextArea.SelectionChanged)
     def _show_place(self) -> None:
         """Show where the cursor stands, on the lower edge."""
-        row, column = self.editor.cursor_location
+        line, column = self.editor.document.line_and_column(self.editor.cursor_location)
         badge = f"{self._badge} · " if self._badge else ""
-        self.border_subtitle = Content(f"{badge}{row + 1}:{column + 1}")
+        self.border_subtitle = Content(f"{badge}{line + 1}:{column + 1}")
 
     # -- colours -----------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from qwen_tui.session.tree import Place
 from qwen_tui.tui.studio import chat
 from qwen_tui.types import Trouble
 from qwen_tui.vocab import is_nfc, to_nfc
+from qwen_tui.vocab.decoder import Decoder
 
 
 class Buffer(Protocol):
@@ -222,6 +223,21 @@ class EditedText:
     def accept(self) -> bool:
         """Move the whole completion into the document."""
         return self._moved(self.session.accept())
+
+    def accept_to(self, at: int) -> bool:
+        """Move the completion up to its token `at`, and the rest of a character that it begins,
+        into the document.
+        """
+        session, decoder, count = self.session, Decoder(), 0
+        if not self.tentative or session.head.node is None:
+            return False
+        for token in session.tail:
+            decoder.feed(token.data)
+            count += 1
+            if count > at and not decoder.pending:
+                break
+        before = session.head.at - session.tree[session.head.node].at
+        return self._moved(session.accept(session.head.node, before + count))
 
     def accept_word(self) -> bool:
         """Move the completion's next word into the document."""

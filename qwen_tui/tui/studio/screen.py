@@ -18,6 +18,9 @@ from qwen_tui.tui.screens.sessions import Sessions
 from qwen_tui.tui.studio import questions, view
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
+from qwen_tui.tui.terminal import clipboard
+from qwen_tui.tui.terminal.guarded_app import GuardedApp
+from qwen_tui.tui.widgets.alternatives import Alternatives
 from qwen_tui.tui.widgets.branch_tree import BranchTree
 from qwen_tui.tui.widgets.output import OutputPane
 from qwen_tui.tui.widgets.sampling import Dials
@@ -52,6 +55,11 @@ class Studio(WorkspaceScreen):
         controls = self.panes.sampling.controls
         if self.ask(self.workspace.take_alternative, message.at, message.choice, controls):
             self.panes.go_to("document" if self.panes.inline else "completion")
+
+    @on(Alternatives.AcceptTo)
+    def _accept_to(self, message: Alternatives.AcceptTo) -> None:
+        if self.move(self.workspace.text.accept_to, message.at):
+            self.panes.go_to("document")
 
     @on(Dials.Changed)
     def _dialled(self) -> None:
@@ -101,7 +109,8 @@ class Studio(WorkspaceScreen):
         if chosen:
             text, lost = strip_controls(chosen)
             self.app.copy_to_clipboard(text)
-            said = f"Copied {len(text):,} characters"
+            tools = self.app.copied_to if isinstance(self.app, GuardedApp) else ()
+            said = f"Copied {len(text):,} characters {clipboard.said(tools)}"
             self.say(f"{said}; {lost} control characters left out" if lost else said)
         elif not self.do(self.workspace.stop):
             self.say(f"Nothing is selected. {self.key_of('quit')} leaves.")
@@ -241,6 +250,8 @@ class Studio(WorkspaceScreen):
             return False
         if action == "stop":
             return self._can_leave()
+        if action == "accept" and self.panes.pane == "alternatives":
+            return False  # the key accepts up to the token there
         if action == "inspect":
             return bool(self.panes.completion.tokens)
         return view.works(self.workspace, action)

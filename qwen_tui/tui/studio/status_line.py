@@ -19,13 +19,18 @@ class StatusLine(Vertical):
         """Why the session is not saved; it stays until it is."""
         self.notice = Notice()
         self.status = Status()
+        self.keys = KeyLine()
 
     def compose(self) -> ComposeResult:
         """Notices on top, the keys at the bottom of the screen."""
         yield self.failure
         yield self.notice
         yield self.status
-        yield KeyLine()
+        yield self.keys
+
+    def say(self, announcement: Announcement) -> bool:
+        """Show a passing word in the place of the keys; False where it has no room there."""
+        return self.keys.say(announcement.text, announcement.seconds)
 
     def show(self, facts: Facts) -> None:
         """Show how things stand."""

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +23,13 @@ from qwen_tui.types import CANNOT_CREATE, IO_ERROR, Trouble
 
 EDITORS: Final = ("VISUAL", "EDITOR")
 FALLBACK_EDITOR: Final = "vi"
+AT_ONCE_S: Final = 0.5
+"""A person in a terminal's editor takes longer than that."""
+WINDOWED: Final = (
+    *("code", "code-insiders", "codium", "cursor", "subl", "zed", "atom", "mate", "gvim"),
+)
+"""Editors that open a window and come back at once, unless they are told to wait."""
+WAITS: Final = ("--wait", "-w", "-f", "--nofork")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,15 +99,19 @@ def editor_command(env: Mapping[str, str] = os.environ) -> list[str]:
 def edit_outside(text: str, env: Mapping[str, str] = os.environ) -> str:
     """The text after the person's editor had it; call it with the terminal lent out.
 
-    The copy lies in a private folder that goes away. A line feed that the editor put at the end is
-    taken off again. Raises Trouble when the editor cannot be run or fails; the text is then as it
-    was.
+    The copy lies in a private folder that goes away, unless an editor came back at once without a
+    change: it may have opened a window, so the copy stays. A line feed that the editor put at the
+    end is taken off again. Raises Trouble when the editor cannot be run, fails or came back at
+    once; the text is then as it was.
     """
     command = editor_command(env)
-    with tempfile.TemporaryDirectory(prefix="qwen-tui-") as folder:
+    folder = tempfile.mkdtemp(prefix="qwen-tui-")
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
         file = Path(folder, "document.txt")
         file.touch(mode=0o600)
         file.write_bytes(text.encode("utf-8", "surrogateescape"))
+        began = time.monotonic()
         try:
             code = subprocess.run([*command, str(file)], check=False).returncode
         except OSError as error:
@@ -110,6 +124,15 @@ def edit_outside(text: str, env: Mapping[str, str] = os.environ) -> str:
             edited = file.read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise Trouble(f"what {command[0]} left cannot be read: {error}") from None
+        name = Path(command[0]).name
+        window = name in WINDOWED and not set(command) & set(WAITS)
+        if edited == text and (window or time.monotonic() - began < AT_ONCE_S):
+            stack.pop_all()
+            raise Trouble(
+                f"{name} came back at once and changed nothing",
+                hint=f"one that opens a window has to wait, as `VISUAL='{name} --wait'` makes "
+                f"Visual Studio Code do; what is written there stays in {file}",
+            )
     return edited[:-1] if edited == text + "\n" or _grew_an_end(text, edited) else edited
 
 

@@ -16,6 +16,7 @@ from textual.screen import Screen
 
 from qwen_tui.tui.actions import BY_ID, key_name, keymap
 from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.recent_models import recent_models, remember_model
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.studio import questions, view
 from qwen_tui.tui.studio.announcement import Announcement
@@ -118,7 +119,8 @@ class WorkspaceScreen(Screen[None]):
             whether = questions.whether_to_fork(self.app, announcement.text)
             self.answer(whether, lambda _yes: self.workspace.fork())
         elif announcement.kind == "passing":
-            self.notify(announcement.text, timeout=announcement.seconds, markup=False)
+            if not (self.is_current and self.status_line.say(announcement)):
+                self.notify(announcement.text, timeout=announcement.seconds, markup=False)
         else:
             self.status_line.tell(announcement)
             self.refresh_bindings()
@@ -218,9 +220,14 @@ class WorkspaceScreen(Screen[None]):
 
     def choose_model(self, note: str = "") -> None:
         """Ask for another model; `note` says why."""
-        known = self.workspace.settings.engines.values()
-        models = Models(note=note, engines=tuple(known))
-        self.answer(self.app.push_screen_wait(models), self.workspace.use_model)
+        servers = tuple(self.workspace.settings.engines.values())
+        models = Models(note=note, engines=servers, recent=recent_models())
+        self.answer(self.app.push_screen_wait(models), self._use_model)
+
+    def _use_model(self, name: str) -> None:
+        if self.workspace.settings.save:
+            remember_model(name)
+        self.workspace.use_model(name)
 
     def _take_tail(self) -> None:
         """A person writes on in or behind the completion: it is part of the text first."""

@@ -15,6 +15,7 @@ from rich.console import RenderableType
 from textual.app import App
 from textual.filter import LineFilter, Monochrome, NoColor
 
+from qwen_tui.tui.terminal import clipboard
 from qwen_tui.tui.terminal.guard import (
     FLUSH_S,
     HANGUP_CODE,
@@ -43,6 +44,8 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
     guard: Guard | None = None
     crashed: BaseException | None = None
     """What ended it, where that was an error of ours."""
+    copied_to: tuple[str, ...] = ()
+    """The tools that took the last copy; none: the terminal was asked."""
 
     def get_driver_class(self) -> type[Driver]:
         """The driver that survives bad input and a lost terminal; elsewhere than Unix Textual's."""
@@ -62,6 +65,14 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         filters = super().get_line_filters()
         kept = [each for each in filters if not isinstance(each, Monochrome | NoColor)]
         return [*kept, _NO_CONTROLS]
+
+    def copy_to_clipboard(self, text: str) -> None:
+        """Copy by tmux and the desktop's tool where they are there, else by OSC 52."""
+        self.copied_to = clipboard.copy(text)
+        if self.copied_to:
+            self._clipboard = text
+        else:
+            super().copy_to_clipboard(text)
 
     def terminal_lost(self) -> None:
         """The driver's word that input ended for good; on the input thread."""

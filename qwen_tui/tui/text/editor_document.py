@@ -207,6 +207,17 @@ class FaithfulDocument(Document):
         row = min(bisect_right(begins, max(0, index)), self.line_count) - 1
         return row, min(max(0, index) - begins[row], len(self._lines[row]))
 
+    def line_and_column(self, location: Location) -> tuple[int, int]:
+        """The line and column of a location, from 0, as the text has them: rows of one very long
+        line are one line.
+        """
+        row, column = location
+        first = row
+        while first and self.soft[first - 1]:
+            first -= 1
+            column += len(self._lines[first])
+        return first - sum(self.soft[:first]), column
+
     def paint(self, spans: Iterable[Span]) -> None:
         """Style these spans and nothing else."""
         self.marks = [[] for _ in self._lines]

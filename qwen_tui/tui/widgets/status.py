@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, Final
 
+from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding
 from textual.content import Content
 from textual.message import Message
 from textual.reactive import reactive
 from textual.screen import Screen
+from textual.timer import Timer
 from textual.widget import Widget
 from textual.widgets import Static
 
@@ -92,7 +94,9 @@ def _width(pieces: list[tuple[int, Content]]) -> int:
 
 
 class KeyLine(Widget):
-    """The keys that work right now, the most useful first; a click presses one."""
+    """The keys that work right now, the most useful first; a click presses one. For a moment a
+    passing word stands in their place, so that it covers nothing else.
+    """
 
     DEFAULT_CSS = """
     KeyLine {
@@ -107,6 +111,23 @@ class KeyLine(Widget):
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self._places: list[tuple[int, int, str]] = []
+        self._said = ""
+        self._until: Timer | None = None
+
+    def say(self, text: str, seconds: float) -> bool:
+        """Show a passing word for so long, or until the next one; False where it has no room."""
+        if "\n" in text or cell_len(text) > self.size.width - 2:
+            return False
+        self._said = text
+        if self._until is not None:
+            self._until.stop()
+        self._until = self.set_timer(seconds, self._forget)
+        self.refresh()
+        return True
+
+    def _forget(self) -> None:
+        self._said = ""
+        self.refresh()
 
     def on_mount(self) -> None:
         self.screen.bindings_updated_signal.subscribe(self, self._bindings_changed)
@@ -130,7 +151,10 @@ class KeyLine(Widget):
         return worth is None or worth(name)
 
     def render(self) -> Content:
-        """As many keys as fit; help is always the last."""
+        """As many keys as fit, help always the last; or what was said just now."""
+        if self._said:
+            self._places = []
+            return Content.styled(f" {visible(self._said)}", "$foreground")
         keys = self._keys()
         tail = [binding for binding in keys if binding.id == "help"]
         room = self.size.width - 1 - sum(self._piece(each).cell_length + 2 for each in tail)
@@ -156,7 +180,9 @@ class KeyLine(Widget):
         return key + Content(f" {BY_ID[binding.id or ''].name}")
 
     def on_click(self, event: events.Click) -> None:
-        """Press the key that was clicked."""
+        """Press the key that was clicked, or put the keys back in a passing word's place."""
+        if self._said:
+            self._forget()
         for start, end, key in self._places:
             if start <= event.x < end:
                 self.app.simulate_key(key)
