@@ -97,6 +97,22 @@ def test_every_setting_is_refused_by_an_option_its_command_has(command: str) -> 
         assert caught.value.message.partition(":")[0] in option.opts
 
 
+def test_every_option_of_a_setting_is_offered_as_its_table_has_it() -> None:
+    program: Any = typer.main.get_command(cli.app)
+    offered = {
+        each.name: each
+        for command in ("complete", "studio")
+        for each in program.commands[command].params
+    }
+    for field in settings.FIELDS:
+        if field.option is not None:
+            there = offered[field.name]
+            names = field.option.names.replace("/", " ").split()
+            assert set(names) == {*there.opts, *there.secondary_opts}
+            assert (there.help, there.rich_help_panel) == (field.help, field.option.subject)
+            assert field.flag in names
+
+
 @pytest.mark.parametrize("rest", [[], ["story.txt"], ["story.txt", "-n", "5"]])
 def test_a_word_that_is_neither_command_nor_file_names_the_nearest(
     capsys: pytest.CaptureFixture[str],
