@@ -72,7 +72,7 @@ class Link:
         timeout = httpx2.Timeout(connect=CONNECT_S, read=stall, write=stall, pool=None)
         with self._sent("POST", path, body, timeout) as response:
             for text in self._texts(response):
-                data = self._json(text.encode())
+                data = self._json(text)
                 if not isinstance(data, dict):
                     raise Fault(f"{self._label} sends something that is no object: {text[:80]!r}")
                 fault = faults.in_stream(self._label, data)
@@ -131,11 +131,12 @@ class Link:
                 raise Fault(f"the answer of {self._label} is larger than {MOST_BODY >> 20} MiB")
         return b"".join(parts)
 
-    def _json(self, data: bytes) -> Any:
+    def _json(self, data: str | bytes) -> Any:
         try:
             return json.loads(data)
         except (ValueError, RecursionError):
-            shown = self._key.hidden(data[:80].decode("utf-8", "replace"))
+            text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+            shown = self._key.hidden(text)[:80]
             raise Fault(f"{self._label} sends something that is no JSON: {shown!r}") from None
 
     def _hidden(self, fault: Fault) -> Fault:
