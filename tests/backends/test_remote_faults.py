@@ -100,6 +100,15 @@ def end(events: Iterable[Event], branch: int = 0) -> Finished:
     return found[0]
 
 
+def until(true: Callable[[], bool]) -> None:
+    """Wait for a condition, ten seconds at most."""
+    for _ in range(1000):
+        if true():
+            return
+        threading.Event().wait(0.01)
+    pytest.fail("it never came")
+
+
 def streams(server: Server) -> list[Asked]:
     return [asked for asked in server.asked if asked.body and asked.body.get("stream")]
 
@@ -440,3 +449,19 @@ def test_requests_are_json_that_any_server_reads(play: Any) -> None:
     assert sent.headers["accept"] in ("*/*", "text/event-stream")
     assert json.dumps(sent.body)
     assert "authorization" not in sent.headers
+
+
+def test_the_next_completion_goes_over_the_same_connection(play: Any) -> None:
+    backend, server = play(*WHOLE)
+    for _ in range(5):
+        assert said(run(backend)) == " upon a time"
+        until(lambda: len(backend._client._idle) == 1)
+    ports = {asked.port for asked in streams(server)}
+    assert len(ports) == 1
+
+
+def test_a_server_that_does_not_end_its_answer_holds_nobody_up(play: Any) -> None:
+    quiet = threading.Event()
+    backend, _ = play(*WHOLE, lambda: bytes(quiet.wait(30) and 0), stall=0)
+    assert said(run(backend)) == said(run(backend)) == " upon a time"
+    quiet.set()

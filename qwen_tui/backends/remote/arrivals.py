@@ -47,7 +47,6 @@ class Arrivals:
         self._waiting = list(calls)
         self._links: dict[int, Link] = {}
         self._queue: SimpleQueue[Arrival] = SimpleQueue()
-        self._closed = False
         for _ in range(min(parallel, len(calls))):
             self._begin()
 
@@ -66,9 +65,15 @@ class Arrivals:
 
     def cut(self, call: Call) -> None:
         """Nobody waits for the rest of this call."""
-        link = self._links.get(call.first)
+        link = self._links.pop(call.first, None)
         if link is not None:
             link.cut()
+
+    def leave(self) -> None:
+        """All that was waited for has come; only the ends of the answers have not been read."""
+        for link in self._links.values():
+            self._client.leave(link)
+        self._links.clear()
 
     def close(self) -> None:
         """Cut what is under way; calls that have not begun never do."""

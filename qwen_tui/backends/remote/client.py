@@ -47,6 +47,8 @@ class Link:
         self._stall = stall
         self._socket: socket.socket | None = None
         self.broken = False
+        self.given = False
+        """It has been given back, and nobody reads it."""
 
     def cut(self) -> None:
         """End what is being read or written at once; the server sees the connection go."""
@@ -115,10 +117,10 @@ class Link:
         elif kind == "application/json":
             yield self._body(response).decode("utf-8", "replace")
         else:
+            done = False
             for event in httpx2.EventSource(response, MOST_EVENT):
-                if event.data.strip() == _END:
-                    return
-                if event.data:
+                done = done or event.data.strip() == _END
+                if event.data and not done:  # read on: only a whole answer lets its link live on
                     yield event.data
 
     def _body(self, response: httpx2.Response) -> bytes:
@@ -194,15 +196,20 @@ class Client:
         self._key = key
         self._verify = _trusted(endpoint)
         self._idle: list[Link] = []
+        self._leaving: set[Link] = set()
         self._lock = threading.Lock()
         self._closed = False
 
     def take(self) -> Link:
-        """An idle connection, or a new one."""
+        """An idle connection, or a new one; one that was left and has not ended yet is cut."""
         with self._lock:
+            for link in self._leaving:
+                link.cut()
+            self._leaving.clear()
             while self._idle:
                 link = self._idle.pop()
                 if not link.broken:
+                    link.given = False
                     return link
         client = httpx2.Client(
             base_url=self.endpoint.url,
@@ -216,10 +223,20 @@ class Client:
     def give(self, link: Link) -> None:
         """Give a connection back."""
         with self._lock:
+            self._leaving.discard(link)
+            link.given = True
             if not link.broken and not self._closed:
                 self._idle.append(link)
                 return
         link.close()
+
+    def leave(self, link: Link) -> None:
+        """Nobody waits for the end of its answer, which is near: its reader may read it still, so
+        that the connection can be used again.
+        """
+        with self._lock:
+            if not link.given:
+                self._leaving.add(link)
 
     def ask(
         self,
@@ -257,6 +274,8 @@ class Client:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
+            for link in self._leaving:
+                link.cut()
         for link in idle:
             link.close()
 

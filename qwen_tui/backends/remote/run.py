@@ -37,7 +37,9 @@ WRONG_SHAPE = (KeyError, TypeError, ValueError, IndexError, AttributeError, Asse
 
 @dataclass
 class _Branch:
-    """One branch under way; times in seconds since the generation began."""
+    """One branch under way; times in seconds since the generation began. `cut`: it was ended here,
+    not by the server.
+    """
 
     number: int
     watch: StopWatch
@@ -46,6 +48,7 @@ class _Branch:
     first_s: float = 0.0
     last_s: float = 0.0
     done: bool = False
+    cut: bool = False
 
 
 @dataclass
@@ -134,8 +137,11 @@ class Run:
                     yield from self._ended(arrival)
                 else:
                     yield from self._came(arrival)
-                    if all(branch.done for branch in self._of(arrival.call)):
+                    branches = self._of(arrival.call)
+                    if all(each.done for each in branches) and any(each.cut for each in branches):
                         arrivals.cut(arrival.call)
+            if not self.cancel.is_set():
+                arrivals.leave()
         finally:
             arrivals.close()
 
@@ -151,6 +157,7 @@ class Run:
         except WRONG_SHAPE as error:
             fault = self._strange(error)
             for branch in self._of(arrival.call):
+                branch.cut = True
                 yield from self._finish(branch, "failed", fault=fault)
             return
         for piece in pieces:
@@ -169,12 +176,13 @@ class Run:
         stop, finish = "", piece.finish
         for token in piece.tokens:
             if branch.came == self.request.max_tokens:
-                finish = finish or "length"
+                branch.cut, finish = True, finish or "length"
                 break
             branch.came += 1
             freed, stop = branch.watch.feed(self._asked(token), round(now * 1000))
             ready += freed
             if stop:
+                branch.cut = piece.finish is None
                 break
         yield from self._emit(branch, ready, now)
         if stop:
