@@ -577,7 +577,7 @@ def test_a_folder_that_another_program_deletes_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = block_file.BlockFolder.of(tmp_path / "kv", "m", "0" * 24, 8)
-    writer, made, left = BlockWriter(tmp_path / "kv", place, 1 << 40), paths.made, [1]
+    writer, made, left = BlockWriter(tmp_path / "kv", place, 1 << 40), paths.ensure_folder, [1]
 
     def making(folder: Path) -> Path:
         found = made(folder)
@@ -586,7 +586,7 @@ def test_a_folder_that_another_program_deletes_is_made_again(
             folder.rmdir()
         return found
 
-    monkeypatch.setattr(paths, "made", making)
+    monkeypatch.setattr(paths, "ensure_folder", making)
     writer.put(_block(range(100)))
     assert writer.wait(LONG_S)
     assert (writer.broken, left) == (False, [])

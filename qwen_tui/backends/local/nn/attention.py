@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+KEYS_MULTIPLE: Final = 16
+"""In 16 bits on a CPU a step of few positions attends to a multiple of so many keys, the last of
+them masked: torch's kernel sums a remainder in another order, and what a position gives must not
+depend on how many are run beside it."""
 FOLDED_POSITIONS: Final = 8
 """Up to this many new positions folding pays on a CPU too: torch's kernel there goes over the keys
 once for every query head, and in bf16 a single position takes its slowest path."""
@@ -25,11 +29,14 @@ def attended(
     start: int,
     mask: Tensor | None,
     few: int = FOLDED_POSITIONS,
+    most_rows: int = 32,
 ) -> Tensor:
     """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
     `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
-    Without a mask attention is causal: T is 1, or `start` 0. Up to `few`
-    positions are folded on a CPU (an argument, for TorchScript reads no constants of a module).
+    Without a mask attention is causal: T is 1, or `start` 0; a mask [T, N] may reach beyond the new
+    positions. Up to `few` positions are folded on a CPU, in 16 bits at most `most_rows` rows at a
+    time, for the same reason as `KEYS_MULTIPLE` (arguments: TorchScript reads no constants of a
+    module).
     """
     count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
     qkv = qkv.view(keys.shape[0], count, -1, head).transpose(1, 2)
@@ -40,14 +47,25 @@ def attended(
     turned = torch.addcmul(both * cos, torch.roll(both, [head // 2], [3]), sin)
     keys.narrow(2, start, count).copy_(turned.narrow(1, heads, kv_heads))
     values.narrow(2, start, count).copy_(qkv.narrow(1, heads + kv_heads, kv_heads))
+    reach = end if mask is None else mask.shape[1]
     query, keys, values = (
         turned.narrow(1, 0, heads),
-        keys.narrow(2, 0, end),
-        values.narrow(2, 0, end),
+        keys.narrow(2, 0, reach),
+        values.narrow(2, 0, reach),
     )
     alone = start == 0 and count > 1
     if not alone and (count <= few or keys.device.type != "cpu"):
-        mixed = folded(query, keys, values, mask)
+        part = count
+        if mask is not None and keys.device.type == "cpu" and keys.dtype != torch.float32:
+            part = max(1, most_rows * kv_heads // heads)
+        if mask is None or count <= part:
+            mixed = folded(query, keys, values, mask)
+        else:
+            parts = [
+                folded(query[:, :, at : at + part], keys, values, mask[at : at + part])
+                for at in range(0, count, part)
+            ]
+            mixed = torch.cat(parts, 2)
     else:
         mixed = F.scaled_dot_product_attention(
             query,

@@ -199,7 +199,13 @@ class Int8(Unfused):
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x·Wᵀ for x [M, K] and weight [N, K] of x's dtype or int8 → [M, N] in x's dtype."""
+    """x·Wᵀ for x [M, K] and weight [N, K] of x's dtype or int8 → [M, N] in x's dtype.
+
+    oneDNN's kernel for one row sums in another order than the one for several, and what a row gives
+    must not depend on the rows beside it: one row is run as two, which reads the weights once too.
+    """
+    if len(x) == 1 and x.device.type == "cpu" and x.dtype != torch.float32 and multiplies(x.dtype):
+        return F.linear(torch.cat((x, x)), weight.to(x.dtype))[:1]
     if x.device.type == "cpu" and len(x) >= WIDENED_ROWS and not multiplies(x.dtype):
         return F.linear(x.float(), weight.float()).to(x.dtype)
     return F.linear(x, weight.to(x.dtype))

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from qwen_tui.backends.local.nn import fbgemm
-from qwen_tui.backends.local.nn.attention import attended, gated
+from qwen_tui.backends.local.nn.attention import FOLDED_POSITIONS, KEYS_MULTIPLE, attended, gated
 from qwen_tui.backends.local.nn.linear import Dense, Linear
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.torchscript import scripted
@@ -54,6 +54,7 @@ class KV:
         self.rows = 1
         self.length = 0
         self.capacity = 0
+        self._finite = 0
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
 
@@ -69,6 +70,17 @@ class KV:
         room = min(max(2 * self.capacity, KV_GROWTH), self.context)
         grown = max(positions, room)
         self._reshape(self.rows, grown, list(range(self.rows)))
+
+    def pad(self, positions: int) -> None:
+        """Make room for `positions`, finite numbers where nothing was written: masked positions
+        count for nothing, unless they are NaN.
+        """
+        self.reserve(positions)
+        start = max(self._finite, self.length)
+        if positions > start:
+            for part in (*self.keys, *self.values):
+                part[:, :, start:positions] = 0
+            self._finite = positions
 
     def rewind(self, positions: int) -> None:
         """Forget all beyond the first `positions`."""
@@ -118,7 +130,7 @@ class KV:
                     side[layer] = fresh
                 else:
                     side.append(fresh)
-        self.rows, self.capacity = rows, capacity
+        self.rows, self.capacity, self._finite = rows, capacity, self.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +246,14 @@ class Qwen2:
         start, end = cache.length, cache.length + count
         cache.reserve(end)
         self._reach(end)
-        mask = self._mask(start, end) if count > 1 and start else None
+        step = count <= FOLDED_POSITIONS and start > 0
+        if step and self.dtype != torch.float32 and self.device.type == "cpu":
+            reach = -(-end // KEYS_MULTIPLE) * KEYS_MULTIPLE
+            cache.pad(reach)
+            return Positions(
+                self._cos[start:end], self._sin[start:end], self._mask(start, reach, count)
+            )
+        mask = self._mask(start, end, count) if count > 1 and start else None
         return Positions(self._cos[start:end], self._sin[start:end], mask)
 
     def through(
@@ -264,11 +283,11 @@ class Qwen2:
         """Hidden states [M, hidden] → float32 logits [M, V]."""
         return self.lm_head.normed(x, self.norm, self.shape.eps).float()
 
-    def _mask(self, start: int, end: int) -> Tensor:
-        """Additive causal mask [T, end] for positions start … end − 1 over all before them."""
-        mask = torch.zeros(end - start, end, dtype=self.dtype, device=self.device)
-        place = torch.arange(end - start, device=self.device)
-        mask[:, start:].masked_fill_(place > place[:, None], float("-inf"))
+    def _mask(self, start: int, reach: int, count: int) -> Tensor:
+        """Additive causal mask [count, reach] for the positions from `start` on."""
+        mask = torch.zeros(count, reach, dtype=self.dtype, device=self.device)
+        place = torch.arange(reach - start, device=self.device)
+        mask[:, start:].masked_fill_(place > place[:count, None], float("-inf"))
         return mask
 
     def _reach(self, positions: int) -> None:
