@@ -150,13 +150,27 @@ class Document(State):
         return self.completion is not None
 
     def completions(self) -> list[str]:
-        """All completions of the head's place, oldest first: the tabs of the output pane."""
+        """All completions of the head's place, oldest first: the tabs of the output pane. One that
+        ended without any text is among them only while it is shown.
+        """
         place = self.tree.resolve(*self.head)
         out = []
         if place.node is not None and self.tree.length(place.node) > place.at:
             out.append(place.node)
         out += self.tree.shown(place)
-        return [id for id in out if self.tree[id].source not in PERSONS]
+        shown = self.completion
+        models = (id for id in out if self.tree[id].source not in PERSONS)
+        return [id for id in models if id == shown or not self.is_empty(id)]
+
+    def is_empty(self, node: str) -> bool:
+        """A model's node without text to which none will come: stopped before its first token, or
+        an end of text at once.
+        """
+        found = self.tree[node]
+        if found.source != "model" or self.accept_end(node) > found.at or self.followed:
+            return False
+        run = self.generation_of(node)
+        return found.reason is not None or run is None or not run.running
 
     def accept_end(self, node: str) -> int:
         """Path length up to which a node is accepted: all but an eos token that ended it."""

@@ -198,8 +198,16 @@ def adopt_orphans(*, app: str = "") -> list[Path]:
     return found
 
 
-def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time.time) -> Session:
-    """A new session with all entries of another one. Save it with `new_store`."""
+def fork(
+    session: Session,
+    *,
+    title: str = "",
+    typed: str | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Session:
+    """A new session with all entries of another one, and with text that was `typed` over its
+    document and not committed. Save it with `new_store`.
+    """
     random = int.from_bytes(os.urandom(10), "big")
     head = Head(
         ulid(int(clock() * 1000), random),
@@ -213,7 +221,23 @@ def fork(session: Session, *, title: str = "", clock: Callable[[], float] = time
             entry = replace(entry, title=head.title)
         if not isinstance(entry, Head):
             copy.apply(entry)
+    if typed is not None:
+        copy.commit_typing(typed)
     return copy
+
+
+def for_file(file: Path, folder: Path | None = None) -> Path | None:
+    """The session last used on a text file: one that is called as the file is, and was told
+    `remember(file=...)` with its absolute path. None when there is none.
+    """
+    for each in list_sessions(folder):
+        if each.title == file.name:
+            session = Session()
+            for entry in load(each.path):
+                session.apply(entry)
+            if session.remembered.get("file") == str(file.absolute()):
+                return each.path
+    return None
 
 
 def verify(path: Path) -> Report:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -238,23 +238,19 @@ class Session(Walking):
         Under a fixed seed they get the next one that no completion of this text used. `values` are
         those of `request`.
         """
-        last = self.completions()[-1:]
-        if last and sampling.seed is not None:
-            sampling = replace(sampling, seed=self._next_seed(last[0], sampling.seed))
+        if sampling.seed is not None:
+            used = self._seeds_of([*self.completions(), *self.tree.forks(self.head)])
+            sampling = replace(sampling, seed=_unused(sampling.seed, used))
         return self.request(sampling, **values)
 
     def _next_seed(self, node: str, fixed: int) -> int:
-        run = self.generations.get(self.tree[node].generation or "")
-        used = {
-            run.seed
-            for id in self.tree.siblings(node)
-            if (run := self.generations.get(self.tree[id].generation or ""))
-        }
+        run = self.generation_of(node)
         own = run.seed if run is not None and run.seed is not None else fixed
-        seed = (own + 1) % SEEDS
-        while seed in used:
-            seed = (seed + 1) % SEEDS
-        return seed
+        return _unused(own + 1, self._seeds_of(self.tree.siblings(node)))
+
+    def _seeds_of(self, nodes: Iterable[str]) -> set[int | None]:
+        runs = map(self.generation_of, nodes)
+        return {run.seed for run in runs if run is not None}
 
     def abandon(self, generation: str) -> None:
         """Stop expecting events of a generation; without its end it counts as interrupted."""
@@ -285,3 +281,11 @@ class Session(Walking):
     def mark(self, node: str, on: bool = True, label: str = "") -> None:
         """Put a bookmark on a node, or take it away."""
         self._do(Marked(node, on, label))
+
+
+def _unused(seed: int, used: Collection[int | None]) -> int:
+    """The seed, or the first after it that is not used."""
+    seed %= SEEDS
+    while seed in used:
+        seed = (seed + 1) % SEEDS
+    return seed

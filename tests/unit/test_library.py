@@ -310,6 +310,29 @@ def test_the_session_one_works_on_is_renamed_and_thrown_away_as_it_stands() -> N
         restore(back)
 
 
+def test_a_fork_takes_what_was_typed_and_not_committed_along() -> None:
+    session = Session.new()
+    session.commit("Once upon")
+    copy = library.fork(session, typed="Once upon a time")
+    assert copy.text == "Once upon a time"
+    assert session.text == "Once upon"
+    assert copy.undo()
+    assert copy.undo()
+    assert copy.text == "Once upon"
+
+
+def test_the_session_of_a_text_file_is_found_again(tmp_path: Path) -> None:
+    file = tmp_path / "story.txt"
+    assert library.for_file(file) is None
+    other = open_session(saved("story.txt", "another story"))
+    other.session.remember(file=str(tmp_path / "elsewhere" / "story.txt"))
+    mine = open_session(saved("story.txt", "words", at=1.8e9))
+    mine.session.remember(file=str(file))
+    other.close()
+    mine.close()
+    assert library.for_file(file) == mine.file
+
+
 def test_a_chat_is_listed_by_what_was_said() -> None:
     session = Session.new()
     store = new_store(session)

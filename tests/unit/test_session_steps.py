@@ -247,6 +247,7 @@ def test_several_after_accepting_go_on_from_the_text_on_the_screen(vocab: Vocab)
     assert request.sampling.seed == 5
     generation, nodes = session.start(request, ENV)
     for branch in range(4):
+        session.happen(generation, Emitted((Token(branch, b" a"),), branch))
         session.happen(generation, Finished("length", branch))
     again = session.request_siblings(Sampling(seed=5))
     assert again.sampling.seed == 6
@@ -260,6 +261,25 @@ def test_several_of_a_partly_accepted_completion_keep_what_was_accepted(vocab: V
     request = session.request_siblings(Sampling(seed=1))
     assert text_of(request.prompt) == "Once upon"
     assert request.sampling.seed == 2
+
+
+def test_a_completion_without_text_leaves_no_tab_behind(vocab: Vocab) -> None:
+    session = begun(vocab, "The end.")
+    eos = vocab.token(vocab.end_of_text or 0)
+    for _ in range(3):
+        generation, (node,) = session.start(session.request_siblings(Sampling()), ENV)
+        assert session.completions() == [node]
+        session.happen(generation, Emitted((eos,)))
+        session.happen(generation, Finished("eos"))
+        assert session.completions() == [node]
+        assert session.is_empty(node)
+    stopped, (node,) = session.start(session.request_siblings(Sampling()), ENV)
+    assert not session.is_empty(node)
+    session.happen(stopped, Finished("cancelled"))
+    assert session.is_empty(node)
+    kept = complete(session, " Or not.")
+    assert session.completions() == [kept]
+    assert reread(session).completions() == [kept]
 
 
 # -- records of tokens ---------------------------------------------------------------------------
