@@ -14,7 +14,7 @@ from qwen_tui.types import Stats
 
 
 @dataclass(slots=True)
-class BranchState:
+class DecodingBranch:
     """One branch as it grows. `ids` are its own, after the prompt; `emitted` of them were let go;
     `prefix` is what its first tokens must still spell; times are seconds of the engine's clock.
     """
@@ -59,7 +59,7 @@ class Schedule:
         """So much memory was seen in use."""
         self.peak = max(self.peak, bytes_)
 
-    def stats(self, branch: BranchState, began: float) -> Stats:
+    def stats(self, branch: DecodingBranch, began: float) -> Stats:
         """The statistics of one branch; `began`: when the request came."""
         return Stats(
             prompt=self.prompt,

@@ -15,7 +15,7 @@ from typing import Final
 from torch import Tensor
 
 from qwen_tui.backends.local import memory
-from qwen_tui.backends.local.decoding.branch import BranchState, Schedule
+from qwen_tui.backends.local.decoding.branch import DecodingBranch, Schedule
 from qwen_tui.backends.local.decoding.engine import Engine
 from qwen_tui.backends.local.decoding.logprobs import TopLogits, token_from, top_logits
 from qwen_tui.backends.local.decoding.prefill import Prefill, refusal
@@ -45,11 +45,11 @@ class DecodingLoop:
         self._seed = secrets.randbits(64) if seed is None else seed
         window = PenaltyWindow(request.sampling.repeat_last_n, self._prompt)
         self._branches = [
-            BranchState(index, window.copy(), StopWatch(request.stop), request.prefix)
+            DecodingBranch(index, window.copy(), StopWatch(request.stop), request.prefix)
             for index in range(max(1, request.branches))
         ]
         # The branches still decoding, in the order of the cache's rows.
-        self._rows: list[BranchState] = []
+        self._rows: list[DecodingBranch] = []
         self._top_width = max(HEADS[0], request.choices)
         self._schedule = Schedule(len(self._prompt), engine.threads)
         self._speculation = Speculation(
@@ -163,7 +163,7 @@ class DecodingLoop:
         self._cache.rewind(start + accepted)
 
     def _sample(
-        self, branch: BranchState, row: Tensor, top: TopLogits, draft: int | None = None
+        self, branch: DecodingBranch, row: Tensor, top: TopLogits, draft: int | None = None
     ) -> Iterator[Event]:
         """Sample one token from a row of logits [known], and end the branch if it was the last;
         `draft` is the id drafted for this position.
@@ -191,7 +191,7 @@ class DecodingLoop:
         branch.window.push(chosen)
         yield from self._take(branch, token)
 
-    def _take(self, branch: BranchState, token: Token) -> Iterator[Event]:
+    def _take(self, branch: DecodingBranch, token: Token) -> Iterator[Event]:
         """Emit a sampled token, unless it may begin a stop string; end the branch where it ends."""
         now = self._engine.clock()
         branch.first, branch.last = branch.first or now, now
@@ -207,7 +207,7 @@ class DecodingLoop:
         elif self._spent(len(branch.ids)):
             yield from self._end(branch, "length")
 
-    def _emit(self, branch: BranchState, ready: Sequence[tuple[Token, int]]) -> Iterator[Event]:
+    def _emit(self, branch: DecodingBranch, ready: Sequence[tuple[Token, int]]) -> Iterator[Event]:
         for token, ms in ready:
             yield Emitted((token,), branch.index, ms, branch.emitted)
             branch.emitted += 1
@@ -264,7 +264,12 @@ class DecodingLoop:
                 yield from self._end(branch, reason, message, hint)
 
     def _end(
-        self, branch: BranchState, reason: Reason, message: str = "", hint: str = "", stop: str = ""
+        self,
+        branch: DecodingBranch,
+        reason: Reason,
+        message: str = "",
+        hint: str = "",
+        stop: str = "",
     ) -> Iterator[Event]:
         yield from self._emit(branch, branch.watch.flush())
         branch.done = True
