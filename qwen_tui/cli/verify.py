@@ -188,7 +188,8 @@ def print_verdict(worst: Difference | None, count: int, environment: Environment
     if worst is None:
         raise Trouble("no stored token has a logprob to compare", code=NO_INPUT)
     allowed = tolerance(environment)
-    kind = environment.dtype + (f" {environment.quant}" if allowed == QUANTISED else "")
+    kind = f"{environment.dtype} {environment.quant}".removesuffix(" none").strip()
+    kind = kind or "numbers of an unknown type"
     good = worst.delta <= allowed
     print(f"{'same' if good else 'different'}: tolerance {allowed:g} for {kind}")
     print(one_line(f"{count} tokens; {worst.name}: {difference_text(worst)}"))

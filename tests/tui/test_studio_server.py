@@ -119,3 +119,17 @@ async def test_a_server_is_switched_to_in_the_middle_of_a_session(model: servers
                 ),
             )
             await until(pilot, lambda: not app.studio.workspace.busy)
+
+
+async def test_a_chat_without_the_tokenizer_says_what_it_needs(model: servers.Model) -> None:
+    with servers.serving(servers.openai(model)) as server:
+        async with studio(over(server.url)) as (app, pilot):
+            await until(pilot, lambda: app.studio.workspace.model is not None)
+            await pilot.press("f3")
+            await until(
+                pilot,
+                lambda: any(
+                    "tokenizer is on the server alone" in strip.text
+                    for strip in app.screen._compositor.render_strips()
+                ),
+            )

@@ -21,6 +21,10 @@ NO_TEMPLATE: Final = Trouble(
     "This model has no chat template: it goes on with a text and does not answer.",
     hint="An Instruct checkpoint chats: choose another model.",
 )
+NO_TOKENIZER: Final = Trouble(
+    "The tokenizer is on the server alone, and with it the template that a chat needs.",
+    hint="tokenizer = under [engines.NAME] names a model of this machine that has the same one.",
+)
 BASE: Final = (
     "A base model: it was not trained to answer. It goes on with the conversation as with any "
     "text, and may speak for you, too."

@@ -226,7 +226,10 @@ class Workspace:
         """Turn to the chat, or back to the document; each remembers where it stood."""
         vocab, chatting = self.session.vocab, not self.text.chatting
         if chatting and vocab is None:
-            return self._refuse(Trouble("the model is not open yet"))
+            waits = self.model is None or self.model.abilities.token_ids
+            return self._refuse(
+                Trouble("the model is not open yet") if waits else chat.NO_TOKENIZER
+            )
         if chatting and vocab is not None and vocab.chat_template is None:
             return self._refuse(chat.NO_TEMPLATE)
         self.text.turn_to(chatting=chatting)
