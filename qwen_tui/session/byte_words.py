@@ -31,9 +31,9 @@ def next_word(text: str) -> int:
     return max(1, len(word))
 
 
-def word_steps(before: str, after: str, most: int) -> list[str]:
-    """The texts on the way from `before` to a text that only grew, word by word, without the two;
-    of more than `most` words several make a step. Empty when it did not only grow.
+def word_ends(before: str, after: str, most: int) -> list[int]:
+    """Where the words end that a text which only grew has more, but the last; of more than `most`
+    words every n-th. Empty when it did not only grow.
     """
     if not after.startswith(before):
         return []
@@ -41,8 +41,8 @@ def word_steps(before: str, after: str, most: int) -> list[str]:
     while at < len(after):
         at += next_word(after[at : at + LONGEST_WORD])
         ends.append(at)
-    stride = -(-len(ends) // most)
-    return [after[:end] for end in ends[stride - 1 : -1 : stride]] if ends else []
+    stride = max(1, -(-len(ends) // most))
+    return ends[stride - 1 : -1 : stride]
 
 
 def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
-from qwen_tui.session.byte_words import recommit, word_steps
+from qwen_tui.session.byte_words import recommit, word_ends
 from qwen_tui.session.document import Document
 from qwen_tui.session.identity import fresh_id, fresh_seed
 from qwen_tui.session.tree import Place
@@ -84,18 +84,22 @@ class Editing(Document):
         `steps` are the texts that stood in between (where typing paused), oldest first; without
         them, text that only grew is taken back word by word. At most `MOST_STEPS` of them count.
         """
-        steps = steps or word_steps(self.text, text, MOST_STEPS)
+        if not steps:
+            return self._commit(text, None, word_ends(self.text, text, MOST_STEPS))
         node: str | None = None
-        grown: list[str] = []
+        last, lengths = "", list[int]()
         for step in (*steps[-MOST_STEPS:], text):
-            if grown and not step.startswith(grown[-1]):
-                node = self._commit(grown[-1], None, grown[:-1]) or node
-                grown = []
-            grown.append(step)
-        return self._commit(grown[-1], None, grown[:-1]) or node
+            if not step.startswith(last):
+                node = self._commit(last, None, lengths[:-1]) or node
+                lengths = []
+            lengths.append(len(step))
+            last = step
+        return self._commit(text, None, lengths[:-1]) or node
 
-    def _commit(self, text: str, source: Source | None, through: Sequence[str] = ()) -> str | None:
-        """`commit`, with the head passing `through` texts that each begin the next one."""
+    def _commit(self, text: str, source: Source | None, through: Sequence[int] = ()) -> str | None:
+        """`commit`, with the head passing through the document of its first `through` characters,
+        one after the other, ascending.
+        """
         before = self.text
         if text == before:
             return None
@@ -111,10 +115,11 @@ class Editing(Document):
         )
         size = -sum(len(token.data) for token in tokens[:kept])
         ends = list(accumulate(len(token.data) for token in rest))
-        last = ""
-        for step in through:
-            size, last = size + len(to_bytes(step[len(last) :])), step
-            if 0 < (count := bisect_right(ends, size)) < len(rest):
+        last = 0
+        for length in through:
+            size, last = size + len(to_bytes(text[last:length])), length
+            count = bisect_right(ends, size)
+            if 0 < count < len(rest) or (size == 0 and length < len(before)):
                 self._move(Place(node, at + count))
         self._move(Place(node, self.tree.length(node)))
         return node

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.journal import RecordReader, Scribe, record, seal
@@ -97,6 +99,12 @@ def test_the_pauses_of_typing_are_the_steps_when_they_are_known(vocab: Vocab) ->
     assert undone(session) == [*reversed(steps), "A", ""]
 
 
+def test_deleting_before_typing_on_is_a_step_of_its_own(vocab: Vocab) -> None:
+    session = begun(vocab, "A big cat")
+    session.commit_typing("A big dog ran", ["A big", "A big dog"])
+    assert undone(session) == ["A big dog", "A big", "A big cat", ""]
+
+
 def test_a_step_inside_a_word_or_character_ends_before_it(vocab: Vocab) -> None:
     session = begun(vocab, "Say")
     session.commit_typing("Say 🙂 yes", ["Say 🙂", "Say 🙂 ye"])
@@ -111,6 +119,22 @@ def test_very_much_typing_is_a_hundred_steps_at_most(vocab: Vocab) -> None:
     moves = [entry for entry in session.entries if isinstance(entry, Moved)]
     assert 50 < len(moves) <= 101
     assert len(session.tree) == 1
+
+
+@given(st.lists(st.text("ab \n é🙂漢", max_size=12), min_size=1, max_size=6), st.booleans())
+def test_whatever_is_typed_is_the_document_and_comes_off_again(
+    vocab: Vocab, texts: list[str], known: bool
+) -> None:
+    session = begun(vocab if known else None, "a b")
+    *steps, text = texts
+    session.commit_typing(text, steps)
+    assert session.text == text
+    assert reread(session).head == session.head
+    if text != "a b":
+        assert "a b" in undone(session)
+    while session.redo():
+        pass
+    assert session.text == text
 
 
 def test_text_that_only_shrank_is_one_step(vocab: Vocab) -> None:
