@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from qwen_tui import backends, hub, presets, settings
 from qwen_tui.cli import prompt as prompts
@@ -22,12 +22,16 @@ from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Origin, Settings
-from qwen_tui.types import USAGE, Backend, Progress, Trouble
+from qwen_tui.types import USAGE, Backend, Environment, Progress, Trouble
 from qwen_tui.vocab import Vocab
 
 if TYPE_CHECKING:
     from qwen_tui.engine.runner import Opener
     from qwen_tui.tui.theme.themes import ThemeSet
+
+
+REMOTE: Final = "qwen-tui/remote/"
+"""How `Environment.engine` begins where a server computed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,10 @@ def with_model_of(chosen: Settings, session: Session) -> Settings:
     environments = [
         session.environments.get(each.started.environment) for each in session.generations.values()
     ]
-    model = next((each.model_name for each in reversed(environments) if each), "")
+    last = next((each for each in reversed(environments) if each), None)
+    model = last.model_name if last is not None else ""
+    if last is not None and (said := _other_engine(chosen, last)):
+        return replace(chosen, warnings=(*chosen.warnings, said))
     if chosen.engine not in settings.LOCAL or chosen.origin["model"].source == "flag":
         return chosen
     if model in ("", chosen.model):
@@ -101,6 +108,21 @@ def with_model_of(chosen: Settings, session: Session) -> Settings:
         return replace(chosen, warnings=(*chosen.warnings, said))
     origin = {**chosen.origin, "model": Origin("session", session.id)}
     return replace(chosen, model=model, origin=origin)
+
+
+def _other_engine(chosen: Settings, last: Environment) -> str:
+    """What to say where a session's last completion came from a server and the next will not, or
+    from another one, or the other way round; "" otherwise. A server is known by its name alone.
+    """
+    endpoint = chosen.endpoint()
+    was, now = str(last.model.get("endpoint", "")), endpoint.name if endpoint is not None else ""
+    remote = last.engine.startswith(REMOTE)
+    if remote == (endpoint is not None) and was == now:
+        return ""
+    place = f"the server {was}" if was else "a server" if remote else "this machine"
+    goes_on = endpoint.label if endpoint is not None else f"{chosen.model} on this machine"
+    again = f" (--engine {was} is the same)" if was in chosen.engines else ""
+    return f"the session was made with {last.model_name} on {place}; {goes_on} goes on{again}"
 
 
 def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:

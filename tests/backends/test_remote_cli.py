@@ -10,7 +10,9 @@ import pytest
 
 from fixtures import servers
 from fixtures.checkpoints import qwen2
-from qwen_tui import cli, paths
+from qwen_tui import cli, paths, settings
+from qwen_tui.cli import wiring
+from qwen_tui.cli.arguments import stored_session
 from qwen_tui.types import BAD_CONFIG, GENERIC, UNAVAILABLE
 
 PROMPT = ["-p", "Once upon a time"]
@@ -204,3 +206,23 @@ def test_a_probe_of_a_name_that_is_not_there_names_the_nearest(
     configured("http://127.0.0.1:1")
     assert cli.main(["engines", "probe", "lap"]) == BAD_CONFIG
     assert "did you mean lab?" in err(capfdbinary)
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"engine": "lab"}, ""),
+        ({}, "made with coder on the server lab; Qwen/Qwen2.5-7B on this machine goes on"),
+        ({"engine": "http://127.0.0.1:9"}, "on the server lab; 127.0.0.1:9 goes on"),
+    ],
+)
+def test_a_session_that_another_engine_goes_on_with_says_so(
+    vllm: servers.Server, flags: dict[str, str], told: str
+) -> None:
+    configured(vllm.url)
+    assert cli.main(["complete", "--engine", "lab", "-n", "3", "--save", "fox", *PROMPT]) == 0
+    session = stored_session("fox")
+    warnings = wiring.with_model_of(settings.load(flags), session).warnings
+    assert len(warnings) == bool(told)
+    assert all(told in line for line in warnings)
+    assert all("(--engine lab is the same)" in line for line in warnings)
