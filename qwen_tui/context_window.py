@@ -6,7 +6,7 @@ person chose how; a refusal names every number it rests on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, TypeAlias
 
@@ -41,6 +41,29 @@ class Window:
     truncate: Truncate | None = None
     explicit: bool = False
     shortens: str = SHORTENS
+
+    def fit(
+        self,
+        prompt: Sequence[Token],
+        max_tokens: int,
+        *,
+        keep: int = 0,
+        note: Callable[[str], None] | None = None,
+    ) -> Fitted:
+        """`fit` into this window; `note` is told in a line when the prompt had to be shortened."""
+        found = fit(
+            prompt,
+            max_tokens,
+            self.tokens,
+            self.truncate,
+            self.explicit,
+            keep=keep,
+            shortens=self.shortens,
+        )
+        dropped = dropped_note(len(prompt), len(found.prompt), self.truncate)
+        if dropped and note is not None:
+            note(dropped)
+        return found
 
 
 def fit(

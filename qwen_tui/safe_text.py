@@ -1,8 +1,7 @@
 """Text from models, files and servers made safe to show in a terminal, cluster by cluster.
 
-Law: what `visible` returns holds no control but `\\n` and `\\t`, no bidi control, no lone surrogate
-and no invisible character outside the emoji and joining scripts that need it; printable text is
-returned as it came.
+Law: what `visible` returns has no control but `\\n` and `\\t`, no bidi control, lone surrogate or
+invisible character that no emoji or script needs; printable text is returned as it came.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """The bounded queue from the engine's thread to an event loop.
 
-Law: what was put is taken, in order and exactly once, for as long as the loop lives; a writer waits
-only while `limit` events stand unread and never once cancelled. The loop is woken on the empty →
-non-empty edge alone.
+Law: events are taken in order, exactly once, while the loop lives; a writer waits only while
+`limit` are unread, never once cancelled; only the empty → non-empty edge wakes the loop.
 """
 
 from __future__ import annotations

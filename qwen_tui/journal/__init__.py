@@ -2,17 +2,19 @@
 
 Law: a line read back gives the entry that was written, exact bytes included, without a vocabulary;
 reading hostile bytes never raises, it says why; what this version does not know is kept.
-
-Beyond the format's named keys four are added, as it allows: `as` in `move` and `del` (new · undo ·
-redo, where it cannot be seen from the place), `lens` in `tok` (bytes per token, when
-a record holds several), `spell` in `tok` and `score` (`{"id": text | [base64]}` of alternatives not
-spelled before by this writer) and `schedule` in `end` (what `gen.schedule` is filled from). An
-`end`'s number of tokens is `n` when printed and `count` in a file, where the stamp owns `n`. Text
-of a person without a tokenizer has `ids` null: its tokens are then `word_tokens(text)`.
 """
 
 from __future__ import annotations
 
+# Written beyond the format's named keys and kinds, as it allows:
+# - kind `prefs`: `values`, what the interface keeps with the session; a name's last value wins;
+# - `as` in `move` and `del`: new · undo · redo, where that cannot be seen from the place;
+# - `lens` in `tok`: bytes per token, when a record has several;
+# - `spell` in `tok` and `score`: {"id": text | [base64]} of alternatives not spelled before by this
+#   writer;
+# - `schedule` in `end`: what `gen.schedule` is filled from;
+# - `count` in `end`: its number of tokens, which is `n` when printed; in a file the stamp has `n`.
+# A person's text without a tokenizer has `ids` null: its tokens are then `word_tokens(text)`.
 from qwen_tui.journal.decode import MAX_DEPTH, MAX_LINE, Read, RecordReader, Stamp, read
 from qwen_tui.journal.encode import (
     FORMAT,

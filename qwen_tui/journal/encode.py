@@ -245,6 +245,35 @@ def _event(generation: str | None, event: Event, index: int | None, text: str | 
             return _end(generation, event)
 
 
+def _env(entry: Environment) -> Record:
+    return {
+        "k": "env",
+        "id": entry.id,
+        "engine": entry.engine,
+        "model": dict(entry.model),
+        "dtype": entry.dtype,
+        "quant": entry.quant,
+        "attn": entry.attn,
+        "kernels": entry.kernels,
+        "threads": entry.threads,
+        "device": entry.device,
+        "vers": dict(entry.vers),
+    }
+
+
+def _gen(entry: Started) -> Record:
+    return {
+        "k": "gen",
+        "gen": entry.generation,
+        "nodes": list(entry.nodes),
+        "env": entry.environment,
+        "prompt": dict(entry.prompt),
+        "params": dict(entry.params),
+        "schedule": None,
+        "mode": entry.mode,
+    }
+
+
 def record(
     entry: Entry | Event,
     *,
@@ -268,30 +297,9 @@ def record(
         case Added():
             return _node(entry)
         case Environment():
-            return {
-                "k": "env",
-                "id": entry.id,
-                "engine": entry.engine,
-                "model": dict(entry.model),
-                "dtype": entry.dtype,
-                "quant": entry.quant,
-                "attn": entry.attn,
-                "kernels": entry.kernels,
-                "threads": entry.threads,
-                "device": entry.device,
-                "vers": dict(entry.vers),
-            }
+            return _env(entry)
         case Started():
-            return {
-                "k": "gen",
-                "gen": entry.generation,
-                "nodes": list(entry.nodes),
-                "env": entry.environment,
-                "prompt": dict(entry.prompt),
-                "params": dict(entry.params),
-                "schedule": None,
-                "mode": entry.mode,
-            }
+            return _gen(entry)
         case _:
             return _small(entry)
 

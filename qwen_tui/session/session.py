@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from qwen_tui.context_window import Window, dropped_note, fit
+from qwen_tui.context_window import Window
 from qwen_tui.journal import ids_sha256
 from qwen_tui.session.discarded import discarded_ids
 from qwen_tui.session.generations import GenerationState, parameters
@@ -108,19 +108,7 @@ class Session(Walking):
         if sampling.seed is None:
             sampling = replace(sampling, seed=self._seeds() % SEEDS)
         if window is not None:
-            whole = len(prompt)
-            prompt, max_tokens = fit(
-                prompt,
-                max_tokens,
-                window.tokens,
-                window.truncate,
-                window.explicit,
-                keep=len(start),
-                shortens=window.shortens,
-            )
-            dropped = dropped_note(whole, len(prompt), window.truncate)
-            if dropped and note is not None:
-                note(dropped)
+            prompt, max_tokens = window.fit(prompt, max_tokens, keep=len(start), note=note)
         return Request(
             prompt,
             sampling,
