@@ -326,7 +326,7 @@ def test_a_damaged_file_is_never_used_and_goes(folder: Path) -> None:
     for file, data in whole.items():
         for name, bad in _damages(data).items():
             file.write_bytes(bad)
-            with pytest.raises(block_file.Unusable):
+            with pytest.raises(block_file.DamagedBlock):
                 block_file.read(place, file)
             if name.startswith(("cut at 0", "garbage", "flip at 70", "flip at 90", "longer")):
                 backend = opened(folder)

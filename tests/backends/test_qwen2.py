@@ -20,7 +20,7 @@ from qwen_tui.backends.local.nn.int4 import Int4
 from qwen_tui.backends.local.nn.linear import Dense, Int8, Kind, integers
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.nf4 import Nf4
-from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2
+from qwen_tui.backends.local.nn.qwen2 import DecoderLayer, Qwen2
 from qwen_tui.backends.local.weights import packed_file
 from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Trouble
@@ -262,7 +262,7 @@ def test_a_forward_asks_nothing_of_its_device(folder: Path, rows: int, count: in
 
     wide = (shape.heads + 2 * shape.kv_heads) * shape.head
     norm = torch.empty(shape.hidden, device=meta)
-    layer = Layer(
+    layer = DecoderLayer(
         norm1=norm,
         qkv=linear(wide, shape.hidden, bias=True),
         out=linear(shape.hidden, shape.heads * shape.head),

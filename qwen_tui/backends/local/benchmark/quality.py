@@ -20,7 +20,7 @@ from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.kernel import installed
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import quantised
-from qwen_tui.backends.local.nn.qwen2 import KV, Layer, Qwen2
+from qwen_tui.backends.local.nn.qwen2 import KV, DecoderLayer, Qwen2
 from qwen_tui.backends.local.planning.machine import Packing
 from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
 from qwen_tui.types import USAGE, Progress, Trouble
@@ -93,7 +93,7 @@ class _Runner:
         assert self._x is not None
         parts = {name: self._made(self._kind, *part) for name, part in whole.items()}
         norm1, norm2 = (norm.to(self._dtype) for norm in rest)
-        layer = Layer(norm1=norm1, norm2=norm2, **parts)
+        layer = DecoderLayer(norm1=norm1, norm2=norm2, **parts)
         one = replace(self._shape, layers=1)
         network = Qwen2(one, self._x, [layer], norm1, parts["qkv"], dtype=self._dtype)
         cache = KV(one, self._dtype, self._x.device)

@@ -1,8 +1,8 @@
 """Files of KV blocks: their names, their format, and which are deleted when room is short (LRU).
 
 Law: a file is used only when every byte of it checks out and its name is its own; anything else
-raises `Unusable` and nothing worse. Only files of these names are deleted. No torch here: commands
-list and delete too.
+raises `DamagedBlock` and nothing worse. Only files of these names are deleted. No torch here:
+commands list and delete too.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _BLOCK: Final = re.compile(r"(?P<parent>[0-9a-f]{20})-(?P<own>[0-9a-f]{20})\.kv"
 _PARTIAL: Final = re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.(?P<writer>\d+)\.\d+\.partial")
 
 
-class Unusable(Exception):
+class DamagedBlock(Exception):
     """A file that cannot be trusted; the message says why."""
 
 
@@ -95,7 +95,7 @@ def header(folder: BlockFolder, parent: str, ids: Sequence[int], data: memoryvie
 
 
 def ids_in(folder: BlockFolder, path: Path) -> list[int]:
-    """The ids of a block; raises `Unusable`, or OSError where it cannot be read."""
+    """The ids of a block; raises `DamagedBlock`, or OSError where it cannot be read."""
     with _opened(path) as stream:
         return _checked(stream, folder, path)[0]
 
@@ -109,9 +109,9 @@ def read(folder: BlockFolder, path: Path) -> tuple[list[int], bytearray]:
         ids, checksum = _checked(stream, folder, path)
         data = bytearray(len(ids) * folder.position_bytes)
         if stream.readinto(data) != len(data):  # type: ignore[attr-defined]
-            raise Unusable("it is cut short")
+            raise DamagedBlock("it is cut short")
         if zlib.crc32(data) != checksum:
-            raise Unusable("its checksum differs")
+            raise DamagedBlock("its checksum differs")
     return ids, data
 
 
@@ -121,12 +121,12 @@ def _opened(path: Path) -> BinaryIO:
         descriptor = open_plain(path, os.O_RDONLY)
     except OSError:
         if path.is_symlink():
-            raise Unusable("it is a link") from None
+            raise DamagedBlock("it is a link") from None
         raise
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode) or not is_ours(status):
         os.close(descriptor)
-        raise Unusable("it is no plain file of this user")
+        raise DamagedBlock("it is no plain file of this user")
     return os.fdopen(descriptor, "rb")
 
 
@@ -134,23 +134,23 @@ def _checked(stream: BinaryIO, folder: BlockFolder, path: Path) -> tuple[list[in
     """The ids of a block, and the checksum its keys and values must have."""
     head = stream.read(_HEAD.size)
     if len(head) < _HEAD.size:
-        raise Unusable("it is cut short")
+        raise DamagedBlock("it is cut short")
     magic, version, fingerprint, raw_parent, count, size, checksum = _HEAD.unpack(head)
     parent = raw_parent.decode("ascii", "replace")
     if magic != _MAGIC or version != VERSION or fingerprint != folder.fingerprint.encode():
-        raise Unusable("it is of another kind or model")
+        raise DamagedBlock("it is of another kind or model")
     if not 0 < count <= _MOST_IDS or size != count * folder.position_bytes:
-        raise Unusable("its sizes make no sense")
+        raise DamagedBlock("its sizes make no sense")
     tail = stream.read(4 * count + _SUM.size)
     ids_end = _HEAD.size + 4 * count
     if os.fstat(stream.fileno()).st_size != ids_end + _SUM.size + size:
-        raise Unusable("it has not the length it should have")
+        raise DamagedBlock("it has not the length it should have")
     head += tail[: 4 * count]
     if len(head) != ids_end or zlib.crc32(head) != _SUM.unpack(tail[4 * count :])[0]:
-        raise Unusable("its head is damaged")
+        raise DamagedBlock("its head is damaged")
     ids = list(struct.unpack(f"<{count}I", head[_HEAD.size :]))
     if path != folder.file(parent, chained(parent, ids)):
-        raise Unusable("its name is not its own")
+        raise DamagedBlock("its name is not its own")
     return ids, checksum
 
 

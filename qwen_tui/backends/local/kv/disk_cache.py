@@ -169,7 +169,7 @@ class DiskCache:
             file = self._folder.file(parent, own)
             try:
                 shared = shared_length(block_file.ids_in(self._folder, file), part)
-            except block_file.Unusable as why:
+            except block_file.DamagedBlock as why:
                 _discard(file, why)
             except OSError:
                 continue
@@ -182,8 +182,8 @@ class DiskCache:
         try:
             found, data = block_file.read(self._folder, block.file)
             if shared_length(found, ids[block.start : block.stop]) < block.stop - block.start:
-                raise block_file.Unusable("it holds another text than its name says")
-        except block_file.Unusable as why:
+                raise block_file.DamagedBlock("it holds another text than its name says")
+        except block_file.DamagedBlock as why:
             _discard(block.file, why)
             return None
         except OSError:
@@ -292,7 +292,7 @@ class DiskCache:
         self._writer.close(CLOSING_S)
 
 
-def _discard(file: Path, why: block_file.Unusable) -> None:
+def _discard(file: Path, why: block_file.DamagedBlock) -> None:
     log.warning("%s was deleted: %s", file.name, why)
     with suppress(OSError):
         file.unlink()

@@ -201,7 +201,7 @@ class BlockWriter:
         """Delete blocks that are only a beginning of this one."""
         for own in self._folder.blocks().get(block.parent, set()) - {block.own}:
             older = self._folder.file(block.parent, own)
-            with suppress(OSError, block_file.Unusable):
+            with suppress(OSError, block_file.DamagedBlock):
                 ids = block_file.ids_in(self._folder, older)
                 if ids == block.ids[: len(ids)]:
                     older.unlink()

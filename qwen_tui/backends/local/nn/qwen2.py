@@ -28,7 +28,7 @@ WHOLE_ROWS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
+class DecoderLayer:
     """One decoder layer's fused weights; norms are [hidden]."""
 
     norm1: Tensor
@@ -151,7 +151,7 @@ class Qwen2:
         self,
         shape: Shape,
         embed: Tensor,
-        layers: list[Layer],
+        layers: list[DecoderLayer],
         norm: Tensor,
         lm_head: Linear,
         *,

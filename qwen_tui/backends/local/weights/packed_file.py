@@ -24,7 +24,7 @@ from qwen_tui import hub, paths
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import layout, quantised, rebuilt
-from qwen_tui.backends.local.nn.qwen2 import Layer, Qwen2
+from qwen_tui.backends.local.nn.qwen2 import DecoderLayer, Qwen2
 from qwen_tui.backends.local.planning.machine import Packing
 from qwen_tui.backends.local.weights.safetensors_reader import UNTIED, Reader, fused, norms
 from qwen_tui.hub import Shape
@@ -192,7 +192,7 @@ def _assembled(reader: Reader, wanted: _Wanted) -> Qwen2:
             whole = fused(reader, index)
             made = each(lambda part: wanted.layer(wanted.kind, *part), whole.values())
             parts = dict(zip(whole, made, strict=True))
-            layers.append(Layer(norm1=norm1, norm2=norm2, **parts))
+            layers.append(DecoderLayer(norm1=norm1, norm2=norm2, **parts))
         embed = wanted.table(reader.take("model.embed_tokens.weight")).to(device)
         (head,) = each(lambda weight: _head(weight, wanted), [_head_weight(reader, shape, embed)])
     norm = reader.take("model.norm.weight").to(device=device, dtype=dtype)
@@ -330,7 +330,7 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
                 linears[name] = made
                 wanted.report(Progress(stage, len(linears) * size // (len(names) + 1), size))
         layers = [
-            Layer(
+            DecoderLayer(
                 norm1=parts[f"{layer}.norm1"],
                 norm2=parts[f"{layer}.norm2"],
                 **{name: linears[f"{layer}.{name}"] for name in LINEARS},
