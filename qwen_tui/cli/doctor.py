@@ -205,6 +205,12 @@ def _versions() -> list[tuple[str, str]]:
             rows.append((package, metadata.version(package)))
         except metadata.PackageNotFoundError:
             rows.append((package, "not installed"))
+    try:
+        from qwen_tui.backends.local.nn.kernel import installed
+
+        rows.append(("own kernel", installed.state()))
+    except ImportError:
+        rows.append(("own kernel", "not used: torch is not installed"))
     return rows
 
 

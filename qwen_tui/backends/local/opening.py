@@ -156,7 +156,7 @@ def _load_own(
     folder: Path, shape: hub.Shape, plan: Plan, report: Report, cancel: threading.Event
 ) -> Loaded:
     """A checkpoint by our own forward."""
-    if plan.quant == "nf4":
+    if plan.quant == "nf4" and plan.packing != "kernel":
         transformers_loader.prepare(plan)
     kind = "dense" if plan.quant == "none" else plan.quant
     found = packed_file.load(

@@ -7,6 +7,7 @@ import importlib.util
 import torch
 
 from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn.kernel import installed
 from qwen_tui.backends.local.nn.linear import has, multiplies
 from qwen_tui.backends.local.planning import host_limits, kernel_speed
 from qwen_tui.backends.local.planning.machine import Machine
@@ -44,7 +45,7 @@ def look() -> Machine:
         bitsandbytes=_installed("bitsandbytes"),
         threads=host_limits.processors(torch.get_num_threads()),
         names=names,
-        speeds=kernel_speed.speeds if fbgemm.available() else None,
+        speeds=kernel_speed.speeds if fbgemm.available() or installed.available() else None,
         nf4_kernel=has("_is_avx512_bf16_supported"),
         libraries=frozenset(filter(_installed, quantisation.modules())),
     )

@@ -8,10 +8,12 @@ so it is one thread's own processor time.
 from __future__ import annotations
 
 import json
+import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +21,10 @@ import torch
 from torch import Tensor
 
 from qwen_tui import paths
-from qwen_tui.backends.local.nn import fbgemm
+from qwen_tui.backends.local.nn import fbgemm, int4, nf4
+from qwen_tui.backends.local.nn.kernel import build, installed
+from qwen_tui.backends.local.nn.kernel.kernel_linear import TERMS, KernelLinear
+from qwen_tui.backends.local.nn.kernel.library import GROUP, PANEL, KernelKind, Library
 from qwen_tui.backends.local.nn.linear import Dense, Int8
 from qwen_tui.backends.local.planning.machine import Speeds
 
@@ -29,6 +34,8 @@ ROWS: Final = (1, 64)
 """Positions it is multiplied with: a decoding step and a piece of a prompt."""
 TRIES: Final = 3
 FILE: Final = "kernels.json"
+OWN: Final[dict[str, KernelKind]] = {"8": "int8", "4": "int4", "_nf4": "nf4"}
+"""Our kernel's kinds, by the ends of their names in `Speeds`."""
 
 
 def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread_time) -> Speeds:
@@ -93,7 +100,38 @@ def _timed(shape: tuple[int, int], clock: Callable[[], float]) -> Speeds:
             )
             del layer
             found["fbgemm16"] = tried(fbgemm.Packed16.of(whole, None), torch.float32)
+    if (library := installed.available()) is not None:
+        x32 = partial(tried, dtype=torch.float32)
+        found |= {f"own{name}": x32(_own(shape, kind, library)) for name, kind in OWN.items()}
+        found |= {name: tried(layer, torch.bfloat16) for name, layer in _four_bits(shape)}
     return Speeds(**found)
+
+
+def _own(shape: tuple[int, int], kind: KernelKind, library: Library) -> KernelLinear:
+    """A layer of our kernel; what it holds does not matter to its speed."""
+    rows, columns = shape
+    panels, groups = math.ceil(rows / PANEL), math.ceil(columns / GROUP)
+    weight = torch.full((panels, groups, 16 if kind == "int8" else 8, 64), 0x78, dtype=torch.uint8)
+    scale = torch.ones(panels, groups, PANEL, dtype=torch.float16)
+    size = torch.tensor([rows, columns, 1.0])
+    zero = scale.clone() if kind == "int4" else None
+    return KernelLinear(kind, weight, scale, zero, size, None, library, TERMS[kind])
+
+
+def _four_bits(shape: tuple[int, int]) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """The other kernels for 4 bits, where this CPU has them."""
+    rows, columns = shape
+    weight = torch.full((rows, columns // 2), 0x78, dtype=torch.uint8)
+    if rows % int4.ROWS == 0:
+        groups = torch.ones(columns // int4.GROUP, rows, 2, dtype=torch.bfloat16)
+        yield "int4", int4.Int4(weight, groups)
+    try:
+        interleaved = nf4.layout() != "canonical" and rows % 32 == 0
+    except ImportError:
+        return
+    if interleaved:
+        scale = torch.ones(columns // nf4.NF4_BLOCK, rows, dtype=torch.bfloat16)
+        yield "nf4", nf4.Nf4(weight, scale, columns, True)
 
 
 def _machine() -> str:
@@ -107,7 +145,9 @@ def _machine() -> str:
     except OSError:
         pass
     capability = torch.backends.cpu.get_cpu_capability()
-    return f"{name} · {capability} · torch {torch.__version__}"
+    library = installed.available()
+    own = f" · kernel {build.digest()} {library.level}" if library else ""
+    return f"{name} · {capability} · torch {torch.__version__}{own}"
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:

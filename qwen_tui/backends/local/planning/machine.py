@@ -20,7 +20,7 @@ FBGEMM_GAIN: Final = 1.3
 @dataclass(frozen=True, slots=True)
 class Speeds:
     """Milliseconds of one thread for one decoded and one prompt token, by kernel, over one
-    matrix; 0 for a kernel that is not there.
+    matrix; 0 for a kernel that is not there. `own8`, `own4` and `own_nf4` are our kernel's.
     """
 
     bf16: float
@@ -28,6 +28,11 @@ class Speeds:
     int8: float
     fbgemm16: float
     fbgemm8: float
+    int4: float = 0.0
+    nf4: float = 0.0
+    own8: float = 0.0
+    own4: float = 0.0
+    own_nf4: float = 0.0
 
     def dense(self) -> tuple[str, Packing]:
         """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
@@ -38,13 +43,25 @@ class Speeds:
         return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
 
     def packing8(self) -> Packing:
-        """Who multiplies with 8-bit weights."""
-        return "fbgemm" if self.fbgemm8 and self.fbgemm8 * FBGEMM_GAIN < self.int8 else ""
+        """Who multiplies with 8-bit weights. Our kernel's are mapped at every start."""
+        rest = min(self.int8, self.fbgemm8 * FBGEMM_GAIN or self.int8)
+        if self.own8 and self.own8 < rest:
+            return "kernel"
+        return "fbgemm" if rest < self.int8 else ""
+
+    def packing(self, quant: str) -> Packing:
+        """Who multiplies with weights quantised to `quant`."""
+        if quant == "int8":
+            return self.packing8()
+        own, torchs = (self.own4, self.int4) if quant == "int4" else (self.own_nf4, self.nf4)
+        return "kernel" if own and not 0 < torchs <= own else ""
 
     def words(self) -> str:
         """The figures, for a person."""
         shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
         shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
+        shown |= {"int4": self.int4, "nf4": self.nf4}
+        shown |= {"our int8": self.own8, "our int4": self.own4, "our nf4": self.own_nf4}
         return ", ".join(f"{name} {value:.1f}" for name, value in shown.items() if value)
 
 

@@ -118,7 +118,7 @@ def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
     if need > free * KEPT_FREE:
         raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
     threads = _threads(card, wishes, machine, device, why)
-    slow = quant == "nf4" and device == "cpu" and not machine.nf4_kernel
+    slow = quant == "nf4" and device == "cpu" and not (machine.nf4_kernel or packing)
     return Plan(
         device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
         (*card.notes, *((SLOW_NF4,) if slow else ())),
@@ -226,11 +226,15 @@ def _computing(
     why: list[str],
 ) -> tuple[str, Packing]:
     """What quantised weights compute in, and who lays them out."""
-    packs = quant == "int8" and wishes.dtype in ("auto", "fp32")
+    packs = quant in QUANTISED and wishes.dtype in ("auto", "fp32")
     if packs and machine.speeds is not None and _chooses(card, machine, device):
-        packing: Packing = "fbgemm" if _small(card) else machine.speeds().packing8()
-        if packing:
+        small: Packing = "fbgemm" if quant == "int8" else ""
+        packing = small if _small(card) else machine.speeds().packing(quant)
+        if packing == "kernel":
+            why.append(f"fp32: what our own kernel computes in, the fastest here for {quant}")
+        if packing == "fbgemm":
             why.append("fp32: what FBGEMM's int8 product computes in, on 14-bit activations")
+        if packing:
             return "fp32", packing
     if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
         why.append(f"bf16: what {quant} computes in")
@@ -239,7 +243,7 @@ def _computing(
 
 
 def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
-    """Memory; with FBGEMM the weights are 8 or 16 bits wide and the KV cache 32."""
+    """Memory; with a packing the KV cache is 32 bits wide, and unquantised weights 16."""
     if not packing:
         return hub.needs(card, dtype, quant)
     found = hub.needs(card, "fp16", quant)

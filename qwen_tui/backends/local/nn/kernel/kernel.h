@@ -11,7 +11,9 @@
 #define TILE 8    /* rows of activations that a pass over a panel multiplies at most */
 #define STEPS 127 /* integer steps of an activation on either side of zero */
 #define FINER 254 /* how many times finer the second term of an activation is */
-#define AHEAD 1024 /* bytes that weights are fetched ahead of their use */
+#ifndef AHEAD
+#define AHEAD 4096 /* bytes that weights are fetched ahead of their use */
+#endif
 
 enum { INT4, NF4, INT8, KINDS };
 enum { SCALAR, AVX2, AVX_VNNI, AVX512_VL, AVX512, NEON, LEVELS };
