@@ -16,6 +16,7 @@ from torch import Tensor
 
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.backends.local.nn.attention import FOLDED_POSITIONS, KEYS_MULTIPLE, attended, gated
+from qwen_tui.backends.local.nn.kernel.kernel_linear import KernelLinear
 from qwen_tui.backends.local.nn.linear import Dense, Linear
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.torchscript import scripted
@@ -275,9 +276,11 @@ class Qwen2:
         mixed = self._attended(layer.qkv.normed(x, layer.norm1, eps), *shared)
         x = layer.out.added_to(x, mixed)
         _check(stopped)
-        inner = self._gated(layer.gate_up.normed(x, layer.norm2, eps))
+        gate_up = layer.gate_up.normed(x, layer.norm2, eps)
         _check(stopped)
-        return layer.down.added_to(x, inner)
+        if isinstance(layer.down, KernelLinear):
+            return layer.down.gated_added_to(x, gate_up)
+        return layer.down.added_to(x, self._gated(gate_up))
 
     def logits(self, x: Tensor) -> Tensor:
         """Hidden states [M, hidden] → float32 logits [M, V]."""
