@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,10 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fixtures.checkpoints import qwen2
 from qwen_tui.backends.local.nn import nf4
 from qwen_tui.backends.local.nn.kernel import build, installed, kernel_linear
 from qwen_tui.backends.local.nn.kernel.kernel_linear import KernelLinear
 from qwen_tui.backends.local.nn.kernel.library import KINDS, KernelKind, Library, Unusable
+from qwen_tui.backends.local.nn.linear import Kind
+from qwen_tui.backends.local.planning import kernel_speed
+from qwen_tui.backends.local.planning.machine import Speeds
+from qwen_tui.backends.local.weights import packed_file
+from qwen_tui.hub import Shape
 
 FINER = 254
 NF4_LEVELS = torch.tensor([-112, -78, -59, -44, -32, -21, -10, 0, 9, 18, 28, 38, 49, 63, 81, 112])
@@ -376,3 +383,78 @@ def test_no_shape_reaches_beyond_its_memory(tmp_path: Path) -> None:
         text=True,
     )
     assert done.stdout == "whole\n", done.stderr[-3000:]
+
+
+# -- chosen, loaded, run ---------------------------------------------------------------------------
+
+
+def test_it_is_chosen_where_it_is_the_fastest() -> None:
+    plain = {"bf16": 9.0, "fp32": 14.0, "int8": 6.0, "fbgemm16": 5.0, "fbgemm8": 2.5}
+    fast = Speeds(**plain, int4=3.0, nf4=4.0, own8=3.0, own4=2.0, own_nf4=2.0)
+    assert [fast.packing(quant) for quant in ("int8", "int4", "nf4")] == ["kernel"] * 3
+    slow = Speeds(**plain, int4=3.0, nf4=4.0, own8=3.5, own4=3.5, own_nf4=4.5)
+    assert [slow.packing(quant) for quant in ("int8", "int4", "nf4")] == ["fbgemm", "", ""]
+    alone = Speeds(**plain, own8=9.0, own4=9.0, own_nf4=9.0)
+    assert [alone.packing(quant) for quant in ("int8", "int4", "nf4")] == [
+        "fbgemm",
+        *["kernel"] * 2,
+    ]
+    absent = Speeds(**plain, int4=3.0)
+    assert [absent.packing(quant) for quant in ("int8", "int4", "nf4")] == ["fbgemm", "", ""]
+
+
+def test_every_kind_of_it_is_measured(
+    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "available", lambda: libraries[-1])
+    found = kernel_speed.measured((128, 64))
+    assert min(found.own8, found.own4, found.own_nf4, found.int4) > 0
+
+
+def network(folder: Path, kind: Kind, cache: Path | None) -> packed_file.Loaded:
+    shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
+    assert shape is not None
+    return packed_file.load(
+        folder,
+        shape,
+        kind=kind,
+        dtype=torch.float32,
+        device=torch.device("cpu"),
+        cache=cache,
+        report=lambda progress: None,
+        packing="kernel",
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_is_packed_once_then_mapped_and_computes_the_same(
+    libraries: list[Library], kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "available", lambda: libraries[-1])
+    folder = qwen2(tmp_path / "model")
+    given, logits = torch.arange(20).view(1, -1), []
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        loaded = network(folder, kind, cache)
+        assert not loaded.note
+        assert isinstance(loaded.network.layers[0].down, KernelLinear)
+        logits.append(loaded.network.forward(given, loaded.network.cache(), last=20))
+    assert torch.equal(logits[0], logits[1])
+    assert torch.equal(logits[0], logits[2])
+    monkeypatch.setattr(installed, "available", lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(installed, "available", lambda: None)
+        assert "no kernel" in network(folder, kind, tmp_path / "cache").note
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_text_in_pieces_has_the_logits_of_the_whole(
+    libraries: list[Library], kind: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(installed, "available", lambda: libraries[-1])
+    net = network(qwen2(tmp_path / "model"), kind, None).network
+    given = torch.arange(60).view(1, -1)
+    whole_text = net.forward(given, net.cache(), last=60)
+    cache = net.cache()
+    cut = given.split([30, 1, 1, 20, 8], dim=1)
+    pieces = [net.forward(piece, cache, last=piece.shape[1]) for piece in cut]
+    assert torch.allclose(torch.cat(pieces, 1), whole_text, atol=1e-3)
