@@ -189,7 +189,7 @@ def _device_map(plan: Plan) -> Any:
 
 
 def _quantisation(transformers: Any, plan: Plan) -> Any:
-    if plan.quant == "nf4" and plan.packing != "kernel":
+    if plan.quant == "nf4":
         return transformers.BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
