@@ -6,6 +6,7 @@ Law: nothing is opened for writing here; a word that means nothing names the nea
 from __future__ import annotations
 
 import os
+import sys
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -41,10 +42,14 @@ def file_named(word: str, commands: list[str]) -> Path:
 
 
 def stored_session(name: str) -> Session:
-    """The session of that name, read and let go; Trouble when there is none."""
+    """The session of that name, read and closed; damage of its file is told on stderr. Trouble when
+    there is none.
+    """
     from qwen_tui.session import library
     from qwen_tui.session.opening import open_session
 
     opened = open_session(library.resolve(name), read_only=True)
     opened.close()
+    for line in opened.damage:
+        print(f"warning: {line}", file=sys.stderr)
     return opened.session

@@ -95,11 +95,17 @@ class OpenSession:
         return own is not None and path.exists() and path.samefile(own)
 
     @property
-    def badges(self) -> list[str]:
-        """Short lines for the status line: damage of the file, why it is read-only."""
+    def damage(self) -> list[str]:
+        """What is wrong with the file and what of it is not shown, in short lines."""
         out = self.report.badges()
         if left_out := self.session.tree.left_out:
             out.append(f"{left_out:,} lost tokens are not shown")
+        return out
+
+    @property
+    def badges(self) -> list[str]:
+        """Short lines for the status line: damage, interrupted generations, why it is read-only."""
+        out = self.damage
         if waiting := len(self.session.interrupted()):
             out.append("an interrupted generation" if waiting == 1 else f"{waiting} interrupted")
         return out + ([self.read_only] if self.read_only else [])

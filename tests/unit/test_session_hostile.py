@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_tui.cli import main
 from qwen_tui.journal import Record, record, seal
 from qwen_tui.session import library
 from qwen_tui.session.loader import Loader
@@ -59,7 +60,9 @@ def test_a_branch_number_of_a_damaged_file_makes_one_branch(write: Write) -> Non
     assert all(len(each.branches) == 1 for each in session.generations.values())
 
 
-def test_holes_of_a_million_tokens_are_stood_in_for_once_and_told(write: Write) -> None:
+def test_holes_of_a_million_tokens_are_stood_in_for_once_and_told(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
     tokens: list[Record] = [
         {"k": "tok", "gen": f"g{n}", "branch": 0, "i": 1_000_000, "ids": [1], "text": "x"}
         for n in range(1_000)
@@ -71,6 +74,8 @@ def test_holes_of_a_million_tokens_are_stood_in_for_once_and_told(write: Write) 
     held = sum(len(node.tokens) for node in opened.session.tree.nodes.values())
     assert held <= MOST_LOST + 2_000
     assert "998,999,001 lost tokens are not shown" in opened.badges
+    assert main(["sessions", "show", str(path)]) == 0
+    assert "warning: 998,999,001 lost tokens are not shown" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
