@@ -109,3 +109,53 @@ async def test_throwing_away_asks_and_only_moves() -> None:
 )
 def test_ages_are_said_as_people_say_them(seconds: float, said: str) -> None:
     assert age(seconds) == said
+
+
+async def test_what_was_thrown_away_is_restored_from_the_list() -> None:
+    path = make("One that is missed")
+    library.trash(path)
+    app = ListApp()
+    async with app.run_test(size=(100, 24)) as pilot:
+        assert await listed(pilot) == []
+        await pilot.press("f3")
+        (line,) = await listed(pilot)
+        assert "One that is missed" in line
+        await pilot.press("enter")
+        assert await listed(pilot) == []
+        assert path.exists()
+        await pilot.press("f3")
+        assert len(await listed(pilot)) == 1
+        await pilot.press("enter")
+        await pilot.pause()
+        assert app.answer == path
+
+
+async def test_a_name_that_is_taken_is_said_when_restoring() -> None:
+    path = make("One")
+    library.trash(path)
+    path.write_text("another")
+    app = ListApp()
+    async with app.run_test(size=(100, 24)) as pilot:
+        await listed(pilot)
+        await pilot.press("f3", "enter")
+        await pilot.pause()
+        said = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        assert "there is a session" in said
+        assert len(library.trashed()) == 1
+
+
+async def test_words_far_into_a_text_find_its_session_and_show_where() -> None:
+    make("The king had a ball. " * 200 + "At last the zephyr came.", "Fairy tale")
+    make("def add(a, b): ...")
+    app = ListApp()
+    async with app.run_test(size=(120, 24)) as pilot:
+        assert len(await listed(pilot)) == 2
+        await pilot.press(*"zephyr")
+        for _ in range(400):
+            lines = await listed(pilot)
+            if lines:
+                break
+            await pilot.pause(0.01)
+        (line,) = lines
+        assert "Fairy tale" in line
+        assert "the zephyr came" in line

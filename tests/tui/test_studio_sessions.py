@@ -378,3 +378,45 @@ async def test_a_playback_ends_with_its_completion_to_look_at(studio: Studio) ->
         assert (facts.exact, facts.context) == (True, 0)
         assert facts.tokens == len(recorded.tree.path(recorded.head.node))
     app.context.runner.close()
+
+
+async def test_the_open_session_is_renamed_from_the_list(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("ctrl+l")
+        await bench.until(lambda: "▸" in bench.screen(), "the open one is marked")
+        await bench.pilot.press("f2")
+        await bench.pilot.pause()
+        await bench.pilot.press(*"Tale", "enter")
+        await bench.until(lambda: "Tale" in bench.screen(), "the list shows it")
+        assert bench.session.title == "Tale"
+        assert library.listing(only_session()).title == "Tale"
+        await bench.pilot.press("escape")
+        await bench.until(lambda: "─ Tale" in bench.screen(), "the document bears it")
+
+
+async def test_the_open_session_is_thrown_away_from_the_list_and_restored(studio: Studio) -> None:
+    async with studio(text=BEGINNING, save=True) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        path = bench.workspace.opened.path
+        await bench.pilot.press("ctrl+l")
+        await bench.until(lambda: "▸" in bench.screen(), "the list")
+        await bench.pilot.press("down", "delete")
+        await bench.pilot.pause()
+        await bench.pilot.press("tab", "enter")
+        await bench.until(lambda: library.trashed(), "it lies in the trash")
+        assert not path.exists()
+        await bench.pilot.press("escape")
+        await bench.pilot.pause()
+        assert bench.document == ""
+        await bench.type("Another")
+        await bench.pilot.press("ctrl+l", "f3")
+        await bench.until(lambda: BEGINNING in bench.screen(), "the trash shows it")
+        await bench.pilot.press("enter", "f3")
+        await bench.until(lambda: BEGINNING in bench.screen(), "it is back")
+        assert path.exists()
+        assert library.trashed() == []

@@ -15,7 +15,7 @@ from qwen_tui.safe_text import strip_controls
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
 from qwen_tui.tui.screens.sessions import Sessions
-from qwen_tui.tui.studio import questions, view
+from qwen_tui.tui.studio import questions, stored_sessions, view
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
 from qwen_tui.tui.terminal import clipboard
@@ -185,7 +185,11 @@ class Studio(WorkspaceScreen):
 
     def action_sessions(self) -> None:
         self.workspace.opened.flush()
-        sessions = Sessions(current=self.workspace.opened.path)
+        sessions = Sessions(
+            current=self.workspace.opened.path,
+            rename=lambda *args: self.do(stored_sessions.rename, self.workspace, *args),
+            trash=lambda path: self.do(stored_sessions.trash, self.workspace, path),
+        )
         self.answer(self.app.push_screen_wait(sessions), self.workspace.open)
 
     def action_models(self) -> None:

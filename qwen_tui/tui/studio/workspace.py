@@ -69,7 +69,7 @@ class Workspace:
         """What the checkpoint's makers sample with."""
         self.special: Container[int] = frozenset()
         """The ids of special tokens."""
-        self._tell = tell
+        self.tell = tell
         self._changed = changed
         self._grew = grew
         self._unmet: Ask | None = None
@@ -95,7 +95,7 @@ class Workspace:
             self.settings,
             changed=self._changed,
             grew=self._grew,
-            troubled=lambda trouble: self._tell(Announcement.of(trouble)),
+            troubled=lambda trouble: self.tell(Announcement.of(trouble)),
         )
 
     def open_model(self) -> None:
@@ -133,12 +133,12 @@ class Workspace:
 
     def _say(self, text: str, *, seconds: float = 3.0, offer: Offer = "") -> bool:
         """Tell in passing why a command does nothing; False."""
-        self._tell(Announcement(text, seconds=seconds, offer=offer))
+        self.tell(Announcement(text, seconds=seconds, offer=offer))
         return False
 
     def _refuse(self, trouble: Trouble, offer: Offer = "") -> bool:
         """Tell what failed and how to mend it; False."""
-        self._tell(replace(Announcement.of(trouble), offer=offer))
+        self.tell(replace(Announcement.of(trouble), offer=offer))
         return False
 
     # -- asking the model --------------------------------------------------------------------------
@@ -220,7 +220,7 @@ class Workspace:
         if self.inline:
             self.inline = False
             words = f"More than {most:,} characters: completions stand beside the text."
-            self._tell(Announcement(words, kind="mild"))
+            self.tell(Announcement(words, kind="mild"))
 
     def turn_chat(self) -> bool:
         """Turn to the chat, or back to the document; each remembers where it stood."""
@@ -234,7 +234,7 @@ class Workspace:
             return self._refuse(chat.NO_TEMPLATE)
         self.text.turn_to(chatting=chatting)
         if chatting and not self.instruct:
-            self._tell(Announcement(chat.BASE, kind="mild"))
+            self.tell(Announcement(chat.BASE, kind="mild"))
         return True
 
     def save_text(self, path: Path) -> bool:
@@ -265,7 +265,7 @@ class Workspace:
         except Trouble as trouble:
             return self._refuse(trouble)
         self.text.keep()
-        self._switch(opened)
+        self.switch(opened)
         return True
 
     def fork(self) -> None:
@@ -273,10 +273,11 @@ class Workspace:
         session = library.fork(self.session)
         store = new_store(session) if self.settings.save else None
         self.text.keep_draft()
-        self._switch(OpenSession(session, store))
+        self.switch(OpenSession(session, store))
         self._say("A session of your own now.")
 
-    def _switch(self, opened: OpenSession) -> None:
+    def switch(self, opened: OpenSession, then: Callable[[], object] = bool) -> None:
+        """Work on `opened`; `then` runs when the old session's file is let go."""
         old, completer, clean = self.opened, self.completer, not self.text.dirty
         opened.session.vocab = old.session.vocab
         self._work_on(opened, self.text.buffer)
@@ -287,6 +288,7 @@ class Workspace:
             completer.stop()
             await completer.settle()
             await asyncio.to_thread(old.close, committed=clean)
+            then()
 
         self._start(let_go())
         self.restore()
@@ -298,7 +300,7 @@ class Workspace:
         told = (opened.read_only, "interrupted")  # the completion's title says the latter
         suffered = [badge for badge in opened.badges if not any(w and w in badge for w in told)]
         hint = _READ_ONLY.format(self.key_of("fork_session")) if opened.read_only else ""
-        self._tell(Announcement(opened.read_only or " · ".join(suffered), hint, "mild"))
+        self.tell(Announcement(opened.read_only or " · ".join(suffered), hint, "mild"))
 
     def save_elsewhere(self, folder: Path) -> bool:
         """Go on saving the session in another folder; all of it is written there."""
@@ -318,7 +320,7 @@ class Workspace:
         said = _LOST if follower is not None and follower.lost else said
         if said and said != self._told:
             self._told = said
-            self._tell(Announcement(said, kind="mild"))
+            self.tell(Announcement(said, kind="mild"))
         entries = follower.poll() if follower is not None else []
         clean = not self.text.dirty
         for entry in entries:
@@ -350,7 +352,7 @@ class Workspace:
             self._set(replace(self.settings, model=name, engine="local", draft=draft))
         self.completer.lose_model()
         self.completer.asked = waiting
-        self._tell(NOTHING)
+        self.tell(NOTHING)
         self.loader.begin(self.settings, swap=True)
 
     def model_reported(self, report: Report) -> None:
@@ -379,7 +381,7 @@ class Workspace:
         self.completer.begin_waiting()
 
     def _ready(self, model: Backend) -> None:
-        self._tell(NOTHING)
+        self.tell(NOTHING)
         for warning in model.warnings:
             self._say(warning, seconds=12.0)
         self.completer.use(model)
