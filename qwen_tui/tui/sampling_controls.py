@@ -42,10 +42,13 @@ SHORT: Final = {
     "presence_penalty": "presence",
     "frequency_penalty": "frequency",
     "repeat_last_n": "penalty window",
+    "logit_bias": "logit bias",
 }
 PRESET, STOP, SEED = "preset", "stop", "seed"
 ROWS: Final = (PRESET, *(dial.name for dial in DIALS), "max_tokens", "branches", STOP, SEED)
-"""Every row, from the top."""
+"""Every row that is always there, from the top."""
+BIAS: Final = "logit_bias"
+"""The row below them while tokens are biased; Del takes all biases away."""
 ROW_DIALS: Final = {**presets.DIAL, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
 
 
@@ -58,6 +61,11 @@ class Controls:
     stop: tuple[str, ...] = ()
     branches: int = 1
     preset: str = presets.DEFAULT_PRESET
+
+    @property
+    def rows(self) -> tuple[str, ...]:
+        """The rows to show, from the top."""
+        return (*ROWS, BIAS) if self.sampling.logit_bias else ROWS
 
     def value(self, name: str) -> Any:
         """The value of a row by its name."""
@@ -126,7 +134,8 @@ def row_help(row: str) -> str:
     if row in ROW_DIALS:
         dial = ROW_DIALS[row]
         return f"{dial.range} · neutral {dial.show(dial.neutral)}"
-    return {SEED: "0 to 2⁶⁴−1 · Del: fresh", PRESET: "← → choose"}.get(row, "Enter edits them")
+    other = {SEED: "0 to 2⁶⁴−1 · Del: fresh", PRESET: "← → choose", BIAS: "Del: no bias"}
+    return other.get(row, "Enter edits them")
 
 
 def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) -> tuple[str, bool]:
@@ -140,6 +149,8 @@ def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) 
         if seed is not None:
             return f"{seed} fixed", False
         return ("fresh" if last_seed is None else f"fresh · {last_seed}"), True
+    if row == BIAS:
+        return " ".join(f"{id}={bias:g}" for id, bias in controls.sampling.logit_bias), False
     stops = " ".join(visible(repr(each)[1:-1]).replace(" ", "␣") for each in controls.stop)
     return stops or "none", not stops
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -216,3 +217,17 @@ def test_a_slider_and_its_value_agree(name: str) -> None:
 
 def test_a_wide_range_is_logarithmic() -> None:
     assert fraction(MAX_TOKENS, 256) > 0.5
+
+
+async def test_a_logit_bias_that_is_active_is_shown_and_can_be_taken_away() -> None:
+    biased = Controls(Sampling(logit_bias=((198, -math.inf), (12, 2.0))))
+    async with panel(biased) as (pilot, dials, app):
+        assert "logit bias" in dials.render_line(len(ROWS)).text
+        assert "198=-inf 12=2" in dials.render_line(len(ROWS)).text
+        await pilot.press("up", "up")
+        assert dials.row == "logit_bias"
+        assert app.said[-1].text == "Del: no bias"
+        await pilot.press("enter", "5", "delete")
+        assert app.changes[-1].sampling.logit_bias == ()
+        assert "logit bias" not in dials.render_line(len(ROWS)).text
+        assert dials.row == "seed"

@@ -39,6 +39,7 @@ class SamplingPane(Frame):
         """Know what the checkpoint's makers sample with, and the seed of what is shown."""
         self.dials.checkpoint = checkpoint
         self.dials.last_seed = last_seed
+        self.set_class(bool(self.controls.sampling.logit_bias), "-biased")
 
     @on(Dials.Said)
     def _show_help(self, message: Dials.Said) -> None:

@@ -23,9 +23,9 @@ from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.sampling_controls import (
+    BIAS,
     PRESET,
     ROW_DIALS,
-    ROWS,
     SEED,
     SHORT,
     STOP,
@@ -114,13 +114,18 @@ class Dials(PartStyles, can_focus=True):
     # -- what it shows -----------------------------------------------------------------------------
 
     def on_mount(self) -> None:
-        self.virtual_size = Size(0, len(ROWS))
+        self.watch_controls()
         self._say()
+
+    def watch_controls(self) -> None:
+        """A row may have come or gone."""
+        self.virtual_size = Size(0, len(self.controls.rows))
+        self.cursor = min(self.cursor, len(self.controls.rows) - 1)
 
     @property
     def row(self) -> str:
         """The name of the row under the cursor."""
-        return ROWS[self.cursor]
+        return self.controls.rows[min(self.cursor, len(self.controls.rows) - 1)]
 
     @property
     def complaint(self) -> str:
@@ -162,9 +167,10 @@ class Dials(PartStyles, can_focus=True):
         """One row: name, value, slider."""
         place = y + self.scroll_offset.y
         width = self.scrollable_content_region.width
-        if place >= len(ROWS):
+        rows = self.controls.rows
+        if place >= len(rows):
             return Strip.blank(width, self.part(""))
-        name = ROWS[place]
+        name = rows[place]
         here = place == self.cursor and self.has_focus
         over = "dials--cursor" if here else ""
         segments = self._row(name, width, over, here)
@@ -206,11 +212,11 @@ class Dials(PartStyles, can_focus=True):
 
     def action_dial_up(self) -> None:
         self._leave_typing()
-        self.cursor = (self.cursor - 1) % len(ROWS)
+        self.cursor = (self.cursor - 1) % len(self.controls.rows)
 
     def action_dial_down(self) -> None:
         self._leave_typing()
-        self.cursor = (self.cursor + 1) % len(ROWS)
+        self.cursor = (self.cursor + 1) % len(self.controls.rows)
 
     def action_dial_less(self, steps: int = 1) -> None:
         self.step(self.row, -steps)
@@ -232,6 +238,8 @@ class Dials(PartStyles, can_focus=True):
             self._set(self.row, dial.check(dial.neutral))
         elif self.row == SEED:
             self._set(SEED, None)
+        elif self.row == BIAS:
+            self._set(BIAS, ())
         elif self.row == STOP:
             self._changed(replace(self.controls, stop=()))
 
@@ -245,18 +253,18 @@ class Dials(PartStyles, can_focus=True):
             self.step(PRESET, 1)
         elif self.row == SEED:
             self.typed = str(self.controls.sampling.seed or "")
-        else:
+        elif self.row != BIAS:
             self.typed = ""
+
+    @property
+    def _takes_text(self) -> bool:
+        return self.row not in (PRESET, STOP, BIAS)
 
     def on_key(self, event: events.Key) -> None:
         """Digits begin typing a value; everything typed stays in the row until Enter or Esc."""
         if event.key == "backspace" and self.typed is not None:
             self.typed = self.typed[:-1]
-        elif (
-            event.character
-            and event.character in "0123456789.-+"
-            and self.row not in (PRESET, STOP)
-        ):
+        elif event.character and event.character in "0123456789.-+" and self._takes_text:
             self.typed = (self.typed or "") + event.character
         elif self.typed is not None and event.is_printable and event.character:
             self.typed += event.character
@@ -266,36 +274,29 @@ class Dials(PartStyles, can_focus=True):
         event.prevent_default()
 
     def on_paste(self, event: events.Paste) -> None:
-        if self.row not in (PRESET, STOP):
+        if self._takes_text:
             self.typed = (self.typed or "") + "".join(event.text.split())[:32]
             event.stop()
 
     def leave_typing(self) -> bool:
         """Give up what is being typed; False when nothing was."""
-        was = self.typed is not None
-        self.typed = None
+        was, self.typed = self.typed is not None, None
         return was
 
     def _leave_typing(self) -> None:
         """Moving on applies what was typed if it can be applied, and drops it if not."""
-        if self.typed is not None and not self.complaint:
-            self._apply_typed()
+        self._apply_typed()
         self.typed = None
 
     def on_blur(self) -> None:
         self._leave_typing()
 
     def _apply_typed(self) -> None:
-        typed = self.typed or ""
-        if not typed.strip():
+        typed = (self.typed or "").strip()
+        if not self.complaint:  # else it stays on the screen, with the reason under it
             self.typed = None
-            return
-        try:
-            value = read_value(self.row, typed)
-        except ValueError:
-            return  # it stays on the screen, with the reason under it
-        self.typed = None
-        self._set(self.row, value)
+            if typed:
+                self._set(self.row, read_value(self.row, typed))
 
     # -- changing ----------------------------------------------------------------------------------
 
@@ -345,7 +346,7 @@ class Dials(PartStyles, can_focus=True):
         if offset is None:
             return None
         row = offset.y + self.scroll_offset.y
-        return (row, offset.x) if row < len(ROWS) else None
+        return (row, offset.x) if row < len(self.controls.rows) else None
 
     def on_mouse_down(self, event: events.MouseDown) -> None:
         under = self._under(event)
