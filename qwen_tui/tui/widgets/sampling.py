@@ -181,7 +181,8 @@ class Dials(PartStyles, can_focus=True):
 
     def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
         label = SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
-        wide = NAME_CELLS if name in ROW_DIALS or width > 34 else len(PRESET)
+        narrow = width <= 34 and name in (PRESET, STOP, SEED)
+        wide = len(PRESET) if narrow else NAME_CELLS
         segments = [
             Segment("▌" if here else " ", self._style("knob", base)),
             Segment(f"{label:<{wide}.{wide}}", self._style("name", base)),
