@@ -114,11 +114,22 @@ def groups() -> dict[str, list[Action]]:
 
 
 def key_table() -> str:
-    """The Markdown table of keys that the README carries."""
+    """The Markdown table of keys that the README carries; two moves of one panel share a row."""
     lines = ["| action | keys | id |", "|---|---|---|"]
     for group, members in groups().items():
         lines.append(f"| **{group}** | | |")
-        for action in members:
-            keys = " · ".join(key_names(action.keys)) or "palette"
-            lines.append(f"| {action.help} | {keys} | `{action.id}` |")
+        rest = list(members)
+        while rest:
+            row = [rest.pop(0)]
+            if rest and _is_move(row[0]) and _is_move(rest[0]) and row[0].where == rest[0].where:
+                row.append(rest.pop(0))
+            help = row[0].help
+            if len(row) == 2:
+                help = f"{help.rstrip('.')} · {row[1].help.partition(': ')[2]}"
+            keys = " · ".join(name for each in row for name in key_names(each.keys)) or "palette"
+            lines.append(f"| {help} | {keys} | {' · '.join(f'`{each.id}`' for each in row)} |")
     return "\n".join(lines) + "\n"
+
+
+def _is_move(action: Action) -> bool:
+    return not action.priority and not action.rank
