@@ -59,3 +59,15 @@ def look(settings: Settings, *, weights: bool = True) -> tuple[Path | None, int]
         if weights:
             raise
         return folder, 0
+
+
+def context(settings: Settings) -> int:
+    """The most tokens that a prompt and its completion may hold together, as planned for this
+    machine before any weights are read; 0 where a server knows. Raises Trouble for a model that
+    cannot be run here.
+    """
+    if settings.endpoint() is not None:
+        return 0
+    from qwen_tui.backends import local
+
+    return local.context(settings)

@@ -109,6 +109,7 @@ def _model(found: Settings, *, verify: bool, reporter: Any) -> tuple[list[tuple[
         snapshot = hub.find(found.model)
         card = hub.card(snapshot.path, snapshot.name)
         rows += [("folder", str(snapshot.path)), ("kind", card.kind)]
+        rows += [("note", each) for each in snapshot.notes]
         rows += _plan_rows(card, found)
         rows += _draft_rows(snapshot, card, found)
     except Trouble as trouble:

@@ -240,6 +240,8 @@ def generate(
         printer = TextSink(output, plan.request, eos, lead=lead)
         sinks.append(printer)
     with dying_at_once():
+        # What does not fit is refused here, and not minutes later.
+        plan.fitted(backends.context(plan.settings))
         backend = load(plan.settings, reporter, sink)
     with closing(backend), stopping() as stopped:
         request = plan.fitted(backend.context)

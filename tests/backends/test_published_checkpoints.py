@@ -17,11 +17,13 @@ from torch import Tensor
 
 from fixtures.checkpoints import other, qwen2
 from fixtures.opening import asked, ids, local, run
-from qwen_tui import hub, settings
+from qwen_tui import backends, hub, settings
 from qwen_tui.backends.local.nn import bitsandbytes
 from qwen_tui.backends.local.opening import planned
+from qwen_tui.backends.local.planning import host_limits
+from qwen_tui.backends.local.weights import packed_file
 from qwen_tui.cli import main
-from qwen_tui.types import NO_INPUT, Scored, Trouble
+from qwen_tui.types import BAD_DATA, NO_INPUT, Scored, Trouble
 
 PROMPT = [40, 7, 190, 22, 64, 65, 101, 300, 12, 90, 31]
 FORWARDS = ["auto", "reference"]
@@ -460,3 +462,26 @@ def test_a_pipeline_that_makes_pictures_is_no_language_model(copy: Path) -> None
     (copy / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
     (copy / "config.json").unlink()
     refused(copy, "diffusers")
+
+
+# -- what a plan leaves room for -------------------------------------------------------------------
+
+
+def test_a_prompt_beyond_the_planned_context_is_refused_before_loading(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint knows a million tokens; this machine has memory for some thousands."""
+    long = qwen2(tmp_path / "long", layers=8, heads=4, kv_heads=4, context=1_000_000)
+    monkeypatch.setattr(host_limits, "free_bytes", lambda: (970 << 20) * 100 // 95)
+    chosen = settings.load({"model": str(long)}, env={}, cwd=tmp_path)
+    room = backends.context(chosen)
+    assert 2048 <= room < 50_000
+    assert room == local(long, path="auto").context
+    text = tmp_path / "long.txt"
+    text.write_text(" a" * (2 * room))
+    flags = ["complete", str(text), "-m", str(long), "-n", "2", "-q"]
+    assert main([*flags, "--truncate", "left"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(packed_file, "load", lambda *_, **__: pytest.fail("weights were read"))
+        assert main(flags) == BAD_DATA
+    assert f"{room:,}" in capsys.readouterr().err
