@@ -26,7 +26,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Model]:
     model.close()
 
 
-@pytest.fixture(params=[servers.vllm, servers.llamacpp, servers.openai])
+@pytest.fixture(params=[servers.vllm, servers.llamacpp, servers.ollama, servers.openai])
 def any_server(request: pytest.FixtureRequest, model: servers.Model) -> Iterator[servers.Server]:
     with servers.serving(request.param(model)) as server:
         yield server

@@ -18,6 +18,7 @@ from qwen_tui.backends.remote import keys
 from qwen_tui.backends.remote.client import Client
 from qwen_tui.backends.remote.dialects import Dialect
 from qwen_tui.backends.remote.dialects.llamacpp import LlamaCpp
+from qwen_tui.backends.remote.dialects.ollama import Ollama
 from qwen_tui.backends.remote.dialects.openai import OpenAI
 from qwen_tui.backends.remote.dialects.vllm import Vllm
 from qwen_tui.backends.remote.facts import Facts
@@ -197,6 +198,8 @@ def dialect_of(facts: Facts, endpoint: Endpoint) -> Dialect:
         return Vllm(identity.model, vocab, facts.context, endpoint.priority)
     if identity.engine == "llama.cpp":
         return LlamaCpp(vocab, facts.context)
+    if identity.engine == "ollama":
+        return Ollama(identity.model, facts.abilities.choices)
     return OpenAI(identity.model, identity.engine, facts.abilities.choices, facts.context)
 
 

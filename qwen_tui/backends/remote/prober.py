@@ -124,7 +124,10 @@ class Prober:
             self._complete_llamacpp()
             cannot["score"] = "llama.cpp's server gives no probabilities of a prompt"
         else:
-            choices, score = self._complete(identity, bool(folder))
+            if identity.engine == "ollama":
+                choices, score = self._complete_ollama(identity), False
+            else:
+                choices, score = self._complete(identity, bool(folder))
             if not choices:
                 cannot["choices"] = "its completions come without probabilities"
             if not score:
@@ -141,6 +144,16 @@ class Prober:
                 f"{self.endpoint.label} answers no completion as llama.cpp does",
                 hint="its version may be too old or too new",
             )
+
+    def _complete_ollama(self, identity: Identity) -> int:
+        """How many alternatives come with a token: versions before 0.12.11 show none."""
+        most = TRIED[0]
+        body = {"model": identity.model, "prompt": "a", "raw": True, "stream": False}
+        body |= {"options": {"num_predict": 1}, "logprobs": True, "top_logprobs": most}
+        found = self._ask("POST", "/api/generate", body)
+        if not isinstance(found, Mapping) or "response" not in found:
+            raise Trouble(f"{self.endpoint.label} answers no completion as Ollama does")
+        return most if found.get("logprobs") else 0
 
     def _complete(self, identity: Identity, ids: bool) -> tuple[int, bool]:
         """How many alternatives come with a token, and whether a prompt is scored: by the first of

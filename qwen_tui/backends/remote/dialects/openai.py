@@ -17,7 +17,6 @@ PATH: Final = "/v1/completions"
 _COMMON: Final = ("top_p", "presence_penalty", "frequency_penalty")
 NAMES: Final[Mapping[str, tuple[str, ...]]] = {
     "openai": _COMMON,
-    "ollama": _COMMON,
     "tgi": ("top_p", "frequency_penalty"),
     "sglang": (*_COMMON, "top_k", "min_p", "repetition_penalty"),
     "transformers": ("top_p", "frequency_penalty"),
