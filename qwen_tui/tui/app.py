@@ -35,7 +35,7 @@ SETTLE_S: Final = 0.25
 
 
 class QwenTui(OrderedKeys[int], GuardedApp[int]):
-    """The interface. `context` is everything it is given."""
+    """The application around the studio; `context` is everything it is given."""
 
     CSS_PATH = "app.tcss"
     TITLE = "qwen-tui"
@@ -68,7 +68,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         self.studio = Studio(context, self.heat)
         """The one screen that is always there."""
         self.committed = False
-        """No typing waits that the draft has to keep."""
+        """No typing is uncommitted, so its draft can be deleted."""
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -78,7 +78,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
 
     def on_mount(self) -> None:
         """Say what is wrong with settings, keys and themes, once."""
-        self.theme_changed_signal.subscribe(self, lambda _theme: self._wear())
+        self.theme_changed_signal.subscribe(self, lambda _theme: self._theme_changed())
         said = [*self.context.settings.warnings, *self.key_complaints]
         said += [self.theme_set.report()] if self.theme_set.problems else []
         if said:
@@ -95,24 +95,24 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
     # -- looks -------------------------------------------------------------------------------------
 
     def action_theme(self) -> None:
-        """The next theme of the theme_set."""
+        """Take the next theme."""
         names = list(self.theme_set.themes)
         place = names.index(self.theme) if self.theme in names else -1
         self.theme = names[(place + 1) % len(names)]
         self.studio.say(self.theme_set.themes[self.theme].title)
 
-    def _wear(self) -> None:
-        """Textual has another theme: our text styles follow."""
+    def _theme_changed(self) -> None:
+        """Take the text styles of Textual's new theme."""
         app_theme = self.theme_set.themes.get(self.theme)
         if app_theme is not None:
             self.app_theme = app_theme
             self.heat = Heat.of(app_theme, colour=self._colour)
-            self.studio.wear(self.heat)
+            self.studio.use_heat(self.heat)
 
     # -- help and palette --------------------------------------------------------------------------
 
     def action_help(self) -> None:
-        """All keys."""
+        """Show all keys."""
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.keys))
 

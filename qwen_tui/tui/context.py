@@ -1,4 +1,4 @@
-"""What the command line hands to the interface: rooms that have already been introduced.
+"""What the command line gives to the interface: settings, a runner and a session.
 
 Law: the interface makes no runner and no backend; it opens others only through this.
 """

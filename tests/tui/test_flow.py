@@ -99,7 +99,7 @@ def test_every_token_is_found_where_it_stands(text: str, width: int, cuts: list[
         place = made.place(index)
         assert 0 <= place.y <= place.last_y < made.height
         runs = [run for y in (place.y, place.last_y) for run in made.runs(y)]
-        if token and index < (made.held_since if made.held else len(tokens)):
+        if token and index < (made.pending_since if made.pending else len(tokens)):
             assert any(run.first <= index <= run.last for run in runs)
 
 
@@ -119,8 +119,8 @@ def test_bytes_of_one_character_are_one_grapheme_of_many_tokens() -> None:
     for index, byte in enumerate("a日b".encode()):
         made.add(index, bytes([byte]))
         if index == 2:
-            assert made.held == "日".encode()[:2]
-            assert made.held_since == 1
+            assert made.pending == "日".encode()[:2]
+            assert made.pending_since == 1
     assert [(run.text, run.first, run.last) for run in made.runs(0)] == [
         ("a", 0, 0),
         ("日", 1, 3),

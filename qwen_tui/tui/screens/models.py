@@ -74,7 +74,7 @@ class Offer:
     key: str
     name: str
     about: str
-    mood: str
+    fit: str
     verdict: str
 
 
@@ -87,8 +87,8 @@ def _offer(key: str, path: Path, name: str, place: str, free: int) -> Offer | No
     kind = "instruct" if card.instruct else "base"
     size = card.parameters / 1e6
     about = f"{size / 1e3:.1f}B · {kind}" if size > 500 else f"{size:.1f}M · {kind}"
-    mood, said = verdict(card, free)
-    return Offer(key, name, f"{about} · {place}", mood, said)
+    fit, said = verdict(card, free)
+    return Offer(key, name, f"{about} · {place}", fit, said)
 
 
 def offers(
@@ -118,8 +118,8 @@ def offers(
         size = f"{known.parameters / 1e9:.1f}B · {size_text(known.download_bytes)} to fetch"
         if known.name in broken:
             size += " · begun"
-        mood, said = verdict(known, free)
-        lines.append(Offer(FETCH + known.name, known.name, size, mood, said))
+        fit, said = verdict(known, free)
+        lines.append(Offer(FETCH + known.name, known.name, size, fit, said))
     lines.append(Offer(FOLDER, "A folder…", "any checkpoint on this disk", "unknown", ""))
     return lines
 
@@ -311,8 +311,8 @@ _STYLES: Final = {
 
 
 def _line(offer: Offer) -> Content:
-    mark, style = _STYLES[offer.mood]
-    if offer.key.startswith(FETCH) and offer.mood != "never":
+    mark, style = _STYLES[offer.fit]
+    if offer.key.startswith(FETCH) and offer.fit != "never":
         mark = FETCHABLE
     name = visible(offer.name)
     return (

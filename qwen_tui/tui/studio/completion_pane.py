@@ -24,7 +24,7 @@ class CompletionPane(Frame):
     """Shows the completion that goes on from the document, and which of its siblings it is."""
 
     show_heat: reactive[bool] = reactive(True, init=False)
-    """Tokens wear the colours of their probabilities, and the lower edge says what they mean."""
+    """Tokens have the colours of their probabilities, and the lower edge says what they mean."""
     roomy: reactive[bool] = reactive(True, init=False)
     """The lower edge has room for the colours' meaning."""
 
@@ -80,7 +80,7 @@ class CompletionPane(Frame):
 
     # -- colours -----------------------------------------------------------------------------------
 
-    def wear(self, heat: Heat) -> None:
+    def use_heat(self, heat: Heat) -> None:
         """Paint with a theme's text styles from now on."""
         self.output.heat = heat
         self._show_legend()

@@ -26,7 +26,7 @@ from qwen_tui.vocab.decoder import Decoder
 
 INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
 MOST_COLOURED: Final = 20_000
-"""Tokens of the document that wear their heat, counted from its end."""
+"""Tokens of the document that are coloured, counted from its end."""
 MOST_INLINE: Final = 200_000
 """Characters of text and completion that are written inline; more stand in panes."""
 

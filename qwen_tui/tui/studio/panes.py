@@ -113,10 +113,10 @@ class Panes(Horizontal):
             key = (work.session.head, work.text.revision)
             self.document.colour(key, lambda: view.document_tokens(work))
 
-    def wear(self, heat: Heat, work: Workspace) -> None:
+    def use_heat(self, heat: Heat, work: Workspace) -> None:
         """Paint with a theme's text styles."""
         self.document.editor.heat = heat
-        self.completion.wear(heat)
+        self.completion.use_heat(heat)
         self.colour(work)
         self.show_frames(work)
 

@@ -260,7 +260,7 @@ class Studio(WorkspaceScreen):
             return bool(self.panes.completion.tokens)
         return view.works(self.workspace, action)
 
-    def worth_showing(self, action: str) -> bool:
+    def shows_key_of(self, action: str) -> bool:
         """Whether the line of keys has a place for an action that works."""
         if action == "stop":
             return self.workspace.busy

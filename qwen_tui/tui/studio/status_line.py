@@ -38,8 +38,8 @@ class StatusLine(Vertical):
 
     def tell(self, announcement: Announcement) -> None:
         """Show a notice until it is closed; one without text takes it away."""
-        mood = "mild" if announcement.kind == "mild" else ""
-        self.notice.tell(announcement.text, announcement.hint, mood=mood)
+        kind = "mild" if announcement.kind == "mild" else ""
+        self.notice.tell(announcement.text, announcement.hint, kind=kind)
 
     def show_failure(self, message: str, hint: str) -> None:
         """Say why the session is not saved; "": it is."""

@@ -79,7 +79,7 @@ class WorkspaceScreen(Screen[None]):
         """Show the document at once; the model is opened after the first paint."""
         self.editor.take_tail = self._take_tail
         self.panes.fit(self.app.size)
-        self.wear(self._heat)
+        self.use_heat(self._heat)
         self.do(self.workspace.restore)
         self.editor.focus()
         self.set_interval(POLL_S, self._poll)
@@ -109,9 +109,9 @@ class WorkspaceScreen(Screen[None]):
         tokens = len(self.panes.completion.tokens)
         self.status_line.show(view.facts(self.workspace, tokens))
 
-    def wear(self, heat: Heat) -> None:
+    def use_heat(self, heat: Heat) -> None:
         """Paint with a theme's text styles."""
-        self.panes.wear(heat, self.workspace)
+        self.panes.use_heat(heat, self.workspace)
 
     def tell(self, announcement: Announcement) -> None:
         """Tell a person something, where its kind belongs; an offer becomes a question."""

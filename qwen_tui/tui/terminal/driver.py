@@ -1,4 +1,4 @@
-"""The terminal driver that survives bad bytes, hostile pastes, signals and a terminal that is gone.
+"""The terminal driver that survives invalid bytes, huge pastes, signals and a lost terminal.
 
 Law: no input ends the program but the end of input, and that flushes first; what is inside a
 bracketed paste is text, never keys.
@@ -169,12 +169,12 @@ class SafeDriver(LinuxDriver):
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def stop_application_mode(self) -> None:
-        """Give the screen back, as far as the terminal takes it."""
+        """Give the screen back, as far as the terminal reads it."""
         self._leaving = True
         super().stop_application_mode()
 
     def write(self, data: str) -> None:
-        """Write, unless the terminal is gone; on leaving, one that takes no bytes is given up."""
+        """Write, unless the terminal is gone; on leaving, one that reads nothing is given up."""
         assert self._writer_thread is not None, "the screen is not taken"
         while not self._terminal.lost:
             try:
@@ -185,7 +185,7 @@ class SafeDriver(LinuxDriver):
                     self._terminal.silence()
 
     def close(self) -> None:
-        """Stop writing; a terminal that takes no bytes is given up after half a second."""
+        """Stop writing; a terminal that reads nothing is given up after half a second."""
         writer = self._writer_thread
         if writer is None or not writer.is_alive():
             return

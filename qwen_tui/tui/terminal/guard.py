@@ -40,9 +40,9 @@ RESTORE: Final = (
 """Every mode that the interface may have set, off again."""
 
 FLUSH_S: Final = 1.2
-"""How long a dying program waits for what was written to be safe."""
+"""How long a program that is ended waits for what was written to be safe."""
 RESTORE_S: Final = 0.3
-"""How long it waits for a terminal that takes no bytes."""
+"""How long it waits for a terminal that reads nothing."""
 DRAIN_S: Final = 0.5
 """How long leaving waits for the last frame to be written."""
 LOG_MOST: Final = 4 << 20

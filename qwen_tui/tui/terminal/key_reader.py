@@ -42,7 +42,7 @@ _PARSE_ERRORS: Final = (
 
 
 class KeyReader:
-    """Feed it what was read; a sequence that is unknown or that the parser cannot bear is dropped.
+    """Feed it what was read. A sequence that is unknown, or fails in Textual's parser, is dropped.
 
     A lone Esc, and Alt with a character that begins sequences, are known only after a silence of
     `delay` seconds: call `tick` meanwhile. Marks of a paste that come this way are dropped.

@@ -1,4 +1,4 @@
-"""What a dying program still needs: bounded waits, work prepared ahead, output that cannot raise.
+"""What ending the program needs: bounded waits, work prepared ahead, output that cannot raise.
 
 Law: nothing here takes a lock that a signal handler may have interrupted, and nothing waits for
 ever.

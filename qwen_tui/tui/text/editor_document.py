@@ -35,7 +35,7 @@ _PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if code != 0x09}
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Characters `start` to `end` (exclusive) of the text wear a style."""
+    """Characters `start` to `end` (exclusive) of the text, with a style."""
 
     start: int
     end: int

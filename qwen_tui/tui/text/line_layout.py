@@ -156,7 +156,7 @@ class LineBlock:
         return self.raws[min(unit, len(self.raws) - 1)]
 
     def _spell_out(self) -> None:
-        """Give every unit its own entry, once the first that is not one plain character comes."""
+        """Give every unit an entry of its own: one of several characters or cells comes."""
         if not self.starts:
             self.starts = list(range(len(self.shown) + 1))
             self.raws = list(self.starts)

@@ -55,13 +55,13 @@ class TokenLayout:
         self._tops = [0]
         self._ends: list[int] = [-1]
         self._decoder = Decoder()
-        self.held_since = -1
-        """The token in which the bytes held back begin, while there are any."""
+        self.pending_since = -1
+        """The token in which an incomplete character begins, while there is one."""
         self.changed = 0
 
     @property
-    def held(self) -> bytes:
-        """Bytes at the end that are no character yet."""
+    def pending(self) -> bytes:
+        """Bytes at the end of an incomplete character."""
         return self._decoder.pending
 
     @property
@@ -82,14 +82,14 @@ class TokenLayout:
 
     def add(self, index: int, data: bytes) -> None:
         """Show one more token's bytes at the end."""
-        held = bool(self.held)
+        waiting = bool(self.pending)
         text = self._decoder.feed(data)
-        since = self.held_since if held else index
-        if self.held and (not held or text):
-            self.held_since = index
+        since = self.pending_since if waiting else index
+        if self.pending and (not waiting or text):
+            self.pending_since = index
         if not text:
             return
-        if held and since != index:
+        if waiting and since != index:
             self._add_text(text[0], since, index)
             text = text[1:]
         if text:

@@ -1,7 +1,7 @@
-"""The tree of roads: who forked where, its first words and how it ended; Enter goes there.
+"""The tree of branches: where each forked, its first words, how it ended; Enter goes there.
 
 Law: a picture of the session's tree. What goes on from a row's end stands below it, at the same
-depth; other roads stand deeper.
+depth; other branches stand deeper.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def ending(node: Node) -> str:
 
 
 class BranchTree(PartStyles, can_focus=True):
-    """The panel with the tree of roads."""
+    """The panel with the tree of branches."""
 
     DEFAULT_CSS = """
     BranchTree {

@@ -62,11 +62,6 @@ class Editor(ExactTextArea):
         editor: Editor
         size: int
 
-        @property
-        def control(self) -> Editor:
-            """The editor it came from."""
-            return self.editor
-
     @dataclass
     class PasteCut(Message):
         """A paste was longer than `PASTE_MOST`: `rest` was left out. `paste_more(rest)` adds it."""
@@ -75,21 +70,11 @@ class Editor(ExactTextArea):
         kept: int
         rest: str
 
-        @property
-        def control(self) -> Editor:
-            """The editor it came from."""
-            return self.editor
-
     @dataclass
     class FindAsked(Message):
         """A person wants to search: the screen shows its find bar."""
 
         editor: Editor
-
-        @property
-        def control(self) -> Editor:
-            """The editor it came from."""
-            return self.editor
 
     _own: str | None = None
     """The text before the tail, while one is shown."""
@@ -225,7 +210,7 @@ class Editor(ExactTextArea):
         await super()._on_key(event)
 
     async def _on_paste(self, event: events.Paste) -> None:
-        """Insert pasted text in one step; what is too much waits for a person's word."""
+        """Insert pasted text in one step. Beyond `paste_most` it is cut, and `PasteCut` posted."""
         event.stop()
         event.prevent_default()
         if self.read_only or not event.text:

@@ -44,22 +44,12 @@ class OutputPane(TokenView, can_focus=True):
         pane: OutputPane
         index: int | None
 
-        @property
-        def control(self) -> OutputPane:
-            """The pane it came from."""
-            return self.pane
-
     @dataclass
     class TokenActivated(Message):
         """Enter or a double click on a token: show what it beat."""
 
         pane: OutputPane
         index: int
-
-        @property
-        def control(self) -> OutputPane:
-            """The pane it came from."""
-            return self.pane
 
     _aim = 0
     """The cell that walking by lines keeps to."""

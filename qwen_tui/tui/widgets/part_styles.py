@@ -18,7 +18,7 @@ class PartStyles(ScrollView):
         self._parts: dict[tuple[str, str], Style] = {}
 
     def notify_style_update(self) -> None:
-        """The theme changed: no style made before is good."""
+        """The theme changed: make every style anew."""
         self._parts = {}
         super().notify_style_update()
 

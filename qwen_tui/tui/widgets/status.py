@@ -1,4 +1,4 @@
-"""The status line, the keys that work right now, and notices that stay until they are mended.
+"""The status line, the keys that work right now, and notices that stay until they are closed.
 
 Law: what does not fit is left out by rank, never cut in the middle.
 """
@@ -95,7 +95,7 @@ def _width(pieces: list[tuple[int, Content]]) -> int:
 
 class KeyLine(Widget):
     """The keys that work right now, the most useful first; a click presses one. For a moment a
-    passing word stands in their place, so that it covers nothing else.
+    brief message stands in their place, so that it covers nothing else.
     """
 
     DEFAULT_CSS = """
@@ -115,7 +115,7 @@ class KeyLine(Widget):
         self._until: Timer | None = None
 
     def say(self, text: str, seconds: float) -> bool:
-        """Show a passing word for so long, or until the next one; False where it has no room."""
+        """Show a brief message for so long, or until the next one; False where it has no room."""
         if "\n" in text or cell_len(text) > self.size.width - 2:
             return False
         self._said = text
@@ -141,14 +141,14 @@ class KeyLine(Widget):
         for active in self.screen.active_bindings.values():
             name = active.binding.id or ""
             useful = active.enabled and name in BY_ID and BY_ID[name].rank > 0
-            if useful and name not in found and self._worth(name):
+            if useful and name not in found and self._shown(name):
                 found[name] = active.binding
         return sorted(found.values(), key=lambda binding: BY_ID[binding.id or ""].rank)
 
-    def _worth(self, name: str) -> bool:
+    def _shown(self, name: str) -> bool:
         """Whether the screen, which may know better, has a place for it here."""
-        worth: Callable[[str], bool] | None = getattr(self.screen, "worth_showing", None)
-        return worth is None or worth(name)
+        shows: Callable[[str], bool] | None = getattr(self.screen, "shows_key_of", None)
+        return shows is None or shows(name)
 
     def render(self) -> Content:
         """As many keys as fit, help always the last; or what was said just now."""
@@ -180,7 +180,7 @@ class KeyLine(Widget):
         return key + Content(f" {BY_ID[binding.id or ''].name}")
 
     def on_click(self, event: events.Click) -> None:
-        """Press the key that was clicked, or put the keys back in a passing word's place."""
+        """Press the key that was clicked, or put the keys back in a brief message's place."""
         if self._said:
             self._forget()
         for start, end, key in self._places:
@@ -189,7 +189,7 @@ class KeyLine(Widget):
 
 
 class Notice(Static):
-    """Something a person should know, with its cure; it stays until it is closed or mended."""
+    """A message with a hint what to do; it stays until it is closed, or its cause is gone."""
 
     DEFAULT_CSS = """
     Notice {
@@ -215,22 +215,17 @@ class Notice(Static):
             super().__init__()
             self.notice = notice
 
-        @property
-        def control(self) -> Notice:
-            """The notice, for `on` selectors."""
-            return self.notice
-
     def __init__(self, *, id: str | None = None, closable: bool = True) -> None:
         super().__init__(Content(""), id=id, markup=False)
         self.closable = closable
         self.message = ""
 
-    def tell(self, message: str, hint: str = "", *, mood: str = "") -> None:
-        """Show a message and its cure; an empty one hides the notice. `mood`: "", mild or calm."""
+    def tell(self, message: str, hint: str = "", *, kind: str = "") -> None:
+        """Show a message and a hint; an empty one hides the notice. `kind`: "", mild or calm."""
         self.message = message
         self.set_class(bool(message), "-shown")
         for name in ("mild", "calm"):
-            self.set_class(mood == name, f"-{name}")
+            self.set_class(kind == name, f"-{name}")
         if not message:
             return
         content = Content.styled(visible(message), "bold")

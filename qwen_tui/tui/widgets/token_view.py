@@ -105,9 +105,9 @@ class TokenView(ScrollView):
         return self._tokens
 
     @property
-    def held(self) -> bytes:
-        """Bytes at the end that are no whole character yet."""
-        return self._token_layout.held
+    def pending(self) -> bytes:
+        """Bytes at the end of an incomplete character."""
+        return self._token_layout.pending
 
     def show(
         self,
@@ -177,11 +177,11 @@ class TokenView(ScrollView):
     def _trailer(self) -> list[tuple[str, Style]]:
         """What follows the last token: bytes that wait for the rest, and the end mark."""
         parts = []
-        if held := self._token_layout.held:
+        if pending := self._token_layout.pending:
             badge = self.heat.palette.badge
-            if self.cursor is not None and self.cursor >= self._token_layout.held_since:
+            if self.cursor is not None and self.cursor >= self._token_layout.pending_since:
                 badge += self.heat.palette.cursor
-            parts.append((f"‹{held.hex(' ').upper()} …›", badge))
+            parts.append((f"‹{pending.hex(' ').upper()} …›", badge))
         if self._reason is not None:
             parts.append((f" {END_MARKS[self._reason]} ", self.heat.palette.end))
         return parts
