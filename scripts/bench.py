@@ -125,7 +125,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
 
     flags = {name: getattr(chosen, name) for name in ("quant", "dtype", "device", "threads")}
     wanted = settings.load({"model": str(chosen.model), **flags}, env=os.environ, cwd=home)
-    protocol = figures.Protocol(chosen.rounds, chosen.tokens, chosen.prompt, chosen.passage)
+    protocol = figures.BenchProtocol(chosen.rounds, chosen.tokens, chosen.prompt, chosen.passage)
     vocab = Vocab.load(chosen.model)
     card = hub.card(chosen.model)
     threads = chosen.threads or torch.get_num_threads()
@@ -145,7 +145,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         for peer in made:
             say(f"{peer.name}: loaded in {peer.load_s:.1f} s, ready in {peer.ready_s:.1f} s")
             contenders.append(peer)
-    mark = bandwidth.Watermark()
+    mark = bandwidth.PeakMemory()
     held = mark.look()
     loads = []
     report = lambda progress: None  # noqa: E731
@@ -182,8 +182,8 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         "dtype": backend.environment.dtype,
         "device": backend.environment.device,
         "why": list(backend.why),
-        "machine": bandwidth.look(load, packages).record(),
-        "caption": bandwidth.look(load, packages).line(),
+        "machine": bandwidth.host(load, packages).record(),
+        "caption": bandwidth.host(load, packages).line(),
         "protocol": asdict(protocol) | {"prefill": chosen.prefill},
         "contenders": [
             {
@@ -194,7 +194,7 @@ def run(chosen: argparse.Namespace, home: Path) -> dict[str, Any]:
         ],
         "figures": {name: figure.record() for name, figure in result.items()},
         "rows": list(
-            figures.Result({}, bandwidth.look(load), protocol, (), result).rows()
+            figures.Result({}, bandwidth.host(load), protocol, (), result).rows()
         ),
         "pairs": pairs.values,
     }  # fmt: skip

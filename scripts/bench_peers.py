@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BenchProtocol, Final
 
 import torch
 
@@ -29,7 +29,7 @@ RAW: Final = Sampling(seed=1)
 KINDS: Final = {"greedy": workloads.GREEDY, "sampled": workloads.SAMPLED, "raw": RAW}
 
 
-class Contender(Protocol):
+class Contender(BenchProtocol):
     """Something that generates. `load_s` ends when it was loaded, `ready_s` with its first token;
     `own_bytes` is the memory of its own that loading took.
     """

@@ -14,7 +14,7 @@ from qwen_tui.cli import options
 from qwen_tui.cli.command_group import Command
 
 if TYPE_CHECKING:
-    from qwen_tui.backends.local.benchmark.figures import Protocol, Result
+    from qwen_tui.backends.local.benchmark.figures import BenchProtocol, Result
 
 PANEL = "Measurement"
 
@@ -92,14 +92,14 @@ def bench(
         show_result(result)
 
 
-def _protocol(quick: bool, wanted: dict[str, int | None]) -> Protocol:
+def _protocol(quick: bool, wanted: dict[str, int | None]) -> BenchProtocol:
     """What is measured: the usual, or a rough look, with what was asked for changed in it."""
     from dataclasses import replace
 
-    from qwen_tui.backends.local.benchmark.figures import QUICK, Protocol
+    from qwen_tui.backends.local.benchmark.figures import QUICK, BenchProtocol
 
     given: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
-    return replace(QUICK if quick else Protocol(), **given)
+    return replace(QUICK if quick else BenchProtocol(), **given)
 
 
 def show_result(result: Result) -> None:

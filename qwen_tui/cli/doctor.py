@@ -138,10 +138,10 @@ def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
     from qwen_tui.backends.local.planning import draft_model, hardware, plan
     from qwen_tui.types import Trouble
 
-    decided = plan.plan(card, found, hardware.look())
+    decided = plan.plan(card, found, hardware.probe())
     if found.draft and not decided.spread:
         with suppress(Trouble):  # what is wrong with the draft is said in its own rows
-            decided = draft_model.narrowed(decided, card, draft_model.located(found), found)
+            decided = draft_model.leave_room(decided, card, draft_model.find_card(found), found)
     return [("plan" if index == 0 else "", line) for index, line in enumerate(plan.lines(decided))]
 
 
@@ -153,13 +153,13 @@ def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[st
     from qwen_tui.vocab import Vocab
 
     rows = [("draft", f"{found.draft}  ({found.origin['draft']})")]
-    machine = hardware.look()
-    draft = draft_model.located(found)
-    decided = draft_model.narrowed(plan.plan(card, found, machine), card, draft, found)
+    machine = hardware.probe()
+    draft = draft_model.find_card(found)
+    decided = draft_model.leave_room(plan.plan(card, found, machine), card, draft, found)
     if decided.spread or card.shape is None:
         return [*rows, ("", "not used: the model runs through transformers")]
     vocab = Vocab.load(snapshot.path)
-    beside = draft_model.chosen(found, draft, snapshot, vocab, decided, machine)
+    beside = draft_model.plan_draft(found, draft, snapshot, vocab, decided, machine)
     return [*rows, *(("", line) for line in (*plan.lines(beside.plan), beside.why))]
 
 

@@ -12,7 +12,7 @@ from qwen_tui.hub.download import pull
 from qwen_tui.hub.hashes import Checked, Fingerprint, Stopped, fingerprint, verify
 from qwen_tui.hub.hub_cache import hub_cache, offline
 from qwen_tui.hub.memory_needs import Needs, needs
-from qwen_tui.hub.qwen2_shape import MISFIT_CURE, Shape, misfit
+from qwen_tui.hub.qwen2_shape import FETCH_AGAIN, Shape, tensor_fault
 from qwen_tui.hub.safetensors_header import Tensor, read_json, size_text
 from qwen_tui.hub.snapshots import (
     DEMO,
@@ -28,8 +28,8 @@ from qwen_tui.hub.weight_files import WeightFiles, contents, weight_files
 
 __all__ = [
     "DEMO",
+    "FETCH_AGAIN",
     "KNOWN",
-    "MISFIT_CURE",
     "Card",
     "Checked",
     "Fingerprint",
@@ -48,7 +48,6 @@ __all__ = [
     "installed",
     "is_hub_id",
     "locate",
-    "misfit",
     "nearest",
     "needs",
     "offline",
@@ -56,6 +55,7 @@ __all__ = [
     "read_json",
     "remove",
     "size_text",
+    "tensor_fault",
     "verify",
     "weight_files",
 ]

@@ -14,7 +14,7 @@ from typing import Any, Final
 from qwen_tui.hub import card_text, quantisation, safetensors_header
 from qwen_tui.hub.catalog import BASE_KIND, INSTRUCT_KIND
 from qwen_tui.hub.checkpoint_folder import generator_names
-from qwen_tui.hub.qwen2_shape import MISFIT_CURE, Shape, misfit
+from qwen_tui.hub.qwen2_shape import FETCH_AGAIN, Shape, tensor_fault
 from qwen_tui.hub.weight_files import contents
 from qwen_tui.types import NO_INPUT, Trouble
 
@@ -208,4 +208,4 @@ def _refused(
         return quantisation.obstacle(quantised, config, tensors), quantisation.CURE
     if why := quantisation.undeclared(tensors):
         return why, quantisation.CURE
-    return (misfit(shape, tensors) if shape is not None else ""), MISFIT_CURE
+    return (tensor_fault(shape, tensors) if shape is not None else ""), FETCH_AGAIN

@@ -16,26 +16,26 @@ from qwen_tui.hub.weight_files import ADAPTER, GGUF_CURE, INDEX, WeightFiles, we
 CAUSAL_CURE: Final = "take a causal language model, as Qwen/Qwen2.5-0.5B"
 
 
-class Foreign(NamedTuple):
+class OtherKind(NamedTuple):
     """A folder of another kind: what it is, and what to do instead."""
 
     what: str
     cure: str
 
 
-def foreign(folder: Path) -> Foreign | None:
+def other_kind(folder: Path) -> OtherKind | None:
     """Say what a folder holds when it is no language model's checkpoint; None when it may be."""
     if (folder / "model_index.json").is_file():
-        return Foreign("is a diffusers pipeline, which makes pictures", CAUSAL_CURE)
+        return OtherKind("is a diffusers pipeline, which makes pictures", CAUSAL_CURE)
     config = _config(folder)
     if config is None:
         return _without_config(folder)
     named = generator_names(config)
     if named and not any(map(_generates, named)):
-        return Foreign(f"is a {named[0]}, which does not continue text", CAUSAL_CURE)
+        return OtherKind(f"is a {named[0]}, which does not continue text", CAUSAL_CURE)
     if config.get("is_encoder_decoder") is True:
         what = named[0] if named else "model"
-        return Foreign(f"is a {what}, an encoder with a decoder beside it", CAUSAL_CURE)
+        return OtherKind(f"is a {what}, an encoder with a decoder beside it", CAUSAL_CURE)
     return None
 
 
@@ -60,14 +60,14 @@ def _config(folder: Path) -> dict[str, Any] | None:
         return {}
 
 
-def _without_config(folder: Path) -> Foreign | None:
+def _without_config(folder: Path) -> OtherKind | None:
     if (folder / "adapter_config.json").is_file() or (folder / ADAPTER).is_file():
         try:
             base = str(read_json(folder / "adapter_config.json").get("base_model_name_or_path", ""))
         except Broken:
             base = ""
         of = f" of {base[:200]}" if base else ""
-        return Foreign(
+        return OtherKind(
             f"holds only an adapter (LoRA){of}, not a model",
             "merge it into its base model (peft: merge_and_unload, save_pretrained) and load that",
         )
@@ -75,14 +75,14 @@ def _without_config(folder: Path) -> Foreign | None:
         named = sorted(each.name for each in folder.glob("[!.]*.gguf"))
     except OSError:
         named = []
-    return Foreign(f"holds weights only as {named[0]}, a GGUF file", GGUF_CURE) if named else None
+    return OtherKind(f"holds weights only as {named[0]}, a GGUF file", GGUF_CURE) if named else None
 
 
 def problems(folder: Path) -> tuple[str, ...]:
     """What keeps a folder from being loaded, a line each; empty when nothing does."""
     if not folder.is_dir():
         return (f"{folder} is not a folder",)
-    other = foreign(folder)
+    other = other_kind(folder)
     if other is not None:
         return (f"it {other.what}",)
     found = []

@@ -82,19 +82,19 @@ def fingerprint(
     with `hash_weights`, reporting `Progress("load", bytes, bytes)`, and left out without. Raises
     `Stopped`.
     """
-    memory = _Memory(env)
+    known_hashes = _HashCache(env)
     found: dict[str, str] = {}
     unknown = []
     for name in names(folder):
         file = folder / name
-        known = memory.get(file) or (blob_hash(file) if name.endswith(".safetensors") else "")
+        known = known_hashes.get(file) or (blob_hash(file) if name.endswith(".safetensors") else "")
         if known:
             found[name] = known
         elif name.endswith(".safetensors") and not hash_weights:
             unknown.append(name)
         else:
-            found[name] = memory.put(file, sha256(file, report=report, cancel=cancel))
-    memory.write()
+            found[name] = known_hashes.put(file, sha256(file, report=report, cancel=cancel))
+    known_hashes.write()
     return Fingerprint(
         found, found.get("config.json", ""), found.get("tokenizer.json", ""), not unknown
     )
@@ -172,14 +172,14 @@ def verify(
     cancel: threading.Event | None = None,
     env: Mapping[str, str] | None = None,
 ) -> tuple[Checked, ...]:
-    """Hash every file of a checkpoint anew and compare with what is on record; Trouble 66,
+    """Hash every file of a checkpoint again and compare with what is on record; Trouble 66,
     `Stopped`.
 
     A first verification outside the hub's cache records what it found, for the next one. A file
     that was written anew since is reported once and recorded; one that changed without being
     written (bit rot) stays reported.
     """
-    memory = _Memory(env)
+    known_hashes = _HashCache(env)
     results = []
     for name in names(folder):
         file = folder / name
@@ -191,15 +191,15 @@ def verify(
             results.append(Checked(name, git_sha1(file), stated, "hub"))
         else:
             actual = sha256(file, report=report, cancel=cancel)
-            before = memory.recorded(file)
+            before = known_hashes.recorded(file)
             results.append(Checked(name, actual, before, "recorded" if before else ""))
-            if not memory.get(file):
-                memory.put(file, actual)
-    memory.write()
+            if not known_hashes.get(file):
+                known_hashes.put(file, actual)
+    known_hashes.write()
     return tuple(results)
 
 
-class _Memory:
+class _HashCache:
     """Hashes on disk in the cache folder: real path → size, mtime_ns, inode, sha256."""
 
     def __init__(self, env: Mapping[str, str] | None) -> None:

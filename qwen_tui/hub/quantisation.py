@@ -14,7 +14,7 @@ from typing import Any, Final
 from qwen_tui.hub.safetensors_header import Broken, Tensor, read_json
 
 PLAIN: Final = frozenset({"F64", "F32", "F16", "BF16"})
-"""Safetensors' names of the dtypes whose numbers are the weights themselves."""
+"""Safetensors' names of the dtypes that hold the weights as they are, without a scale."""
 CURE: Final = (
     "load the checkpoint that it was quantised from; --quant int8 and --quant nf4 quantise here"
 )

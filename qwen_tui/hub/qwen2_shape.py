@@ -13,7 +13,7 @@ from typing import Any, Final
 from qwen_tui.hub.quantisation import PLAIN
 from qwen_tui.hub.safetensors_header import Tensor
 
-MISFIT_CURE: Final = "fetch the model again; nothing is ever filled in at random"
+FETCH_AGAIN: Final = "fetch the model again; nothing is ever filled in at random"
 MOST_NAMED: Final = 3
 OFTEN_LEFT: Final = ".rotary_emb.inv_freq"
 """How a buffer ends that old checkpoints carry and no forward reads."""
@@ -96,7 +96,7 @@ def wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
     return found
 
 
-def misfit(shape: Shape, tensors: Iterable[Tensor]) -> str:
+def tensor_fault(shape: Shape, tensors: Iterable[Tensor]) -> str:
     """What is wrong with a checkpoint's tensors: missing, of the wrong shape or dtype, or unknown;
     "" when all are as its configuration has it.
     """

@@ -207,7 +207,7 @@ def nearest(name: str, among: list[str]) -> str:
 def _broken(model: str, snapshot: Snapshot) -> Trouble:
     first, *rest = snapshot.problems
     more = f" ({len(rest)} more: {'; '.join(rest[:3])})" if rest else ""
-    other = checkpoint_folder.foreign(snapshot.path)
+    other = checkpoint_folder.other_kind(snapshot.path)
     if other is not None:
         hint = other.cure
     elif snapshot.place == "hub cache":
@@ -259,7 +259,7 @@ def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
             locate(each.name, env=env, cwd=Path("/nonexistent")) if is_hub_id(each.name) else None
         )
         if snapshot is not None and (
-            snapshot.complete or checkpoint_folder.foreign(snapshot.path) is None
+            snapshot.complete or checkpoint_folder.other_kind(snapshot.path) is None
         ):
             found.setdefault(each.name, snapshot)
     return tuple(found.values())

@@ -16,11 +16,11 @@ from fixtures import checkpoints
 from fixtures.opening import local
 from qwen_tui import settings
 from qwen_tui.backends.local.benchmark import bandwidth, quality, run, workloads
-from qwen_tui.backends.local.benchmark.figures import Figure, Protocol, places, spelled
+from qwen_tui.backends.local.benchmark.figures import BenchProtocol, Figure, decimals, figure_text
 from qwen_tui.backends.local.nn import fbgemm
 from qwen_tui.types import Progress, Trouble
 
-BRIEF = Protocol(rounds=2, tokens=4, prompt=64, passage=12, siblings=3)
+BRIEF = BenchProtocol(rounds=2, tokens=4, prompt=64, passage=12, siblings=3)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_long_prompts_are_new_and_an_edit_reuses_all_but_the_end(folder: Path) -
 def test_a_long_prompt_is_cut_to_what_the_context_holds(tmp_path: Path) -> None:
     small = checkpoints.qwen2(tmp_path / "small", context=128)
     subject = workloads.Subject(
-        local(small, path="fast"), Protocol(tokens=16, prompt=4096), known=300
+        local(small, path="fast"), BenchProtocol(tokens=16, prompt=4096), known=300
     )
     assert 0 < subject.prompt_tokens < 128
     assert subject.cold(1).prompt == subject.prompt_tokens
@@ -139,9 +139,9 @@ def test_a_busy_machine_is_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_figure_is_its_median_with_the_spread() -> None:
     figure = Figure("decode", "tok/s", (5.0, 7.126, 30.0))
-    assert spelled(figure) == ("7.13 tok/s", "5.00 – 30.00")
-    assert spelled(Figure("ratio", "×", (1.5,))) == ("1.50×", "")
-    assert [places(value) for value in (1234.0, 12.0, 1.0, 0.1, 0.01)] == [0, 1, 2, 3, 4]
+    assert figure_text(figure) == ("7.13 tok/s", "5.00 – 30.00")
+    assert figure_text(Figure("ratio", "×", (1.5,))) == ("1.50×", "")
+    assert [decimals(value) for value in (1234.0, 12.0, 1.0, 0.1, 0.01)] == [0, 1, 2, 3, 4]
 
 
 def test_the_read_kernel_says_bytes_per_second() -> None:
@@ -187,7 +187,7 @@ def test_the_gates_float32_is_the_models(folder: Path, monkeypatch: pytest.Monke
     seen: list[Tensor] = []
     measure = quality._distance
 
-    def spy(name: str, exact: Tensor, *rest: Any) -> quality.Distance:
+    def spy(name: str, exact: Tensor, *rest: Any) -> quality.QualityLoss:
         seen.append(exact)
         return measure(name, exact, *rest)
 

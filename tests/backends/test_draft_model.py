@@ -420,18 +420,18 @@ def test_a_draft_that_does_not_fit_beside_the_model_is_refused_with_numbers(
     chosen = load({"model": str(folder), "draft": str(twin)}, env={}, cwd=folder)
     snapshot = hub.find(str(folder))
     card = hub.card(folder)
-    machine = hardware.look()
+    machine = hardware.probe()
     plan = planning.plan(card, chosen, machine)
     free = {"cpu": int(plan.need_bytes / planning.KEPT_FREE) + 1000}
     narrow = planning.Machine(
         ("cpu",), free, machine.native, machine.bitsandbytes, machine.threads, machine.names
     )
     plan = planning.plan(card, chosen, narrow)
-    draft = draft_model.located(chosen)
+    draft = draft_model.find_card(chosen)
     with pytest.raises(Trouble, match=r"GiB of memory .* beside .* free on cpu") as caught:
-        draft_model.chosen(chosen, draft, snapshot, Vocab.load(folder), plan, narrow)
+        draft_model.plan_draft(chosen, draft, snapshot, Vocab.load(folder), plan, narrow)
     assert caught.value.code == TEMPORARY
-    assert draft_model.chosen(
+    assert draft_model.plan_draft(
         chosen, draft, snapshot, Vocab.load(folder), plan, machine
     ).name == str(twin)
 
@@ -494,19 +494,19 @@ def test_doctor_tells_how_the_draft_would_run(
 
 def test_the_models_context_leaves_room_for_the_draft(folder: Path, twin: Path) -> None:
     chosen = load({"model": str(folder), "draft": str(twin)}, env={}, cwd=folder)
-    card, machine = hub.card(folder), hardware.look()
+    card, machine = hub.card(folder), hardware.probe()
     wide = replace(card, context=10**6)
     plan = planning.plan(wide, chosen, machine)
     tight = replace(plan, free_bytes=int(plan.need_bytes / planning.KEPT_FREE))
-    narrowed = draft_model.narrowed(tight, wide, draft_model.located(chosen), chosen)
+    narrowed = draft_model.leave_room(tight, wide, draft_model.find_card(chosen), chosen)
     assert planning.LEAST_CONTEXT <= narrowed.context < tight.context
     assert narrowed.need_bytes < tight.need_bytes
     assert "fits in beside it" in narrowed.why[-1]
     asked_for = replace(chosen, context=100)
-    assert draft_model.narrowed(tight, wide, draft_model.located(asked_for), asked_for) == tight
+    assert draft_model.leave_room(tight, wide, draft_model.find_card(asked_for), asked_for) == tight
     assert (
-        draft_model.narrowed(
-            replace(plan, free_bytes=2**50), wide, draft_model.located(chosen), chosen
+        draft_model.leave_room(
+            replace(plan, free_bytes=2**50), wide, draft_model.find_card(chosen), chosen
         ).context
         == plan.context
     )

@@ -411,7 +411,7 @@ def test_every_kind_of_it_is_measured(
     assert min(found.own8, found.own4, found.own_nf4, found.int4) > 0
 
 
-def network(folder: Path, kind: Kind, cache: Path | None) -> packed_file.Loaded:
+def network(folder: Path, kind: Kind, cache: Path | None) -> packed_file.PackedNetwork:
     shape = Shape.of(json.loads((folder / "config.json").read_text("utf-8")))
     assert shape is not None
     return packed_file.load(

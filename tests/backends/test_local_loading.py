@@ -523,7 +523,7 @@ def test_a_plan_reads_as_lines(seven: hub.Card) -> None:
 
 
 def test_this_machine_is_looked_at() -> None:
-    found = hardware.look()
+    found = hardware.probe()
     assert found.devices[-1] == "cpu"
     assert found.free["cpu"] > 0
     assert found.threads >= 1

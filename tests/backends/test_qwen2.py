@@ -41,7 +41,9 @@ def open_network(
     return opened(folder, kind, dtype, cache).network
 
 
-def opened(folder: Path, kind: Kind, dtype: torch.dtype, cache: Path | None) -> packed_file.Loaded:
+def opened(
+    folder: Path, kind: Kind, dtype: torch.dtype, cache: Path | None
+) -> packed_file.PackedNetwork:
     return packed_file.load(
         folder,
         shape_of(folder),

@@ -27,8 +27,8 @@ def anonymous_bytes() -> int:
     return most if sys.platform == "darwin" else most * 1024
 
 
-def held_bytes(device: torch.device) -> int:
-    """Bytes held now on the device that computes: a GPU's allocations, or main memory."""
+def used_bytes(device: torch.device) -> int:
+    """Bytes in use on the device that computes: a GPU's allocations, or main memory."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if device.type == "mps":
@@ -44,7 +44,7 @@ def ran_out(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(each in str(error).lower() for each in words)
 
 
-def give_back() -> None:
+def release() -> None:
     """Return freed memory to the device."""
     gc.collect()
     if torch.cuda.is_available():

@@ -54,7 +54,7 @@ class Planned:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedModel:
     """A forward pass with its weights; `kernels` names what computes, `why` and `warnings` say what
     was odd in loading it.
     """
@@ -69,11 +69,11 @@ def planned(settings: Settings) -> Planned:
     """Find the checkpoint that the settings name and plan how to run it here; raises Trouble."""
     snapshot = hub.find(settings.model)
     card = hub.card(snapshot.path, snapshot.name)
-    machine = hardware.look()
+    machine = hardware.probe()
     plan = planning.plan(card, settings, machine)
-    draft = draft_model.located(settings) if settings.draft else None
+    draft = draft_model.find_card(settings) if settings.draft else None
     if draft is not None and card.shape is not None and not plan.spread:
-        plan = draft_model.narrowed(plan, card, draft, settings)
+        plan = draft_model.leave_room(plan, card, draft, settings)
     plan = replace(plan, warnings=(*snapshot.notes, *plan.warnings))
     return Planned(snapshot, card, machine, plan, draft)
 
@@ -130,7 +130,7 @@ def _draft_of(
     if not own:
         why = f"no guesses by {found.draft.name}: transformers' forward does not verify them"
         return None, (why,)
-    chosen = draft_model.chosen(
+    chosen = draft_model.plan_draft(
         settings, found.draft, found.snapshot, vocab, found.plan, found.machine
     )
     return chosen, (chosen.why,)
@@ -138,7 +138,7 @@ def _draft_of(
 
 def _load(
     found: Planned, shape: hub.Shape | None, report: Report, cancel: threading.Event
-) -> Loaded:
+) -> LoadedModel:
     """The model by our own forward where there is a `shape`, else by transformers'."""
     if shape is not None:
         return _load_own(found.snapshot.path, shape, found.plan, report, cancel)
@@ -149,12 +149,12 @@ def _load(
     why = ["transformers' own forward"]
     if model.recomputes:
         why.append("no cache: this architecture's state cannot be fed in parts; each step is slow")
-    return Loaded(model, "transformers", tuple(why), warnings)
+    return LoadedModel(model, "transformers", tuple(why), warnings)
 
 
 def _load_own(
     folder: Path, shape: hub.Shape, plan: Plan, report: Report, cancel: threading.Event
-) -> Loaded:
+) -> LoadedModel:
     """A checkpoint by our own forward."""
     if plan.quant == "nf4" and plan.packing != "kernel":
         transformers_loader.prepare(plan)
@@ -173,10 +173,10 @@ def _load_own(
     model = FastModel(found.network, packed=found.packed, context=plan.context)
     kernels = f"qwen-tui+{plan.packing}" if plan.packing else "qwen-tui"
     why = ("our own Qwen2 forward over fused weights", *filter(None, (found.note,)))
-    return Loaded(model, kernels, why, found.warnings)
+    return LoadedModel(model, kernels, why, found.warnings)
 
 
-def _environment(found: Planned, vocab: Vocab, loaded: Loaded) -> Environment:
+def _environment(found: Planned, vocab: Vocab, loaded: LoadedModel) -> Environment:
     """Where tokens will come from."""
     snapshot, plan = found.snapshot, found.plan
     prints = hub.fingerprint(snapshot.path, hash_weights=found.card.bytes <= HASHED_BYTES)

@@ -1,4 +1,4 @@
-"""What machine this is, and how fast it reads memory: the yardstick that speeds are held against.
+"""What machine this is, and how fast it reads memory: the bound that speeds are compared with.
 
 Law: the bandwidth is measured in the process, with the threads and at the time of what it judges.
 """
@@ -66,7 +66,7 @@ def load() -> float:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
 
 
-def look(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Host:
+def host(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Host:
     """Describe this machine; `load` is what it was before the measurement."""
     versions = {"Python": platform.python_version()}
     for package in packages:
@@ -181,7 +181,7 @@ class Bandwidth:
             torch.mps.synchronize()
 
 
-class Watermark:
+class PeakMemory:
     """The most memory of its own (RssAnon) that was seen whenever somebody looked, less the bytes
     that are `aside`: the measurement's own.
     """

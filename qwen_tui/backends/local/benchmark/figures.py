@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from qwen_tui.backends.local.benchmark.bandwidth import Host
-from qwen_tui.backends.local.benchmark.quality import Distance
+from qwen_tui.backends.local.benchmark.quality import QualityLoss
 
 
 @dataclass(frozen=True, slots=True)
-class Protocol:
+class BenchProtocol:
     """How much is measured: rounds, decoded tokens in a block, tokens of the long prompt and of the
     passage that is written anew.
     """
@@ -28,7 +28,7 @@ class Protocol:
     seed: int = 0
 
 
-QUICK: Final = Protocol(rounds=2, tokens=16, prompt=256, passage=32)
+QUICK: Final = BenchProtocol(rounds=2, tokens=16, prompt=256, passage=32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,10 @@ class Result:
 
     model: dict[str, Any]
     machine: Host
-    protocol: Protocol
+    protocol: BenchProtocol
     why: tuple[str, ...]
     figures: dict[str, Figure] = field(default_factory=dict)
-    gate: tuple[Distance, ...] = ()
+    gate: tuple[QualityLoss, ...] = ()
 
     def record(self) -> dict[str, Any]:
         """As JSON holds it."""
@@ -83,19 +83,19 @@ class Result:
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
         """What it is, the median, the spread over the rounds, a note."""
         for figure in self.figures.values():
-            yield (figure.label, *spelled(figure), figure.note)
+            yield (figure.label, *figure_text(figure), figure.note)
 
 
-def spelled(figure: Figure) -> tuple[str, str]:
+def figure_text(figure: Figure) -> tuple[str, str]:
     """Median with its unit, and lowest – highest, as exact as the median is."""
-    digits = places(figure.median)
+    digits = decimals(figure.median)
     gap = "" if figure.unit in ("", "×") else " "
     low, high = (f"{value:,.{digits}f}" for value in (min(figure.values), max(figure.values)))
     spread = f"{low} – {high}" if len(figure.values) > 1 else ""
     return f"{figure.median:,.{digits}f}{gap}{figure.unit}", spread
 
 
-def places(value: float) -> int:
+def decimals(value: float) -> int:
     """Decimal places that show three figures of a value (no more than four places)."""
     size = abs(value)
     return next((digits for digits, least in enumerate((100, 10, 1, 0.1)) if size >= least), 4)

@@ -22,7 +22,7 @@ from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import quantised
 from qwen_tui.backends.local.nn.qwen2 import KV, DecoderLayer, Qwen2
 from qwen_tui.backends.local.planning.machine import Packing
-from qwen_tui.backends.local.weights.safetensors_reader import Reader, fused, norms
+from qwen_tui.backends.local.weights.safetensors_reader import CheckpointReader, fused, norms
 from qwen_tui.types import USAGE, Progress, Trouble
 from qwen_tui.vocab import Vocab
 
@@ -35,7 +35,7 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Distance:
+class QualityLoss:
     """How far a kind is from float32: relative error of the logits (their mean taken off, which
     softmax does not see), share of positions with the same likeliest id, Kullback-Leibler
     divergence from float32's distribution in nats, mean and largest; nats a token that the text
@@ -68,7 +68,7 @@ class Distance:
 HEADER: Final = ("against float32", "error", "same first", "KL mean", "KL most", "nats a token")
 
 
-class _Runner:
+class _Variant:
     """One kind on its way through the layers: its hidden states, and one layer at a time."""
 
     def __init__(self, shape: hub.Shape, kind: Kind, dtype: torch.dtype, packing: Packing) -> None:
@@ -117,7 +117,7 @@ class _Runner:
         return fbgemm.laid_out(quantised(kind, weight, bias, self._dtype))
 
 
-def runners(shape: hub.Shape, nf4: bool) -> list[_Runner]:
+def variants(shape: hub.Shape, nf4: bool) -> list[_Variant]:
     """float32, then every kind that this machine has."""
     kinds: list[tuple[Kind, torch.dtype, Packing]] = [
         ("dense", torch.float32, ""),
@@ -132,7 +132,7 @@ def runners(shape: hub.Shape, nf4: bool) -> list[_Runner]:
         kinds += [(kind, torch.float32, "kernel") for kind in own]
     if nf4:
         kinds.append(("nf4", torch.bfloat16, ""))
-    return [_Runner(shape, *kind) for kind in kinds]
+    return [_Variant(shape, *kind) for kind in kinds]
 
 
 def some_ids(vocab: Vocab) -> list[int]:
@@ -142,7 +142,7 @@ def some_ids(vocab: Vocab) -> list[int]:
 
 
 @torch.inference_mode()
-def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> list[Distance]:
+def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> list[QualityLoss]:
     """Every kind against float32, on the CPU. `known` ids have logits that count; reports `load`
     in layers. Trouble where our own forward does not run this architecture.
     """
@@ -150,10 +150,10 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
     shape = card.shape
     if shape is None:
         raise Trouble(f"{card.name} has no forward of our own to gate", code=USAGE)
-    reader = Reader(folder, shape)
+    reader = CheckpointReader(folder, shape)
     shape = reader.shape
     embed = reader.take("model.embed_tokens.weight")
-    every = runners(shape, _nf4())
+    every = variants(shape, _nf4())
     for each in every:
         each.begin(torch.tensor(ids), embed)
     with fbgemm.packing() if fbgemm.available() else nullcontext():
@@ -172,7 +172,7 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
 
 
 def _nf4() -> bool:
-    """Whether bitsandbytes is here; made ready for the CPU."""
+    """Whether bitsandbytes is installed; it is prepared for the CPU."""
     try:
         from qwen_tui.backends.local.nn import bitsandbytes, nf4
         from qwen_tui.backends.local.weights import transformers_loader
@@ -185,7 +185,7 @@ def _nf4() -> bool:
     return True
 
 
-def _distance(name: str, exact: Tensor, parts: Iterator[Tensor], ids: Sequence[int]) -> Distance:
+def _distance(name: str, exact: Tensor, parts: Iterator[Tensor], ids: Sequence[int]) -> QualityLoss:
     wrong = whole = dearer = 0.0
     same: list[Tensor] = []
     divergences: list[Tensor] = []
@@ -203,7 +203,7 @@ def _distance(name: str, exact: Tensor, parts: Iterator[Tensor], ids: Sequence[i
         dearer += float((log_right - log_part)[places, following].sum())
         start += len(part)
     divergence = torch.cat(divergences)
-    return Distance(
+    return QualityLoss(
         name,
         (wrong / whole) ** 0.5,
         float(torch.cat(same).double().mean()),

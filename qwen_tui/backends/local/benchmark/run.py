@@ -1,4 +1,4 @@
-"""What a person gets on this machine: speed, latency, loading and memory, through the backend door.
+"""What a person gets on this machine: speed, latency, loading and memory, through the backend.
 
 Law: one process; in every round each kind of block runs once, in turning order; a figure is a
 median with its spread, and a ratio is formed within a round. What the bound is comes from the same
@@ -19,7 +19,7 @@ import torch
 from qwen_tui import hub
 from qwen_tui.backends.local.backend import Local
 from qwen_tui.backends.local.benchmark import bandwidth, quality
-from qwen_tui.backends.local.benchmark.figures import Figure, Protocol, Result, memory
+from qwen_tui.backends.local.benchmark.figures import BenchProtocol, Figure, Result, memory
 from qwen_tui.backends.local.benchmark.workloads import (
     EDITED,
     GREEDY,
@@ -34,9 +34,10 @@ from qwen_tui.backends.local.benchmark.workloads import (
 from qwen_tui.backends.local.opening import opened
 from qwen_tui.settings import Settings
 from qwen_tui.types import Progress
+from qwen_tui.vocab import Vocab
 
 REWRITTEN: Final = 3
-"""Rounds in which a passage is written anew: it is long."""
+"""Rounds in which a passage is written once more: it takes long."""
 BUSY: Final = 0.7
 """A system load (processes that want to run) above this disturbs a measurement."""
 
@@ -61,9 +62,9 @@ def loaded(
     known: int,
     report: Report,
     cancel: threading.Event,
-    mark: bandwidth.Watermark,
+    mark: bandwidth.PeakMemory,
 ) -> tuple[Local, Load]:
-    """Open the backend through its door, and decode one token: what is mapped is read by then."""
+    """Open the backend and decode one token, by which time mapped weights have been read."""
     stages: set[str] = set()
 
     def see(progress: Progress) -> None:
@@ -76,7 +77,7 @@ def loaded(
     backend = opened(replace(settings, kv_disk=0.0), see, cancel)
     seconds = time.perf_counter() - began
     try:
-        subject = Subject(backend, Protocol(tokens=1), known)
+        subject = Subject(backend, BenchProtocol(tokens=1), known)
         first = subject.run(subject.ids(LEAD, 0), sampling=GREEDY, max_tokens=1)[0]
     except BaseException:
         backend.close()
@@ -110,18 +111,16 @@ def load_figures(loads: Sequence[Load], *, draft: bool = False) -> dict[str, Fig
 
 def measure(
     settings: Settings,
-    protocol: Protocol,
+    protocol: BenchProtocol,
     *,
     report: Report,
     say: Say,
     cancel: threading.Event | None = None,
     gated: bool = False,
 ) -> Result:
-    """Load twice, warm up, run the rounds, and with `gated` hold every kind of weights against
+    """Load twice, warm up, run the rounds, and with `gated` compare every kind of weights with
     float32; raises Trouble for what a person can mend.
     """
-    from qwen_tui.vocab import Vocab
-
     cancel = cancel or threading.Event()
     load_before = bandwidth.load()
     if load_before > BUSY:
@@ -131,7 +130,7 @@ def measure(
     vocab = Vocab.load(snapshot.path)
     known = vocab.rows_known
     openings = [[token.id for token in vocab.encode(text)] for text in OPENINGS]
-    mark = bandwidth.Watermark()
+    mark = bandwidth.PeakMemory()
     say(f"loading {card.name}")
     backend, first = loaded(settings, known, report, cancel, mark)
     backend.close()
@@ -146,27 +145,32 @@ def measure(
         figures = rounds.figures(per_token)
         figures |= load_figures((first, second), draft=bool(settings.draft))
         figures |= rounds.memory(per_token)
-        env = backend.environment
-        model = {
-            "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
-            "kernels": env.kernels, "threads": env.threads, "context": backend.context,
-            "draft": settings.draft,
-        }  # fmt: skip
+        model = _described(backend, card, settings)
         why = tuple(backend.why)
     finally:
         backend.close()
-    found: tuple[quality.Distance, ...] = ()
+    found: tuple[quality.QualityLoss, ...] = ()
     if gated:
         say(f"reading {quality.POSITIONS} tokens with every kind of weights")
-        ids = quality.some_ids(Vocab.load(snapshot.path))
+        ids = quality.some_ids(vocab)
         found = tuple(quality.distances(snapshot.path, ids, known, report))
-    return Result(model, bandwidth.look(load_before), protocol, why, figures, found)
+    return Result(model, bandwidth.host(load_before), protocol, why, figures, found)
+
+
+def _described(backend: Local, card: hub.Card, settings: Settings) -> dict[str, Any]:
+    """The model and how it ran, as JSON holds it."""
+    env = backend.environment
+    return {
+        "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
+        "kernels": env.kernels, "threads": env.threads, "context": backend.context,
+        "draft": settings.draft,
+    }  # fmt: skip
 
 
 class Rounds:
     """The interleaved blocks on one subject, and what they add up to."""
 
-    def __init__(self, subject: Subject, mark: bandwidth.Watermark, say: Say) -> None:
+    def __init__(self, subject: Subject, mark: bandwidth.PeakMemory, say: Say) -> None:
         self._subject, self._mark, self._say = subject, mark, say
         device = torch.device(subject.backend.environment.device or "cpu")
         self._bandwidth = bandwidth.Bandwidth(device)
@@ -316,7 +320,7 @@ class Rounds:
         }
 
     def memory(self, kv_per_token: int) -> dict[str, Figure]:
-        """Bytes held, in GiB; what is mapped from a file counts as weights, not as this process's
+        """Memory in use, in GiB; what is mapped from a file counts as weights, not as this process's
         own memory.
         """
         self._mark.look()

@@ -1,7 +1,7 @@
 """One backend under measurement: the blocks that can be run on it.
 
-Law: a block runs to its length, through the backend's own door, and guesses nothing ahead unless
-that is what it measures.
+Law: a block runs to its length, through the backend's `stream`, and decodes speculatively only
+where that is what it measures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from qwen_tui import hub
 from qwen_tui.backends.local.backend import Local
-from qwen_tui.backends.local.benchmark.figures import Protocol
+from qwen_tui.backends.local.benchmark.figures import BenchProtocol
 from qwen_tui.types import (
     GENERIC,
     Emitted,
@@ -43,7 +43,7 @@ OPENINGS: Final = (
     "import json\nfrom pathlib import Path\n\n\ndef read_settings(folder: Path) -> dict:\n",
     "Photosynthesis is the process by which plants turn sunlight into chemical energy. It",
 )
-"""Beginnings of texts as people write them: what a draft model is worth depends on the text."""
+"""Beginnings of texts as people write them: how much a draft model gains depends on the text."""
 
 
 class Subject:
@@ -52,7 +52,7 @@ class Subject:
     def __init__(
         self,
         backend: Local,
-        protocol: Protocol,
+        protocol: BenchProtocol,
         known: int,
         openings: Sequence[Sequence[int]] = (),
     ) -> None:
@@ -122,7 +122,7 @@ class Subject:
         return bool(self._openings) and self.backend.drafts
 
     def drafted(self, seed: int) -> tuple[Stats, Stats]:
-        """An opening gone on with token by token, and once more with the draft model's guesses and
+        """An opening completed token by token, and once more with the draft model's guesses and
         no others.
         """
         ids = self._openings[seed % len(self._openings)][:LEAD]

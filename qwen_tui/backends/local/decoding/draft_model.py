@@ -72,7 +72,7 @@ class Drafter:
             log.warning("the draft model drafts no more: %s", why)
         # Not in the handler: the error's traceback would keep the cache alive.
         self.close()
-        memory.give_back()
+        memory.release()
         return []
 
     def reset(self) -> None:

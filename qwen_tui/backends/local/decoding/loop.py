@@ -244,7 +244,7 @@ class DecodingLoop:
     def _release_memory(self) -> None:
         self._speculation.release()
         self._cache.reset()
-        memory.give_back()
+        memory.release()
 
     def _back_to_one_row(self) -> None:
         if self._cache.rows == 1:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from qwen_tui.backends.local.memory import held_bytes
+from qwen_tui.backends.local.memory import used_bytes
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.local.nn.transformers_cache import ARGUMENTS, NoCache, TransformersCache
 
@@ -146,7 +146,7 @@ class Reference:
 
     def memory(self) -> int:
         """As `Model.memory`."""
-        return held_bytes(self._device)
+        return used_bytes(self._device)
 
     def close(self) -> None:
         """As `Model.close`."""

@@ -39,7 +39,7 @@ class DraftModel:
         return f"guesses by {self.name} in {how} ({gib(_share(plan))} more), each of them verified"
 
 
-def chosen(
+def plan_draft(
     settings: Settings,
     draft: hub.Card,
     snapshot: hub.Snapshot,
@@ -47,7 +47,7 @@ def chosen(
     plan: Plan,
     machine: Machine,
 ) -> DraftModel:
-    """The `located` draft model for the model in `snapshot`, planned as `plan` on `machine`; raises
+    """The draft model for the model in `snapshot`, planned as `plan` on `machine`; raises
     Trouble 2 where it does not go with the model, 75 where both do not fit.
     """
     if draft.path.resolve() == snapshot.path.resolve():
@@ -60,7 +60,7 @@ def chosen(
     return DraftModel(draft.name, draft.path, draft.shape, _planned(draft, settings, plan, machine))
 
 
-def narrowed(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) -> Plan:
+def leave_room(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) -> Plan:
     """The model's plan with a context that leaves room for the draft's weights and cache, where
     nobody asked for a context of a certain size.
     """
@@ -78,7 +78,7 @@ def narrowed(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) ->
     return replace(plan, context=context, need_bytes=needs.total(context), why=(*plan.why, why))
 
 
-def located(settings: Settings) -> hub.Card:
+def find_card(settings: Settings) -> hub.Card:
     """The card of the draft model that the settings name; Trouble 66 when it is not here."""
     try:
         snapshot = hub.find(settings.draft)

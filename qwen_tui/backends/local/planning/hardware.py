@@ -1,4 +1,4 @@
-"""What is there to compute with: devices, free memory, dtypes, threads. Nothing is decided here."""
+"""Finds what a plan is told of the machine. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from qwen_tui.backends.local.planning.machine import Machine
 from qwen_tui.hub import quantisation
 
 
-def look() -> Machine:
-    """Ask torch and the system what is there."""
+def probe() -> Machine:
+    """Ask torch and the system for devices, free memory, dtypes, threads and libraries."""
     devices, free, native, names = (
         [],
         {"cpu": host_limits.free_bytes()},

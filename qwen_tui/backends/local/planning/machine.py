@@ -14,7 +14,7 @@ Packing: TypeAlias = Literal["", "fbgemm", "kernel"]
 
 GIB: Final = 1 << 30
 FBGEMM_GAIN: Final = 1.3
-"""How many times faster FBGEMM must be: its layout is made anew at every start."""
+"""How many times faster FBGEMM must be: weights are laid out for it at every start."""
 
 
 @dataclass(frozen=True, slots=True)

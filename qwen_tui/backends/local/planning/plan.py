@@ -37,7 +37,7 @@ KEPT_FREE: Final = 0.95
 """Share of the free memory a plan may count on."""
 
 
-class Wishes(Protocol):
+class PlanSettings(Protocol):
     """What a plan needs of the settings; `qwen_tui.settings.Settings` has them."""
 
     @property
@@ -97,27 +97,27 @@ class Plan:
         return "fp32" if self.packing else self.dtype
 
 
-def plan(card: Card, wishes: Wishes, machine: Machine) -> Plan:
-    """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a wish that this
+def plan(card: Card, settings: PlanSettings, machine: Machine) -> Plan:
+    """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a setting that this
     machine or checkpoint cannot grant.
     """
     if card.refused:
         raise Trouble(f"{card.name} {card.refused}", hint=card.cure, code=NO_INPUT)
-    _check_context(card, wishes)
+    _check_context(card, settings)
     why: list[str] = []
-    device = _device(wishes, machine, why)
+    device = _device(settings, machine, why)
     card = _runnable(card, machine, device)
-    dtype, packing = _dtype(card, wishes, machine, device, why)
-    quant, spread = _quant(card, wishes, machine, device, dtype, why)
+    dtype, packing = _dtype(card, settings, machine, device, why)
+    quant, spread = _quant(card, settings, machine, device, dtype, why)
     if quant != "none":
-        dtype, packing = _computing(card, wishes, machine, device, quant, dtype, why)
+        dtype, packing = _computing(card, settings, machine, device, quant, dtype, why)
     free = sum(machine.free.values()) if spread else machine.free[device]
     memory = needs(card, dtype, quant, packing)
-    context = _context(card, wishes, memory, free, why)
+    context = _context(card, settings, memory, free, why)
     need = memory.total(context)
     if need > free * KEPT_FREE:
-        raise _refusal(card, wishes, machine, device, dtype, quant, need, free)
-    threads = _threads(card, wishes, machine, device, why)
+        raise _refusal(card, settings, machine, device, dtype, quant, need, free)
+    threads = _threads(card, settings, machine, device, why)
     slow = quant == "nf4" and device == "cpu" and not (machine.nf4_kernel or packing)
     return Plan(
         device, dtype, quant, context, "sdpa", threads, spread, need, free, tuple(why), packing,
@@ -150,26 +150,26 @@ def _runnable(card: Card, machine: Machine, device: str) -> Card:
     return replace(card, bytes=times * card.bytes)
 
 
-def _check_context(card: Card, wishes: Wishes) -> None:
-    if card.context and wishes.context > card.context:
+def _check_context(card: Card, settings: PlanSettings) -> None:
+    if card.context and settings.context > card.context:
         raise Trouble(
             f"{card.name} has a context of {card.context:,} tokens, "
-            f"not the {wishes.context:,} that were asked for",
+            f"not the {settings.context:,} that were asked for",
             hint=f"--ctx-size {card.context} at most",
             code=USAGE,
         )
 
 
-def _device(wishes: Wishes, machine: Machine, why: list[str]) -> str:
-    if wishes.device == "auto":
+def _device(settings: PlanSettings, machine: Machine, why: list[str]) -> str:
+    if settings.device == "auto":
         device = machine.devices[0]
         reason = "no GPU was found" if device == "cpu" else "the fastest device found"
         why.append(f"{machine.names[device]} ({device}): {reason}")
         return device
-    wanted = "cuda:0" if wishes.device == "cuda" else wishes.device
+    wanted = "cuda:0" if settings.device == "cuda" else settings.device
     if wanted not in machine.devices:
         raise Trouble(
-            f"there is no device {wishes.device}",
+            f"there is no device {settings.device}",
             hint=f"--device auto, or one of: {', '.join(machine.devices)}",
             code=USAGE,
         )
@@ -187,14 +187,14 @@ def _small(card: Card) -> bool:
 
 
 def _dtype(
-    card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]
+    card: Card, settings: PlanSettings, machine: Machine, device: str, why: list[str]
 ) -> tuple[str, Packing]:
     """The dtype of unquantised weights, and who lays them out."""
-    if wishes.dtype != "auto":
-        why.append(f"{wishes.dtype}: asked for")
-        packs = wishes.dtype == "fp16" and _chooses(card, machine, device)
-        return wishes.dtype, "fbgemm" if packs else ""
-    if device == "cpu" and _small(card) and wishes.quant in ("auto", "none"):
+    if settings.dtype != "auto":
+        why.append(f"{settings.dtype}: asked for")
+        packs = settings.dtype == "fp16" and _chooses(card, machine, device)
+        return settings.dtype, "fbgemm" if packs else ""
+    if device == "cpu" and _small(card) and settings.quant in ("auto", "none"):
         why.append("fp32: a model this small is fast enough, and its ids are exact")
         return "fp32", ""
     if machine.speeds is not None and _chooses(card, machine, device) and not _small(card):
@@ -218,7 +218,7 @@ def _native(card: Card, machine: Machine, device: str, why: list[str]) -> str:
 
 def _computing(
     card: Card,
-    wishes: Wishes,
+    settings: PlanSettings,
     machine: Machine,
     device: str,
     quant: str,
@@ -226,7 +226,7 @@ def _computing(
     why: list[str],
 ) -> tuple[str, Packing]:
     """What quantised weights compute in, and who lays them out."""
-    packs = quant in QUANTISED and wishes.dtype in ("auto", "fp32")
+    packs = quant in QUANTISED and settings.dtype in ("auto", "fp32")
     if packs and machine.speeds is not None and _chooses(card, machine, device):
         small: Packing = "fbgemm" if quant == "int8" else ""
         packing = small if _small(card) else machine.speeds().packing(quant)
@@ -236,7 +236,7 @@ def _computing(
             why.append("fp32: what FBGEMM's int8 product computes in, on 14-bit activations")
         if packing:
             return "fp32", packing
-    if wishes.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
+    if settings.dtype == "auto" and (device == "cpu" or dtype == "fp32") and dtype != "bf16":
         why.append(f"bf16: what {quant} computes in")
         return "bf16", ""
     return dtype, ""
@@ -251,11 +251,11 @@ def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
 
 
 def _quant(
-    card: Card, wishes: Wishes, machine: Machine, device: str, dtype: str, why: list[str]
+    card: Card, settings: PlanSettings, machine: Machine, device: str, dtype: str, why: list[str]
 ) -> tuple[str, bool]:
     """The quantisation, and whether the layers are spread over devices."""
     if card.quantised:
-        if wishes.quant in QUANTISED:
+        if settings.quant in QUANTISED:
             raise Trouble(
                 f"{card.name} is already quantised ({quantisation.title(card.quantised)})",
                 hint="leave --quant out, or load the unquantised checkpoint",
@@ -264,24 +264,13 @@ def _quant(
         title = quantisation.title(card.quantised)
         why.append(f"as published: the checkpoint is quantised with {title}")
         return "none", False
-    if wishes.quant == "int4" and not (device == "cpu" and card.shape):
-        raise Trouble(
-            "--quant int4 is for our own forward of Qwen2 models, on a CPU",
-            hint="--quant nf4 is four bits elsewhere",
-            code=USAGE,
-        )
-    ours = wishes.quant == "int8" and card.shape is not None
-    if wishes.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
-        raise Trouble(
-            f"--quant {wishes.quant} needs bitsandbytes, which is not installed",
-            hint="pip install bitsandbytes, or leave --quant out",
-            code=USAGE,
-        )
-    if wishes.quant != "auto":
-        if wishes.quant != "none":
-            why.append(f"{wishes.quant}: asked for")
-        return wishes.quant, wishes.quant == "none" and _must_spread(card, machine, device, dtype)
-    heavy = wishes.dtype == "auto" and card.parameters * 2 > HEAVY_BYTES and device == "cpu"
+    _check_quant(card, settings, machine, device)
+    if settings.quant != "auto":
+        if settings.quant != "none":
+            why.append(f"{settings.quant}: asked for")
+        spread = settings.quant == "none" and _must_spread(card, machine, device, dtype)
+        return settings.quant, spread
+    heavy = settings.dtype == "auto" and card.parameters * 2 > HEAVY_BYTES and device == "cpu"
     if heavy and card.shape and _fits(card, "bf16", "int8", machine.free["cpu"]):
         why.append(f"int8: half the bytes of {dtype}, and a CPU's time goes into reading them")
         return "int8", False
@@ -298,6 +287,23 @@ def _quant(
     return "none", _must_spread(card, machine, device, dtype)
 
 
+def _check_quant(card: Card, settings: PlanSettings, machine: Machine, device: str) -> None:
+    """Trouble 2 for a quantisation that this machine or checkpoint has no kernel for."""
+    if settings.quant == "int4" and not (device == "cpu" and card.shape):
+        raise Trouble(
+            "--quant int4 is for our own forward of Qwen2 models, on a CPU",
+            hint="--quant nf4 is four bits elsewhere",
+            code=USAGE,
+        )
+    ours = settings.quant == "int8" and card.shape is not None
+    if settings.quant in ("nf4", "int8") and not (machine.bitsandbytes or ours):
+        raise Trouble(
+            f"--quant {settings.quant} needs bitsandbytes, which is not installed",
+            hint="pip install bitsandbytes, or leave --quant out",
+            code=USAGE,
+        )
+
+
 def _four_bits(card: Card, machine: Machine, device: str) -> str:
     """Which four bits this device multiplies with; "" for none."""
     if device == "cpu" and card.shape and not (machine.nf4_kernel and machine.bitsandbytes):
@@ -305,16 +311,18 @@ def _four_bits(card: Card, machine: Machine, device: str) -> str:
     return "nf4" if machine.bitsandbytes else ""
 
 
-def _threads(card: Card, wishes: Wishes, machine: Machine, device: str, why: list[str]) -> int:
+def _threads(
+    card: Card, settings: PlanSettings, machine: Machine, device: str, why: list[str]
+) -> int:
     """How many threads to compute with."""
-    if wishes.threads:
+    if settings.threads:
         reason = "asked for"
     elif device == "cpu" and card.parameters * 4 <= CACHED_BYTES and machine.threads > 1:
         why.append("1 thread: weights that stay in a core's cache gain nothing from a second one")
         return 1
     else:
         reason = "as the machine has"
-    threads = wishes.threads or machine.threads
+    threads = settings.threads or machine.threads
     if device == "cpu":
         why.append(f"{threads} threads: {reason}")
     return threads
@@ -342,11 +350,13 @@ def _fits(card: Card, dtype: str, quant: str, free: int) -> bool:
     return hub.needs(card, dtype, quant).total(_least(card)) <= free * KEPT_FREE
 
 
-def _context(card: Card, wishes: Wishes, needs: hub.Needs, free: int, why: list[str]) -> int:
+def _context(
+    card: Card, settings: PlanSettings, needs: hub.Needs, free: int, why: list[str]
+) -> int:
     """As many tokens as asked for or as the checkpoint knows, cut to what memory can hold."""
     full = card.context or LEAST_CONTEXT
-    if wishes.context:
-        return wishes.context
+    if settings.context:
+        return settings.context
     left = int(free * KEPT_FREE) - needs.total(0)
     room = left // needs.kv_per_token if needs.kv_per_token else full
     if room >= full:
@@ -362,7 +372,7 @@ def _context(card: Card, wishes: Wishes, needs: hub.Needs, free: int, why: list[
 
 def _refusal(
     card: Card,
-    wishes: Wishes,
+    settings: PlanSettings,
     machine: Machine,
     device: str,
     dtype: str,
@@ -377,7 +387,7 @@ def _refusal(
         if usable and other != quant and _fits(card, dtype, other, room):
             size = gib(hub.needs(card, dtype, other).total(_least(card)))
             offers.append(f"--quant {other} needs {size}")
-    if wishes.context > LEAST_CONTEXT and _fits(card, dtype, quant, room):
+    if settings.context > LEAST_CONTEXT and _fits(card, dtype, quant, room):
         offers.append(f"--ctx-size {_least(card)}")
     if device != "cpu" and _fits(card, dtype, quant, machine.free["cpu"]):
         offers.append(f"--device cpu has {gib(machine.free['cpu'])}")

@@ -1,6 +1,6 @@
 """A Qwen2 checkpoint as fused layers: quantised once while it is read, kept in a packed file.
 
-Law: at no time is more than one layer's unpacked weights held beside what is packed. The packed
+Law: at most one layer's unpacked weights are in memory beside what is packed. The packed
 file is written beside its place, synced, then renamed; one that does not check out is not used.
 """
 
@@ -26,12 +26,17 @@ from qwen_tui.backends.local.nn.linear import Dense, Kind, Linear
 from qwen_tui.backends.local.nn.linear_factory import layout, quantised, rebuilt
 from qwen_tui.backends.local.nn.qwen2 import DecoderLayer, Qwen2
 from qwen_tui.backends.local.planning.machine import Packing
-from qwen_tui.backends.local.weights.safetensors_reader import UNTIED, Reader, fused, norms
+from qwen_tui.backends.local.weights.safetensors_reader import (
+    UNTIED,
+    CheckpointReader,
+    fused,
+    norms,
+)
 from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Stage, Trouble
 
 LAYOUT: Final = 2
-"""Version of the packed layout; a change makes old files useless, and they are made anew."""
+"""Version of the packed layout; after a change old files are packed again."""
 HEADER_ROOM: Final = (1 << 20) - 8
 """Bytes kept free for the header, which is known only when the last tensor is written."""
 ALIGN: Final = 64
@@ -54,7 +59,7 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class PackedNetwork:
     """A network ready to run; `packed` is the file it is mapped from, `note` what was odd about
     that; `warnings` say what is odd about the checkpoint.
     """
@@ -76,7 +81,7 @@ def load(
     report: Report,
     stopped: Callable[[], bool] = lambda: False,
     packing: Packing = "",
-) -> Loaded:
+) -> PackedNetwork:
     """Load the Qwen2 checkpoint in `folder` with linear layers of `kind`, computing in `dtype`.
 
     A quantised kind on a CPU is read from `cache` when it was packed before, else packed there and
@@ -84,31 +89,33 @@ def load(
     layers are laid out for FBGEMM, at every loading; with "kernel" quantised ones are packed for
     our own kernel. Raises `Trouble` for missing tensors.
     """
-    reader = Reader(folder, shape)
+    reader = CheckpointReader(folder, shape)
     untied = reader.shape != shape
     wanted = _Wanted(reader.shape, kind, dtype, device, report, stopped, packing, untied)
-    found = _loaded(folder, reader, wanted, cache)
+    found = _network(folder, reader, wanted, cache)
     return replace(found, warnings=(UNTIED,)) if untied else found
 
 
-def _loaded(folder: Path, reader: Reader, wanted: _Wanted, cache: Path | None) -> Loaded:
-    """Straight into memory, or mapped from the packed file, which is made if need be."""
+def _network(
+    folder: Path, reader: CheckpointReader, wanted: _Wanted, cache: Path | None
+) -> PackedNetwork:
+    """Read into memory, or mapped from the packed file, which is written if there is none."""
     kind, device = wanted.kind, wanted.device
     if kind == "dense" or device.type != "cpu" or cache is None:
-        return Loaded(_assembled(reader, wanted), None)
+        return PackedNetwork(_assembled(reader, wanted), None)
     file = cache / f"{_key(folder, wanted)}.safetensors"
     note = ""
     if file.exists():
         try:
-            return Loaded(_mapped(file, wanted), file)
+            return PackedNetwork(_mapped(file, wanted), file)
         except _Unusable as why:
-            note = f"the packed weights in {file.name} were made anew: {why}"
+            note = f"the packed weights in {file.name} were packed again: {why}"
     try:
         _pack(reader, file, wanted)
     except OSError as why:
         note = f"the packed weights could not be kept ({why.strerror}); quantised in memory instead"
-        return Loaded(_assembled(reader, wanted), None, note)
-    return Loaded(_mapped(file, wanted), file, note)
+        return PackedNetwork(_assembled(reader, wanted), None, note)
+    return PackedNetwork(_mapped(file, wanted), file, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +144,7 @@ class _Wanted:
             raise Trouble("loading was stopped", hint="generate again to load the model")
 
     def table(self, embed: Tensor) -> Tensor:
-        """The token table as it is held: where it is not the head too, never wider than the
+        """The token table in memory: where it is not the head too, never wider than the
         checkpoint has it.
         """
         shared = self.kind == "dense" and not self.packing
@@ -163,7 +170,7 @@ def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
+def _layer_map(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
     """A `map` that makes linear layers; FBGEMM packs on one thread, so several pack at once."""
     if wanted.packing != "fbgemm":
         yield map
@@ -179,11 +186,11 @@ def _makers(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
 # -- straight into memory --------------------------------------------------------------------------
 
 
-def _assembled(reader: Reader, wanted: _Wanted) -> Qwen2:
+def _assembled(reader: CheckpointReader, wanted: _Wanted) -> Qwen2:
     shape, dtype, device = wanted.shape, wanted.dtype, wanted.device
     layers = []
     stage: Stage = "load" if wanted.kind == "dense" else "quantise"
-    with _makers(wanted) as each:
+    with _layer_map(wanted) as each:
         for index in range(shape.layers):
             wanted.check()
             done = index * reader.total // (shape.layers + 1)
@@ -200,7 +207,7 @@ def _assembled(reader: Reader, wanted: _Wanted) -> Qwen2:
     return Qwen2(shape, embed, layers, norm, head, dtype=dtype)
 
 
-def _head_weight(reader: Reader, shape: Shape, embed: Tensor) -> Tensor:
+def _head_weight(reader: CheckpointReader, shape: Shape, embed: Tensor) -> Tensor:
     return embed if shape.tied else reader.take("lm_head.weight")
 
 
@@ -240,12 +247,12 @@ def sampled(folder: Path) -> Any:
     return digest
 
 
-def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
+def _pack(reader: CheckpointReader, file: Path, wanted: _Wanted) -> None:
     """Quantise layer by layer into `file`; it appears whole or not at all."""
     shape, dtype = wanted.shape, wanted.dtype
     paths.ensure_folder(file.parent)
     with paths.replacing(file, mode=0o600, sync=True) as stream:
-        writer = _Writer(stream)
+        writer = _PackedWriter(stream)
         for index in range(shape.layers):
             done = index * reader.total // (shape.layers + 1)
             wanted.report(Progress("quantise", done, reader.total))
@@ -263,7 +270,7 @@ def _pack(reader: Reader, file: Path, wanted: _Wanted) -> None:
     wanted.report(Progress("quantise", reader.total, reader.total))
 
 
-class _Writer:
+class _PackedWriter:
     """A safetensors file written front to back, its header last (padded with spaces)."""
 
     def __init__(self, stream: Any) -> None:
@@ -324,7 +331,7 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
     linears: dict[str, Linear] = {}
     try:
         stored = [rebuilt(groups[name]) for name in names]
-        with _makers(wanted) as each:
+        with _layer_map(wanted) as each:
             for name, made in zip(names, each(wanted.laid_out, stored), strict=True):
                 wanted.check()
                 linears[name] = made

@@ -25,7 +25,7 @@ COMPARED: Final = 4096
 """Rows of two token tables that are compared at once."""
 
 
-class Reader:
+class CheckpointReader:
     """Tensors of a checkpoint by their published names, one at a time.
 
     `shape` is what was asked for, with `tied` False where the head differs from the token table
@@ -69,12 +69,12 @@ def _checked(folder: Path, shape: hub.Shape) -> hub.WeightFiles:
         weights, tensors = hub.contents(folder)
     except ValueError as error:
         raise Trouble(f"{folder.name}: {error}", code=NO_INPUT) from None
-    if wrong := hub.misfit(shape, tensors):
-        raise Trouble(f"{folder.name} {wrong}", hint=hub.MISFIT_CURE, code=NO_INPUT)
+    if wrong := hub.tensor_fault(shape, tensors):
+        raise Trouble(f"{folder.name} {wrong}", hint=hub.FETCH_AGAIN, code=NO_INPUT)
     return weights
 
 
-def fused(reader: Reader, index: int) -> dict[str, tuple[Tensor, Tensor | None]]:
+def fused(reader: CheckpointReader, index: int) -> dict[str, tuple[Tensor, Tensor | None]]:
     """One layer's full-precision weights, fused: name → (weight [N, K], bias [N] or None)."""
     at = f"model.layers.{index}."
     qkv = [f"{at}self_attn.{part}_proj" for part in "qkv"]
@@ -92,7 +92,7 @@ def fused(reader: Reader, index: int) -> dict[str, tuple[Tensor, Tensor | None]]
     }
 
 
-def norms(reader: Reader, index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def norms(reader: CheckpointReader, index: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     at = f"model.layers.{index}."
     return (
         reader.take(f"{at}input_layernorm.weight").to(dtype),

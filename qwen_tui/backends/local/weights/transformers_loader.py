@@ -1,4 +1,4 @@
-"""Load a checkpoint through transformers and accelerate, with progress, and with nothing made up.
+"""Load a checkpoint through transformers and accelerate, with progress and without remote code.
 
 Law: only safetensors from a local folder, no remote code, no request; a tensor that is missing or
 of the wrong shape is an error that names it, never a random one.
@@ -247,7 +247,7 @@ def _bytes_of(item: Any, sizes: Mapping[str, int], otherwise: int) -> int:
 
 @contextlib.contextmanager
 def _hooked(log: Any, bar: Callable[..., Any]) -> Iterator[None]:
-    """Progress bars of transformers are made by `bar` meanwhile."""
+    """Until the block ends, transformers makes its progress bars with `bar`."""
     before = log.set_tqdm_hook(bar)
     try:
         yield
@@ -294,7 +294,7 @@ def _trouble(error: Exception, card: hub.Card, plan: Plan) -> Exception:
     if isinstance(error, Trouble):
         return error
     if memory.ran_out(error):
-        memory.give_back()
+        memory.release()
         return Trouble(
             f"memory ran out while loading {card.path.name}: it needs {gib(plan.need_bytes)}, "
             f"{gib(plan.free_bytes)} were free",
