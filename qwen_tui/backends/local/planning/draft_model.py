@@ -1,6 +1,6 @@
-"""The draft model beside the model: found, compared with it, and planned into what it leaves free.
+"""The draft model: found, compared with the model, and planned into the memory that it leaves free.
 
-Law: what cannot be is refused here, before a byte of weights is read; `doctor` can ask as well.
+Law: what does not fit or does not match is refused before any weights are read.
 """
 
 from __future__ import annotations
