@@ -320,8 +320,8 @@ class Rounds:
         }
 
     def memory(self, kv_per_token: int) -> dict[str, Figure]:
-        """Memory in use, in GiB; what is mapped from a file counts as weights, not as memory of this
-        process's own.
+        """Memory in use, in GiB; what is mapped from a file counts as weights, not as memory of
+        this process.
         """
         self._mark.look()
         figures = {"weights": memory("weights", self._subject.backend.weight_bytes)}
