@@ -28,7 +28,7 @@ Turn: TypeAlias = tuple[str, str]
 """One turn: (role, content)."""
 
 
-class Tail(NamedTuple):
+class TurnTokens(NamedTuple):
     """What a new turn adds to the path, in order.
 
     `before` and `after` are the template's (shown folded): the end of the last turn and the opening
@@ -48,7 +48,7 @@ def tail(
     path: Sequence[Token] = (),
     reply: bool = True,
     now: Callable[[], datetime] = datetime.now,
-) -> Tail:
+) -> TurnTokens:
     """The tokens that `turn` adds after the finished `turns`.
 
     `path` is what is in the tree already: an end-of-turn token that the model emitted, or an
@@ -60,7 +60,7 @@ def tail(
     earlier = [each for each in turns if each[0]]
     text, marks = _rendered(vocab, [role for role, _ in (*earlier, turn)], reply, now)
     opened = marks[-2][1] if earlier else 0
-    return Tail(
+    return TurnTokens(
         _unwritten(vocab, text[opened : marks[-1][0]], path),
         vocab.encode(turn[1], special=False),
         vocab.encode(text[marks[-1][1] :]) if reply else (),

@@ -179,7 +179,7 @@ class Drafts:
         return seal(record, "draft", self._counter, int(time.time() * 1000))
 
 
-class _Replay:
+class _DraftReader:
     """Follows a draft file line by line: the text on each base, newest last."""
 
     def __init__(self) -> None:
@@ -213,18 +213,18 @@ class _Replay:
         return None if cursor is None else (text, max(0, min(cursor, len(text))))
 
 
-def _replays(path: Path) -> Iterable[_Replay]:
+def _replays(path: Path) -> Iterable[_DraftReader]:
     """What was typed on each base of a draft file, in order; nothing when it cannot be read."""
     try:
         fd = open_regular(path)
     except (OSError, Trouble):
         return
-    replay = _Replay()
+    replay = _DraftReader()
     with os.fdopen(fd, "rb") as file:
         for raw, _ in lines(file):
             if b'{"k":"base"' in raw[:16] and replay.base is not None:
                 yield replay
-                replay = _Replay()
+                replay = _DraftReader()
             replay.feed(raw)
     if replay.base is not None:
         yield replay

@@ -18,7 +18,7 @@ from qwen_tui.journal import MAX_LINE, read
 from qwen_tui.paths import ensure_folder, expanded, search_index, sessions_dir, trash_dir
 from qwen_tui.session import drafts
 from qwen_tui.session.identity import created, id_of, is_session, ulid
-from qwen_tui.session.loader import Loader, Report, load, open_regular
+from qwen_tui.session.loader import Report, SessionLoader, load, open_regular
 from qwen_tui.session.opening import OpenSession, lock_file, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import Taken
@@ -242,7 +242,7 @@ def for_file(file: Path, folder: Path | None = None) -> Path | None:
 
 def verify(path: Path) -> Report:
     """Read every line of a file; `report.sound` False means exit 65. Raises Trouble."""
-    loader = Loader()
+    loader = SessionLoader()
     for _ in load(path, loader):
         pass
     return loader.finish()

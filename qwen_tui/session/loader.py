@@ -89,7 +89,7 @@ class Report:
         ]
 
 
-class _Seen:
+class _Counters:
     """The counters of one writer, as sorted runs [first, last]."""
 
     __slots__ = ("firsts", "lasts")
@@ -120,14 +120,14 @@ class _Seen:
         return self.lasts[-1] + 1 - have
 
 
-class Loader:
+class SessionLoader:
     """Turns lines into entries, in order, and keeps the report. Feed it line by line."""
 
     def __init__(self) -> None:
         self.report = Report()
         self.reader = RecordReader()
         self.head: Head | None = None
-        self._seen: dict[str, _Seen] = {}
+        self._seen: dict[str, _Counters] = {}
 
     def feed(self, raw: bytes, *, last: bool = False) -> list[Entry]:
         """The entries of one line; `last` says that no line feed ended it."""
@@ -160,7 +160,7 @@ class Loader:
         if entry is None or isinstance(entry, Progress):
             return []
         if read.ok and read.stamp is not None:
-            seen = self._seen.setdefault(read.stamp.writer, _Seen())
+            seen = self._seen.setdefault(read.stamp.writer, _Counters())
             if not seen.add(read.stamp.counter):
                 self.report.note(number, "duplicate", "a record that is there already")
                 return []
@@ -257,13 +257,15 @@ def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
         yield raw, False
 
 
-def load(path: Path, loader: Loader | None = None, *, ended: bool = False) -> Iterator[Entry]:
+def load(
+    path: Path, loader: SessionLoader | None = None, *, ended: bool = False
+) -> Iterator[Entry]:
     """The entries of a file, in order; `loader.finish()` then gives the report.
 
     `ended` leaves a last line without a line feed alone: another process may be writing it.
     Raises Trouble when the file cannot be opened or is no session file at all.
     """
-    loader = Loader() if loader is None else loader
+    loader = SessionLoader() if loader is None else loader
     try:
         fd = open_regular(path)
     except PermissionError as error:

@@ -20,7 +20,7 @@ from qwen_tui.paths import sessions_dir
 from qwen_tui.portable_os import read_at
 from qwen_tui.session.drafts import Drafts
 from qwen_tui.session.identity import id_of
-from qwen_tui.session.loader import Loader, Report, load, open_regular
+from qwen_tui.session.loader import Report, SessionLoader, load, open_regular
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import SessionFile, Taken, file_name
 from qwen_tui.session.store import Saving, Store
@@ -36,7 +36,7 @@ MAX_POLL: Final = 8 * 1024 * 1024
 class Follower:
     """Reads what another process appends to a session file; `poll` it a few times a second."""
 
-    def __init__(self, path: Path, loader: Loader) -> None:
+    def __init__(self, path: Path, loader: SessionLoader) -> None:
         self._loader = loader
         self._offset = loader.report.size
         self._fd = open_regular(path)
@@ -142,7 +142,7 @@ def open_session(
     there is nothing to open.
     """
     locked, why = (None, "read-only") if read_only else lock_file(path)
-    loader = Loader()
+    loader = SessionLoader()
     session = Session(vocab=vocab)
     try:
         with _without_garbage_collection():

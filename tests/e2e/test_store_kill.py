@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from qwen_tui.session.loader import Loader, load
+from qwen_tui.session.loader import SessionLoader, load
 from qwen_tui.session.opening import open_session
 from qwen_tui.session.session import Session
 from qwen_tui.types import Sampling
@@ -84,8 +84,8 @@ def told(process: subprocess.Popen[bytes]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines() if line.endswith(b"}")]
 
 
-def reading(path: Path) -> tuple[Session, Loader]:
-    loader = Loader()
+def reading(path: Path) -> tuple[Session, SessionLoader]:
+    loader = SessionLoader()
     session = Session()
     for entry in load(path, loader):
         session.apply(entry)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures.tokenizers import ADDED, CHATML, SPECIAL, SYSTEM, build_tokenizer
-from qwen_tui.chat import Tail, opening, tail, turn_stops
+from qwen_tui.chat import TurnTokens, opening, tail, turn_stops
 from qwen_tui.types import BAD_DATA, Token, Trouble, text_of
 from qwen_tui.vocab import Vocab
 
@@ -26,11 +26,11 @@ def _with_template(folder: Path, template: str, **config: object) -> Vocab:
     return Vocab.load(folder)
 
 
-def _texts(tail: Tail) -> tuple[str, str, str]:
+def _texts(tail: TurnTokens) -> tuple[str, str, str]:
     return text_of(tail.before), text_of(tail.tokens), text_of(tail.after)
 
 
-def _path(*tails: Tail) -> tuple[Token, ...]:
+def _path(*tails: TurnTokens) -> tuple[Token, ...]:
     return tuple(token for part in tails for run in part for token in run)
 
 

@@ -13,7 +13,7 @@ import pytest
 from qwen_tui.cli import main
 from qwen_tui.journal import Record, record, seal
 from qwen_tui.session import library
-from qwen_tui.session.loader import Loader
+from qwen_tui.session.loader import SessionLoader
 from qwen_tui.session.opening import open_session
 from qwen_tui.session.tree import MOST_LOST
 from qwen_tui.types import Head
@@ -91,7 +91,7 @@ def test_holes_of_a_million_tokens_are_stood_in_for_once_and_told(
 def test_unfinished_records_are_looked_through_once(
     line: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loader = Loader()
+    loader = SessionLoader()
     read, looked = loader.reader.read, []
     monkeypatch.setattr(loader.reader, "read", lambda raw: looked.append(len(raw)) or read(raw))
     assert loader.feed(line, last=True) == []
@@ -105,7 +105,7 @@ def test_a_whole_record_on_a_damaged_line_is_still_found() -> None:
         good + b"garbage" + good.replace(b'"n":1', b'"n":2'),
         b'x,"c":"00000000"}' * 50 + good + b'{"k":"node"' * 50,
     ):
-        assert [entry.title for entry in Loader().feed(line)] == ["found"]  # type: ignore[union-attr]
+        assert [entry.title for entry in SessionLoader().feed(line)] == ["found"]  # type: ignore[union-attr]
 
 
 def test_a_title_of_eight_megabytes_is_listed_short(write: Write) -> None:

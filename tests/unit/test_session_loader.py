@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_tui.journal import MAX_LINE, Scribe, seal
-from qwen_tui.session.loader import MAX_NOTED, Loader, load
+from qwen_tui.session.loader import MAX_NOTED, SessionLoader, load
 from qwen_tui.session.session import Session
 from qwen_tui.types import Emitted, Entry, Environment, Finished, Head, Sampling, Token, Trouble
 
@@ -40,9 +40,9 @@ def written(entries: list[Entry], writer: str = "w1", first: int = 0) -> list[by
     ]
 
 
-def fed(data: bytes) -> tuple[list[Entry], Loader]:
+def fed(data: bytes) -> tuple[list[Entry], SessionLoader]:
     """As `load`, of bytes."""
-    loader = Loader()
+    loader = SessionLoader()
     out: list[Entry] = []
     for raw in data.splitlines(keepends=True) if b"\r" not in data else _lines(data):
         out += loader.feed(raw, last=not raw.endswith(b"\n"))
@@ -285,7 +285,7 @@ def test_a_line_longer_than_the_limit_loses_only_itself(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     long = b'{"k":"node","text":"' + b"a" * (MAX_LINE + 10) + b'"}\n'
     path.write_bytes(b"".join([*LINES[:3], long, *LINES[3:]]))
-    loader = Loader()
+    loader = SessionLoader()
     assert list(load(path, loader)) == ENTRIES
     assert loader.finish().counts == {"record": 1}
 

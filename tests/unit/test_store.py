@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from qwen_tui.session.loader import Loader, load
+from qwen_tui.session.loader import SessionLoader, load
 from qwen_tui.session.session import Session
 from qwen_tui.session.session_file import SessionFile, Taken, free_name, slug
 from qwen_tui.session.store import BATCH_BYTES, Saving, Store
@@ -57,7 +57,7 @@ class Kept:
 
 
 def reading(path: Path) -> tuple[list[Entry], object]:
-    loader = Loader()
+    loader = SessionLoader()
     entries = list(load(path, loader))
     return entries, loader.finish()
 
