@@ -198,6 +198,8 @@ class Finished:
 
     `stop` is the stop string that ended it; bytes beyond it were cut from the emitted tokens, an
     eos token is emitted. `schedule` (chunks, reused, batch, draft lengths, …) is for exact replay.
+    `code` is the exit code of a command where the reason alone does not say it (0: it does); a
+    session does not keep it.
     """
 
     reason: Reason
@@ -207,6 +209,7 @@ class Finished:
     message: str = ""
     hint: str = ""
     schedule: Mapping[str, Any] = field(default_factory=dict)
+    code: int = 0
 
 
 Event: TypeAlias = Progress | Prefilled | Scored | Emitted | Finished

@@ -338,7 +338,7 @@ def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) ->
         if end.message:
             reporter.clear()
             print_error(Trouble(end.message, hint=end.hint))
-    bad = [CODES[end.reason] for end in ends if CODES[end.reason] != DONE]
+    bad = [end.code or CODES[end.reason] for end in ends if CODES[end.reason] != DONE]
     return bad[0] if bad else DONE if ends else INTERNAL
 
 

@@ -13,7 +13,14 @@ from fixtures.checkpoints import qwen2
 from qwen_tui import cli, paths, settings
 from qwen_tui.cli import wiring
 from qwen_tui.cli.arguments import stored_session
-from qwen_tui.types import BAD_CONFIG, GENERIC, UNAVAILABLE
+from qwen_tui.types import (
+    BAD_CONFIG,
+    BAD_DATA,
+    GENERIC,
+    NO_PERMISSION,
+    TEMPORARY,
+    UNAVAILABLE,
+)
 
 PROMPT = ["-p", "Once upon a time"]
 GREEDY = ["--temp", "0", "--min-p", "0", "-n", "8"]
@@ -226,3 +233,21 @@ def test_a_session_that_another_engine_goes_on_with_says_so(
     assert len(warnings) == bool(told)
     assert all(told in line for line in warnings)
     assert all("(--engine lab is the same)" in line for line in warnings)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(401, NO_PERMISSION), (413, BAD_DATA), (429, TEMPORARY), (500, UNAVAILABLE)],
+)
+def test_a_refused_completion_ends_with_the_exit_code_of_its_fault(
+    model: servers.Model, status: int, code: int
+) -> None:
+    speaks = servers.openai(model)
+
+    def refuses(asked: servers.Asked) -> servers.Answer:
+        if asked.body and asked.body.get("stream"):
+            return servers.Answer.json({"error": {"message": "no"}}, status)
+        return speaks(asked)
+
+    with servers.serving(refuses) as server:
+        assert cli.main(["complete", "--engine", server.url, "-n", "3", *PROMPT]) == code

@@ -239,10 +239,12 @@ class Run:
             ttft_s=branch.first_s,
             decode_s=branch.last_s - branch.first_s,
         )
-        message, hint = (fault.message, fault.hint) if fault is not None else ("", "")
+        message, hint, code = ("", "", 0)
+        if fault is not None:
+            message, hint, code = fault.message, fault.hint, fault.code
         if reason == "failed" and not message:
             message = f"{self.client.endpoint.label} ended it without saying why"
-        yield Finished(reason, branch.number, stats, stop, message, hint)
+        yield Finished(reason, branch.number, stats, stop, message, hint, code=code)
 
     def _strange(self, error: BaseException) -> Fault:
         return Fault(
