@@ -36,6 +36,7 @@ MOST_GIB: Final = 1 << 20
 QUANTS: Final = ("auto", "none", "int8", "int4", "nf4")
 
 Layout: TypeAlias = Literal["panes", "inline"]
+Tab: TypeAlias = Literal["indent", "focus"]
 Source: TypeAlias = Literal[
     "default", "preset", "user file", "project file", "environment", "session", "flag"
 ]
@@ -96,6 +97,7 @@ class Settings:
     heat: bool = True
     layout: Layout = "panes"
     mouse: bool = True
+    tab: Tab = "indent"
     keys: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
     engines: Mapping[str, Endpoint] = field(default_factory=dict)
@@ -375,6 +377,10 @@ FIELDS: Final = (
     Field(
         "layout", "where a completion is written: panes (beside the text), inline (in the text)",
         _one_of(_same("panes", "inline")), project=True,
+    ),
+    Field(
+        "tab", "what Tab does in the text where there is nothing to accept: indent, focus (go on)",
+        _one_of(_same("indent", "focus")), project=True,
     ),
     Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
     *map(_dial, presets.DIALS),

@@ -64,12 +64,20 @@ ACTIONS: Final[tuple[Action, ...]] = (
             ("ctrl+c",),
             "Copy what is selected; with no selection, stop generating.",
         ),
-        Action("accept", "Accept", ("tab",), "Move the completion into the document.", rank=2),
+        Action(
+            "accept",
+            "Accept",
+            ("tab",),
+            "Move the completion into the document, with the cursor at its end; elsewhere in the "
+            "text Tab indents.",
+            rank=2,
+        ),
         Action(
             "accept_word",
             "Accept word",
             ("ctrl+right",),
-            "Move the completion's next word into the document.",
+            "Move the completion's next word into the document, with the cursor at its end; "
+            "elsewhere in the text the cursor moves by a word.",
             rank=14,
         ),
         Action(
@@ -110,8 +118,18 @@ ACTIONS: Final[tuple[Action, ...]] = (
             ("alt+up",),
             "Show the previous completion of the same text.",
         ),
-        Action("parent", "Parent", ("alt+left",), "Step back to where this text forked."),
-        Action("child", "Child", ("alt+right",), "Step forward to the newest branch from here."),
+        Action(
+            "parent",
+            "Parent",
+            ("alt+left",),
+            "In the completion and the tree: step back to where this text forked.",
+        ),
+        Action(
+            "child",
+            "Child",
+            ("alt+right",),
+            "In the completion and the tree: step forward to the newest branch from here.",
+        ),
         Action(
             "branches",
             "Branches",

@@ -170,7 +170,7 @@ async def test_what_was_accepted_keeps_its_colours_and_typing_has_none(studio: S
 
 
 async def test_tab_moves_the_focus_where_there_is_nothing_to_accept(studio: Studio) -> None:
-    async with studio(text=BEGINNING) as bench:
+    async with studio(text=BEGINNING, settings=replace(Settings(), tab="focus")) as bench:
         await bench.ready()
         before = bench.app.focused
         await bench.pilot.press("tab")
@@ -330,7 +330,7 @@ async def test_parent_and_child_walk_the_road(studio: Studio) -> None:
         await bench.ready()
         await bench.pilot.press("ctrl+j")
         await bench.settled()
-        await bench.pilot.press("tab", "alt+left")
+        await bench.pilot.press("tab", "f9", "alt+left")
         assert bench.document == BEGINNING
         await bench.pilot.press("alt+right")
         assert bench.document.endswith("and a well")

@@ -59,7 +59,7 @@ async def test_a_session_comes_back_as_it_was_left(studio: Studio) -> None:
         assert bench.document == BEGINNING + " there"
         assert bench.output.startswith(" was a king")
         await bench.ready()
-        await bench.pilot.press("alt+left")
+        await bench.pilot.press("f9", "alt+left")
         assert bench.document == BEGINNING
         assert "2 of 2" in bench.screen()
 

@@ -15,6 +15,7 @@ from textual.content import Content
 from textual.message import Message
 from textual.widgets import TextArea
 
+from qwen_tui.settings.fields import Tab
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.frame import Frame
 from qwen_tui.tui.text.editor_document import Span, heat_spans
@@ -71,8 +72,8 @@ class DocumentPane(Frame):
 
         most: int
 
-    def __init__(self, generate_key: str, *, show_heat: bool) -> None:
-        self.editor = Editor(placeholder=INVITATION.format(generate_key))
+    def __init__(self, generate_key: str, *, show_heat: bool, tab: Tab) -> None:
+        self.editor = Editor(placeholder=INVITATION.format(generate_key), tab_behavior=tab)
         self.find_bar = FindBar()
         super().__init__(self.editor, self.find_bar, inside=self.editor)
         self.show_heat = show_heat

@@ -34,7 +34,7 @@ class Panes(Horizontal):
 
     def __init__(self, settings: Settings, key_of: Callable[[str], str]) -> None:
         super().__init__()
-        self.document = DocumentPane(key_of("generate"), show_heat=settings.heat)
+        self.document = DocumentPane(key_of("generate"), show_heat=settings.heat, tab=settings.tab)
         self.completion = CompletionPane(show_heat=settings.heat)
         self.sampling = SamplingPane(settings)
         self.alternatives = AlternativesPane()

@@ -29,6 +29,11 @@ from qwen_tui.types import Trouble
 _NOT_IN_A_LINE: Final = ("stop", "copy_or_stop", "find", "undo", "redo", "accept", "accept_word")
 """Actions whose keys a line of input keeps to itself."""
 
+_FROM_THE_END: Final = ("accept", "accept_word")
+"""Actions whose keys are the editor's while its cursor stands before the end of the text."""
+_WALKING: Final = ("completion", "alternatives", "branches")
+"""The panes in which keys walk the tree; they are the editor's own keys elsewhere."""
+
 
 class Studio(WorkspaceScreen):
     """The main screen."""
@@ -116,7 +121,7 @@ class Studio(WorkspaceScreen):
             self.say(f"Nothing is selected. {self.key_of('quit')} leaves.")
 
     def action_accept(self) -> None:
-        if self.move(self.workspace.text.accept):
+        if self.move(self.workspace.accept):
             self.panes.go_to("document")
 
     def action_accept_word(self) -> None:
@@ -256,6 +261,10 @@ class Studio(WorkspaceScreen):
             return self._can_leave()
         if action == "accept" and self.panes.pane == "alternatives":
             return False  # the key accepts up to the token there
+        if action in _FROM_THE_END and self.editor.has_focus and not self.editor.at_end:
+            return False  # within the text the keys edit and move
+        if action in ("parent", "child") and self.panes.pane not in _WALKING:
+            return False
         if action == "inspect":
             return bool(self.panes.completion.tokens)
         return view.works(self.workspace, action)
@@ -264,6 +273,8 @@ class Studio(WorkspaceScreen):
         """Whether the line of keys has a place for an action that works."""
         if action == "stop":
             return self.workspace.busy
+        if action == "accept":
+            return self.workspace.text.tentative
         if action == "next_pane":
             return self.panes.folded
         return action != "generate" or not self.workspace.running or self.workspace.text.dirty

@@ -235,7 +235,9 @@ def saving_failure(work: Workspace) -> tuple[str, str]:
 def works(work: Workspace, action: str) -> bool:
     """Whether an action does anything to the text now."""
     match action:
-        case "accept" | "accept_word":
+        case "accept":
+            return work.text.tentative or (work.busy and not work.text.dirty)
+        case "accept_word":
             return work.text.tentative
         case "regenerate":
             return work.running or work.text.regenerates

@@ -215,6 +215,10 @@ class Workspace:
 
     # -- the text ----------------------------------------------------------------------------------
 
+    def accept(self) -> bool:
+        """Move the completion into the document."""
+        return self.text.accept() or self._say("Nothing to accept yet.")
+
     def leave_inline(self, most: int) -> None:
         """Write completions beside a text that is longer than `most` characters."""
         if self.inline:

@@ -13,6 +13,7 @@ from textual import events, on, work
 from textual.app import ComposeResult
 from textual.message import Message
 from textual.screen import Screen
+from textual.widgets import TextArea
 
 from qwen_tui.tui.actions import BY_ID, key_name, keymap
 from qwen_tui.tui.context import StudioContext
@@ -57,6 +58,7 @@ class WorkspaceScreen(Screen[None]):
         self._keys = keymap(settings.keys)[0]
         self._heat = heat
         self._commanding = False
+        self._at_end = True
         self.panes = Panes(settings, self.key_of)
         self.editor = self.panes.document.editor
         self.status_line = StatusLine()
@@ -173,6 +175,13 @@ class WorkspaceScreen(Screen[None]):
         self.workspace.text.measure()
         self._show_frames()
         self.refresh_bindings()
+
+    @on(TextArea.SelectionChanged)
+    def _caret_moved(self) -> None:
+        """The keys that accept are the editor's own within the text."""
+        if self.editor.at_end != self._at_end:
+            self._at_end = not self._at_end
+            self.refresh_bindings()
 
     @on(DocumentPane.TooLong)
     def _too_long(self, message: DocumentPane.TooLong) -> None:

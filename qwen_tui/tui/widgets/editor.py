@@ -21,6 +21,7 @@ from textual.message import Message
 from textual.timer import Timer
 from textual.widgets import TextArea
 
+from qwen_tui.tui.text import indentation
 from qwen_tui.tui.text.editor_document import Span
 from qwen_tui.tui.widgets.exact_text_area import ExactTextArea
 
@@ -52,6 +53,9 @@ class Editor(ExactTextArea):
         Binding("ctrl+end", "document_edge(1)", "End of the document", show=False),
         Binding("ctrl+shift+home", "document_edge(-1, True)", "Select to the start", show=False),
         Binding("ctrl+shift+end", "document_edge(1, True)", "Select to the end", show=False),
+        Binding("alt+left", "cursor_word_left", "Word left", show=False),
+        Binding("alt+right", "cursor_word_right", "Word right", show=False),
+        Binding("shift+tab", "outdent", "Less indentation", show=False),
         Binding("ctrl+f", "find", "Find", show=False),
     ]
 
@@ -92,7 +96,7 @@ class Editor(ExactTextArea):
         id: str | None = None,
         classes: str | None = None,
     ) -> None:
-        """`tab_behavior` "focus" lets Tab move the focus, "indent" writes a tab's spaces."""
+        """`tab_behavior` "focus" lets Tab move the focus, "indent" indents as the text does."""
         super().__init__(
             "",
             soft_wrap=True,
@@ -199,15 +203,65 @@ class Editor(ExactTextArea):
             raise SkipAction
         self.redo()
 
+    def check_consume_key(self, key: str, character: str | None = None) -> bool:
+        """Whether a key is typing; Tab is not, for the screen may have a use for it first."""
+        return key != "tab" and super().check_consume_key(key, character)
+
     async def _on_key(self, event: events.Key) -> None:
-        """Shift+Enter is Enter, as terminals that can tell them apart report it."""
-        if event.key == "shift+enter" and not self.read_only:
+        """Shift+Enter is Enter, as terminals that can tell them apart report it; Tab indents, and
+        Esc never moves the focus.
+        """
+        tab = event.key == "tab" and self.tab_behavior == "indent"
+        if (tab or event.key == "shift+enter") and not self.read_only:
             event.stop()
             event.prevent_default()
             self._restart_blink()
-            self._replace_via_keyboard("\n", *self.selection)
-            return
-        await super()._on_key(event)
+            if tab:
+                self.indent()
+            else:
+                self._replace_via_keyboard("\n", *self.selection)
+        elif event.key == "escape":
+            event.prevent_default()
+        else:
+            await super()._on_key(event)
+
+    def indent(self) -> None:
+        """One step of indentation at the cursor, or for every line that is selected."""
+        step = indentation.step_of(self.text)
+        (row, column), (last, _) = sorted(self.selection)
+        if row == last:
+            before = self.document.get_line(row)[:column]
+            self._replace_via_keyboard(indentation.indent(before, step), *self.selection)
+        else:
+            self._replace_lines([step + line if line else line for line in self._selected_lines()])
+
+    def action_outdent(self) -> None:
+        """One step of indentation less for the lines of the cursor or the selection; where there is
+        none the key goes on to the screen.
+        """
+        step = indentation.step_of(self.text)
+        lines = self._selected_lines()
+        less = [line[indentation.outdent(line, step) :] for line in lines]
+        if self.tab_behavior != "indent" or self.read_only or less == lines:
+            raise SkipAction
+        self._replace_lines(less)
+
+    def _selected_lines(self) -> list[str]:
+        (row, _), (last, _) = sorted(self.selection)
+        return [self.document.get_line(at) for at in range(row, last + 1)]
+
+    def _replace_lines(self, lines: list[str]) -> None:
+        """Put others in place of the selected lines, as one step of undo; the selection keeps to
+        its characters.
+        """
+        start, end = self.selection
+        (first, _), (last, _) = sorted(self.selection)
+        old = self._selected_lines()
+        grown = {first: len(lines[0]) - len(old[0]), last: len(lines[-1]) - len(old[-1])}
+        self.history.checkpoint()
+        self.replace("\n".join(lines), (first, 0), (last, len(old[-1])))
+        places = [(row, max(0, column + grown.get(row, 0))) for row, column in (start, end)]
+        self.selection = Selection(*places)
 
     async def _on_paste(self, event: events.Paste) -> None:
         """Insert pasted text in one step. Beyond `paste_most` it is cut, and `PasteCut` posted."""
@@ -233,6 +287,14 @@ class Editor(ExactTextArea):
         self.paste_more(text)
 
     # -- a tentative tail -------------------------------------------------------------------------
+
+    @property
+    def at_end(self) -> bool:
+        """The cursor stands where the text ends, or the tail behind it, and nothing is selected."""
+        start, end = self.selection
+        if start != end or end == self.document.end:
+            return start == end
+        return self._own is not None and self.caret == len(self._own)
 
     @property
     def has_tail(self) -> bool:
