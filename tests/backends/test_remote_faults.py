@@ -465,3 +465,23 @@ def test_a_server_that_does_not_end_its_answer_holds_nobody_up(play: Any) -> Non
     backend, _ = play(*WHOLE, lambda: bytes(quiet.wait(30) and 0), stall=0)
     assert said(run(backend)) == said(run(backend)) == " upon a time"
     quiet.set()
+
+
+@pytest.mark.parametrize(
+    "elsewhere",
+    [Answer([b"<html>"], kind="text/html"), Answer.json({"error": "Unexpected endpoint"})],
+    ids=["a page", "an error"],
+)
+def test_a_server_that_answers_200_to_everything_is_not_taken_for_another(
+    elsewhere: Answer,
+) -> None:
+    known = Plays(Answer(WHOLE))
+
+    def speaks(asked: Asked) -> Answer:
+        return known(asked) if asked.path.startswith("/v1/") else elsewhere
+
+    with serving(speaks) as server:
+        backend = opened(settings.load({"engine": server.url, "min_p": 0.0}))
+        assert backend.environment.engine == "qwen-tui/remote/openai"
+        assert said(run(backend)) == " upon a time"
+        backend.close()

@@ -139,7 +139,8 @@ class Link:
         except (ValueError, RecursionError):
             text = data if isinstance(data, str) else data.decode("utf-8", "replace")
             shown = self._key.hidden(text)[:80]
-            raise Fault(f"{self._label} sends something that is no JSON: {shown!r}") from None
+            said = f"{self._label} sends something that is no JSON: {shown!r}"
+            raise Fault(said, status=200) from None
 
     def _hidden(self, fault: Fault) -> Fault:
         """The fault without the key, should the server have repeated it."""

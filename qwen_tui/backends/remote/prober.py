@@ -76,14 +76,16 @@ class Prober:
     def _family(self, rows: list[dict[str, Any]]) -> tuple[str, str, dict[str, Any]]:
         owner = str(rows[0].get("owned_by", "")) if rows else ""
         engine = _FAMILIES.get(owner.lower(), "")
-        if engine in ("", "llama.cpp") and (props := self._maybe("/props")):
+        if engine in ("", "llama.cpp") and (
+            props := self._maybe("/props", "default_generation_settings")
+        ):
             return "llama.cpp", str(props.get("build_info", "")), _llamacpp(props)
-        if engine in ("", "ollama") and (found := self._maybe("/api/version")):
+        if engine in ("", "ollama") and (found := self._maybe("/api/version", "version")):
             return "ollama", str(found.get("version", "")), {}
-        if engine == "" and (info := self._maybe("/info")) and "model_id" in info:
+        if engine == "" and (info := self._maybe("/info", "model_id")):
             more = {"model": info["model_id"], "context": info.get("max_total_tokens")}
             return "tgi", str(info.get("version", "")), more
-        version = str(self._maybe("/version").get("version", ""))
+        version = str(self._maybe("/version", "version").get("version", ""))
         return engine or "openai", version, {}
 
     def _model(self, models: tuple[str, ...]) -> str:
@@ -180,15 +182,17 @@ class Prober:
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self.client.ask(method, path, body, cancel=self.cancel)
 
-    def _maybe(self, path: str) -> dict[str, Any]:
-        """An object that a server may not have; {} then."""
+    def _maybe(self, path: str, key: str) -> dict[str, Any]:
+        """An object with that key, which a server may not have; {} then. Some answer 200 to every
+        question, with a page or an error in it.
+        """
         try:
             found = self._ask("GET", path)
         except Fault as fault:
             if not fault.status:
                 raise
             return {}
-        return found if isinstance(found, dict) else {}
+        return found if isinstance(found, dict) and key in found else {}
 
 
 def _rows(listed: Any) -> list[dict[str, Any]]:
