@@ -47,7 +47,9 @@ def test_the_studio_paints_without_torch() -> None:
     assert not loaded & (set(HEAVY) - {"textual"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["config"], ["sessions", "list"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["config"], ["sessions", "list"], ["engines", "list"]]
+)
 def test_small_commands_stay_light(arguments: list[str], tmp_path: Path) -> None:
     program = (
         "import json, sys, atexit\n"
