@@ -58,7 +58,7 @@ async def shoot(context: StudioContext, width: int, height: int, token: int | No
         if studio.workspace.model is None:
             sys.exit(studio.status_line.notice.message or "the model did not open")
         await pilot.press("ctrl+j")
-        while studio.workspace.running:
+        while studio.workspace.completer.running:
             await pilot.pause(0.05)
         shown = studio.panes.completion.tokens
         doubts = [(each.logprob or 0.0, place) for place, each in enumerate(shown[:-1])]

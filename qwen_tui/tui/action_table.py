@@ -299,7 +299,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "save_as",
             "Save text",
             ("ctrl+s",),
-            "Write the text to the file it came from or was last written to; if there is none, "
+            "Write the document to the file it came from or was last written to; if there is none, "
             "ask for a name. The session itself is always saved.",
             rank=21,
         ),
@@ -331,7 +331,12 @@ ACTIONS: Final[tuple[Action, ...]] = (
         Action(
             "find", "Find", ("ctrl+f",), "Find text in the document and in the completion.", rank=32
         ),
-        Action("edit_outside", "$EDITOR", ("f4",), "Edit the document in your own editor."),
+        Action(
+            "edit_outside",
+            "$EDITOR",
+            ("f4",),
+            "Edit the document, in a chat the message, in your own editor.",
+        ),
         Action("models", "Model", ("f8",), "Choose the model that completes.", rank=22),
         Action(
             "chat",

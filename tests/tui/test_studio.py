@@ -97,7 +97,7 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         bench.gate.allow(1)
         await bench.until(lambda: bench.output == " there")
         await bench.type(" long ago")
-        assert bench.workspace.running
+        assert bench.workspace.completer.running
         bench.gate.open()
         await bench.settled()
         assert bench.output.startswith(" there was a king who had a golden ball")
@@ -361,12 +361,12 @@ async def test_typing_works_and_continuing_waits_while_the_model_loads(studio: S
         await bench.type("Hello")
         assert bench.document == "Hello"
         await bench.pilot.press("ctrl+j")
-        assert bench.workspace.waiting
+        assert bench.workspace.completer.waiting
         await bench.until(lambda: "1.2 GB" in bench.screen(), "the progress in bytes")
         assert "queued" in bench.screen()
         gate.open()
         await bench.until(lambda: bench.output.startswith(" there was"), "the completion")
-        assert not bench.workspace.waiting
+        assert not bench.workspace.completer.waiting
 
 
 async def test_what_waits_can_be_stopped(studio: Studio) -> None:
@@ -374,9 +374,9 @@ async def test_what_waits_can_be_stopped(studio: Studio) -> None:
     async with studio(loading=(gate,), text=BEGINNING) as bench:
         await bench.until(lambda: bench.session.vocab is not None)
         await bench.pilot.press("ctrl+j")
-        assert bench.workspace.waiting
+        assert bench.workspace.completer.waiting
         await bench.pilot.press("escape")
-        assert not bench.workspace.waiting
+        assert not bench.workspace.completer.waiting
         gate.open()
         await bench.ready()
         assert bench.made[0].requests == []
@@ -420,7 +420,7 @@ async def test_what_was_asked_of_a_missing_model_is_done_by_the_one_that_is_chos
         await bench.pilot.press("escape")
         await bench.type("Once")
         await bench.pilot.press("ctrl+j")
-        await bench.until(lambda: not bench.workspace.waiting)
+        await bench.until(lambda: not bench.workspace.completer.waiting)
         await bench.pilot.press("f8")
         await bench.until(lambda: isinstance(bench.app.screen, Models))
         bench.app.screen.dismiss(str(tmp_path))
@@ -633,3 +633,77 @@ async def test_a_bos_is_sent_before_the_text_and_the_pane_says_so(
         assert (sent[0].id == special_ids(folder)[BOS]) == bos
         assert b"".join(token.data for token in sent[bos:]).decode() == BEGINNING
         assert bench.document == BEGINNING
+
+
+# -- undo ------------------------------------------------------------------------------------------
+
+
+async def test_undo_after_a_generation_takes_typing_back_word_by_word(studio: Studio) -> None:
+    async with studio() as bench:
+        await bench.ready()
+        await bench.type("one two three")
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        seen = []
+        for _ in range(4):
+            await bench.pilot.press("ctrl+z")
+            seen.append((bench.document, bench.output[:6]))
+        assert seen == [("one two three", ""), ("one two", ""), ("one", ""), ("", "")]
+        for _ in range(4):
+            await bench.pilot.press("ctrl+y")
+        assert bench.document == "one two three"
+        assert bench.output.startswith(" there")
+
+
+async def test_undo_after_hiding_shows_the_branch_again(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        node = bench.session.head.node
+        await bench.pilot.press("alt+r")
+        tree = bench.studio.panes.branches.tree_view
+        while tree.rows[tree.cursor].node.id != node:
+            await bench.pilot.press("down")
+        await bench.pilot.press("delete")
+        assert bench.session.tree[node].hidden
+        assert bench.output == ""
+        await bench.pilot.press("escape", "ctrl+z")
+        assert not bench.session.tree[node].hidden
+        assert bench.output.startswith(" there was")
+        assert bench.document == BEGINNING
+
+
+async def test_typing_left_by_a_move_comes_back_by_undo(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        for key in ("ctrl+j", "ctrl+r"):
+            await bench.pilot.press(key)
+            await bench.settled()
+        await bench.type(" precious")
+        await bench.pilot.press("alt+up")
+        assert bench.document == BEGINNING
+        assert "1 of 2" in bench.screen()
+        await bench.pilot.press("ctrl+z", "ctrl+z")
+        assert bench.document == BEGINNING + " precious"
+
+
+async def test_a_new_session_is_typed_in_at_once(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+j")
+        await bench.settled()
+        await bench.pilot.press("ctrl+t", "ctrl+n")
+        await bench.type("Hi")
+        assert bench.document == "Hi"
+
+
+async def test_a_fork_keeps_typing_that_was_not_committed(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("ctrl+end")
+        await bench.type(" and more")
+        old = bench.session
+        await bench.pilot.press("alt+k")
+        assert bench.session is not old
+        assert bench.document == BEGINNING + " and more"

@@ -198,7 +198,7 @@ async def test_typing_while_it_streams_neither_stops_nor_changes_the_stream(
         bench.gate.allow(2)
         await bench.until(lambda: seen(bench) == BEGINNING + " there was")
         await bench.type("!")
-        assert bench.workspace.running
+        assert bench.workspace.completer.running
         await bench.until(lambda: "goes on beside it" in bench.screen(), "that it goes on")
         bench.gate.open()
         await bench.settled()

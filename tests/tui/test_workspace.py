@@ -193,7 +193,7 @@ async def test_going_on_while_it_writes_says_which_keys_help(vocab: Vocab) -> No
     gate = Gate()
     async with workspace(vocab, (Say(STORY, gate=gate),), text=BEGINNING) as bench:
         assert bench.work.generate(CONTROLS)
-        await bench.until(lambda: bench.work.running)
+        await bench.until(lambda: bench.work.completer.running)
         assert not bench.work.generate(CONTROLS)
         assert bench.told[-1].text == "Still writing. <stop> stops, <regenerate> begins again."
         assert bench.work.stop()
@@ -207,7 +207,7 @@ async def test_what_is_asked_before_the_model_is_open_waits_for_it(vocab: Vocab)
     async with workspace(vocab, loading=(gate,), ready=False) as bench:
         bench.buffer.type(BEGINNING)
         assert bench.work.generate(CONTROLS)
-        assert bench.work.waiting
+        assert bench.work.completer.waiting
         assert "queued" in view.facts(bench.work, 0).state
         gate.open()
         await bench.until(lambda: bench.completion.startswith(STORY))

@@ -30,6 +30,8 @@ BASE: Final = (
     "text, and may speak for you, too."
 )
 
+NOTHING_SAID: Final = Trouble("nothing is said yet", hint="type a message first")
+
 
 def is_chat(session: Session) -> bool:
     """Whether the head stands in a conversation."""

@@ -6,7 +6,9 @@ is kept in the tree. Commands return whether the head moved.
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from copy import copy
+from typing import Any, Protocol
 
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
@@ -54,8 +56,10 @@ class EditedText:
         """The text is NFC, as what models learned from is."""
         self.revision = 0
         """Grows whenever another text is put into the buffer."""
-        self._other = (Place(None, 0), "")
-        """Where the document stands during a chat, or the chat otherwise, and the text there."""
+        self._other = Place(None, 0)
+        """Where the document stands during a chat, or the chat otherwise."""
+        self._waiting = ""
+        """The text there: the document during a chat, or the message otherwise."""
         self._shown = ""
         """The document as it was last put into the buffer; what differs from it is typing."""
 
@@ -71,9 +75,10 @@ class EditedText:
 
     @property
     def has_tail(self) -> bool:
-        """Something goes on from the document, and more than an eos that ended it."""
+        """The model went on from the document, and with more than an eos that ended it."""
         id, at = self.session.head
-        return id is not None and self.session.accept_end(id) > at
+        shown = self.session.completion is not None
+        return id is not None and shown and self.session.accept_end(id) > at
 
     @property
     def tentative(self) -> bool:
@@ -92,7 +97,7 @@ class EditedText:
     @property
     def document(self) -> str:
         """The document with its typing, also while the buffer holds a message."""
-        return self._other[1] if self.chatting else self.buffer.text
+        return self._waiting if self.chatting else self.buffer.text
 
     def measure(self) -> None:
         """Count the tokens of the text as it stands in the buffer."""
@@ -129,9 +134,21 @@ class EditedText:
             if draft is not None:
                 self.buffer.replace_all(draft[0])
                 self.buffer.caret = draft[1]
-            opened.drafts = Drafts(session.id)
+        self._begin_drafts()
         if beginning and not session.text:
             self._put(beginning)
+
+    def over(self, opened: OpenSession) -> EditedText:
+        """The same text, as it stands in the buffer, over a session that holds the same tree."""
+        text = copy(self)
+        text.opened = opened
+        text._begin_drafts()
+        text.keep_draft()
+        return text
+
+    def _begin_drafts(self) -> None:
+        if self.opened.drafts is None and self.opened.store is not None:
+            self.opened.drafts = Drafts(self.session.id)
 
     def follow_head(self) -> None:
         """Where the buffer holds nothing of its own, it shows the document, wherever that went."""
@@ -163,16 +180,19 @@ class EditedText:
         """Make what was typed the document; False when nothing was."""
         if not self.dirty:
             return False
-        self.session.commit(self.buffer.text)
+        self.session.commit_typing(self.buffer.text)
         self._put(self.session.text)
         self.keep_draft()
         return True
 
     def keep_typing(self) -> None:
-        """Before the head moves elsewhere: what was typed stays in the tree, as a branch."""
+        """Before the head moves elsewhere: what was typed stays in the tree as a branch, and undo
+        leads back to it.
+        """
         if self.dirty:
+            here = self.session.head
             self.session.commit(self.buffer.text)
-            self.session.undo()
+            self.session.go(here.node, here.at)
             self.keep_draft()
 
     def keep_draft(self) -> None:
@@ -185,8 +205,11 @@ class EditedText:
 
     def keep(self) -> None:
         """Before the session is left: typing waits in its draft, and a session that has no file yet
-        gets one, for nobody would find the draft of a session that is in no list.
+        gets one, for nobody would find the draft of a session that is in no list. A chat in which
+        nothing was said is no place to find again.
         """
+        if self.unsaid and not self.buffer.text:
+            self.turn_to(chatting=False)
         if self.dirty and not len(self.session.tree):
             self.commit_typing()
         self.keep_draft()
@@ -194,13 +217,24 @@ class EditedText:
     # -- a chat ------------------------------------------------------------------------------------
 
     def turn_to(self, *, chatting: bool) -> None:
-        """Turn to the conversation, or to the document; where the other one stands is kept."""
-        session = self.session
-        here, (there, text) = (session.head, self.buffer.text), self._other
-        self._other = here
-        self.chatting = chatting
-        session.go(there.node, there.at)
-        self._put(text)
+        """Turn to the conversation, or to the document; each is found again where it stood."""
+        self.commit_typing()
+        here, there = self.session.head, self._other
+        self.session.go(there.node, there.at)
+        self._change_sides(here, chatting)
+        self.show()
+
+    def _change_sides(self, here: Place, chatting: bool) -> None:
+        """Put the other side's text into the buffer; this one is found again at `here`."""
+        waiting = self._waiting
+        self._other, self._waiting, self.chatting = here, self.buffer.text, chatting
+        if chatting:
+            self._put(waiting)
+
+    @property
+    def unsaid(self) -> bool:
+        """It is a chat in which nothing was said yet."""
+        return self.chatting and not chat.is_chat(self.session)
 
     def send(self) -> None:
         """Say what was typed; with nothing typed the model goes on with its answer. Raises
@@ -211,8 +245,6 @@ class EditedText:
             raise Trouble("the model is not open yet", hint="what you typed stays here")
         if text:
             chat.say(session, session.vocab, text)
-        elif not chat.is_chat(session):
-            raise Trouble("nothing is said yet", hint="type a message first")
         else:
             session.accept()
         self._put("")
@@ -222,7 +254,7 @@ class EditedText:
 
     def accept(self) -> bool:
         """Move the whole completion into the document."""
-        return self._moved(self.session.accept())
+        return self._move(self.session.accept)
 
     def accept_to(self, at: int) -> bool:
         """Move the completion up to its token `at`, and the rest of a character that it begins,
@@ -241,7 +273,7 @@ class EditedText:
 
     def accept_word(self) -> bool:
         """Move the completion's next word into the document."""
-        return self._moved(self.session.accept_word())
+        return self._move(self.session.accept_word)
 
     def undo(self) -> bool:
         """Take back typing first, then the last move of the head."""
@@ -250,25 +282,26 @@ class EditedText:
             return False
         if self.dirty:
             self.keep_typing()
-            return self._moved(True)
-        return self._moved(self.session.undo())
+            self.show()
+            return True
+        return self._move(self.session.undo)
 
     def redo(self) -> bool:
         """Do again what was taken back."""
         if self.buffer.can_redo:
             self.buffer.redo()
             return False
-        return self._moved(self.session.redo())
+        return self._move(self.session.redo)
 
     def next(self) -> bool:
         """Show the next completion of the same text."""
         self.keep_typing()
-        return self._moved(self.session.next())
+        return self._move(self.session.next)
 
     def previous(self) -> bool:
         """Show the one before."""
         self.keep_typing()
-        return self._moved(self.session.previous())
+        return self._move(self.session.previous)
 
     def show_sibling(self, place: int) -> bool:
         """Show the completion at that place among its siblings."""
@@ -276,30 +309,27 @@ class EditedText:
         if place >= len(completions):
             return False
         self.keep_typing()
-        self.session.show(completions[place])
-        return self._moved(True)
+        return self._move(self.session.show, completions[place])
 
     def parent(self) -> bool:
         """Back to where this text forked."""
         self.keep_typing()
-        return self._moved(self.session.parent())
+        return self._move(self.session.parent)
 
     def child(self) -> bool:
         """On along the newest branch."""
         self.keep_typing()
-        return self._moved(self.session.child())
+        return self._move(self.session.child)
 
     def go(self, node: str, at: int) -> bool:
         """Make the document end after `at` tokens of a node's path."""
         self.keep_typing()
-        self.session.go(node, at)
-        return self._moved(True)
+        return self._move(self.session.go, node, at)
 
     def hide(self, node: str) -> bool:
         """Hide a node and what follows from it; nothing is erased."""
         self.keep_typing()
-        self.session.hide(node)
-        return self._moved(True)
+        return self._move(self.session.hide, node)
 
     def fork(self, at: int, choice: int) -> bool:
         """Take alternative `choice` in place of token `at` of the completion. Raises Trouble."""
@@ -310,10 +340,18 @@ class EditedText:
             alternative = session.tree[node].tokens[index].choices[choice]
         except IndexError:
             raise Trouble("that token is gone") from None
-        session.fork(node, index, alternative)
-        return self._moved(True)
+        return self._move(session.fork, node, index, alternative)
 
-    def _moved(self, moved: bool) -> bool:
-        if moved:
-            self.show()
-        return moved
+    def _move(self, command: Callable[..., object], *args: Any) -> bool:
+        """Move the head, and show the document there. A move may lead from the document into a
+        conversation, or out of it: then the buffer changes sides, too.
+        """
+        here = self.session.head
+        if command(*args) is False:
+            return False
+        said = chat.is_chat(self.session)
+        beginning = self.chatting and self.session.head.node is None
+        if said != self.chatting and not beginning:
+            self._change_sides(here, said)
+        self.show()
+        return True

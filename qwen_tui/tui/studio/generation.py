@@ -57,7 +57,7 @@ class Completer:
         *,
         changed: Callable[[], None],
         grew: Callable[[Sequence[Token]], None],
-        troubled: Callable[[Trouble], None],
+        troubled: Callable[[Trouble], object],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.session = session
@@ -145,7 +145,7 @@ class Completer:
     def _begin(self, ask: Ask) -> None:
         assert self.model is not None
         if ask.text is not None:
-            self.session.commit(ask.text)
+            self.session.commit_typing(ask.text)
         try:
             request = self._request(ask)
         except Trouble as trouble:

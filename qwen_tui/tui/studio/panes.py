@@ -81,7 +81,8 @@ class Panes(Horizontal):
         frame = view.completion_frame(work)
         self.completion.show_frame(frame)
         tokens = self.completion.tokens
-        self.document.show_tail(work.session.head, tokens, view.inline_count(work))
+        inline = min(view.inline_count(work), len(tokens))
+        self.document.show_tail(work.session.head, tokens, inline)
         self.document.show_frame(view.document_title(work, frame), view.document_badge(work))
         self.sampling.show(checkpoint=work.checkpoint, last_seed=view.last_seed(work))
         self.look()

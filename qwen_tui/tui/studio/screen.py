@@ -5,6 +5,7 @@ Law: nothing is done here; what each `action_…` does for a person is said in `
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Final
 
 from textual import events, on
@@ -186,7 +187,11 @@ class Studio(WorkspaceScreen):
     # -- actions: sessions, models and files -------------------------------------------------------
 
     def action_new(self) -> None:
-        self.do(self.workspace.open, None)
+        self.do(self._open, None)
+
+    def _open(self, path: Path | None) -> None:
+        if self.workspace.open(path):
+            self.panes.go_to("document")
 
     def action_sessions(self) -> None:
         self.workspace.opened.flush()
@@ -195,7 +200,7 @@ class Studio(WorkspaceScreen):
             rename=lambda *args: self.do(stored_sessions.rename, self.workspace, *args),
             trash=lambda path: self.do(stored_sessions.trash, self.workspace, path),
         )
-        self.answer(self.app.push_screen_wait(sessions), self.workspace.open)
+        self.answer(self.app.push_screen_wait(sessions), self._open)
 
     def action_models(self) -> None:
         self.choose_model()
@@ -277,7 +282,11 @@ class Studio(WorkspaceScreen):
             return self.workspace.text.tentative
         if action == "next_pane":
             return self.panes.folded
-        return action != "generate" or not self.workspace.running or self.workspace.text.dirty
+        return (
+            action != "generate"
+            or not self.workspace.completer.running
+            or self.workspace.text.dirty
+        )
 
     def _can_leave(self) -> bool:
         """Whether Esc has anything to leave or to stop."""

@@ -74,9 +74,9 @@ def _state(work: Workspace, node: Node) -> TabState:
 
 def _hint(work: Workspace) -> str:
     """What the pane says while the completion is empty."""
-    if work.waiting:
+    if work.completer.waiting:
         return f"{work.loader.words() or 'Opening the model'}\nThe completion begins then."
-    if work.running:
+    if work.completer.running:
         run = work.session.generations.get(work.completer.newest)
         progress = run.progress if run else None
         return progress_words(progress) if progress else "Reading the text …"
@@ -123,9 +123,9 @@ def document_title(work: Workspace, frame: CompletionFrame) -> str:
 
 
 def _standing(work: Workspace, frame: CompletionFrame) -> str:
-    if work.text.dirty and work.running:
+    if work.text.dirty and work.completer.running:
         return "the completion goes on beside it"
-    if work.waiting or (work.running and not work.text.has_tail):
+    if work.completer.waiting or (work.completer.running and not work.text.has_tail):
         return frame.hint.partition("\n")[0]
     node = shown_node(work)
     if node is None or work.text.dirty:
@@ -201,10 +201,10 @@ def facts(work: Workspace, completion_tokens: int) -> Facts:
 
 
 def _doing(work: Workspace) -> str:
-    if work.running:
+    if work.completer.running:
         return "writing"
     loading = work.loader.words()
-    return f"queued · {loading}".removesuffix(" · ") if work.waiting else loading
+    return f"queued · {loading}".removesuffix(" · ") if work.completer.waiting else loading
 
 
 def _saved(work: Workspace) -> tuple[str, str]:
@@ -240,7 +240,7 @@ def works(work: Workspace, action: str) -> bool:
         case "accept_word":
             return work.text.tentative
         case "regenerate":
-            return work.running or work.text.regenerates
+            return work.completer.running or work.text.regenerates
         case "sibling_next" | "sibling_previous":
             return len(work.session.siblings()) > 1
         case "inline":

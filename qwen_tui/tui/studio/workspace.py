@@ -82,20 +82,19 @@ class Workspace:
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
         self._recorded = opened.session.entries if context.play else []
-        self._work_on(
-            OpenSession(Session(vocab=opened.session.vocab)) if context.play else opened, buffer
-        )
+        if context.play:
+            opened = OpenSession(Session(vocab=opened.session.vocab))
+        self._work_on(EditedText(opened, buffer))
 
-    def _work_on(self, opened: OpenSession, buffer: Buffer) -> None:
-        self.opened = opened
-        self.text = EditedText(opened, buffer)
+    def _work_on(self, text: EditedText) -> None:
+        self.text = text
         self.completer = Completer(
-            opened.session,
+            text.session,
             self.context.runner,
             self.settings,
             changed=self._changed,
             grew=self._grew,
-            troubled=lambda trouble: self.tell(Announcement.of(trouble)),
+            troubled=self._refuse,
         )
 
     def open_model(self) -> None:
@@ -105,9 +104,14 @@ class Workspace:
     # -- state -------------------------------------------------------------------------------------
 
     @property
+    def opened(self) -> OpenSession:
+        """The session that is worked on, with what belongs to it."""
+        return self.text.opened
+
+    @property
     def session(self) -> Session:
-        """The session that is worked on."""
-        return self.opened.session
+        """The session itself."""
+        return self.text.session
 
     @property
     def model(self) -> Backend | None:
@@ -115,19 +119,9 @@ class Workspace:
         return self.completer.model
 
     @property
-    def running(self) -> bool:
-        """A generation has not ended."""
-        return self.completer.running
-
-    @property
-    def waiting(self) -> bool:
-        """A generation waits for the model."""
-        return self.completer.waiting
-
-    @property
     def busy(self) -> bool:
         """A generation runs or waits."""
-        return self.running or self.waiting
+        return self.completer.running or self.completer.waiting
 
     # -- telling -----------------------------------------------------------------------------------
 
@@ -146,9 +140,11 @@ class Workspace:
     def generate(self, controls: Controls) -> bool:
         """Go on from the end of the document, which a finished completion is part of."""
         text = self.text
-        if self.running and not text.dirty:
+        if self.completer.running and not text.dirty:
             stop, again = self.key_of("stop"), self.key_of("regenerate")
             return self._say(f"Still writing. {stop} stops, {again} begins again.")
+        if text.unsaid and not text.buffer.text:
+            return self._refuse(chat.NOTHING_SAID)
         if text.chatting:
             try:
                 text.send()
@@ -162,6 +158,8 @@ class Workspace:
 
     def regenerate(self, controls: Controls) -> bool:
         """Complete the text: once more where a completion stands there, else for the first time."""
+        if self.text.unsaid:
+            return self._refuse(chat.NOTHING_SAID)
         if self.session.vocab is None or self.text.commit_typing():
             return self._ask(controls)
         return self._ask(controls, again=self.text.regenerates)
@@ -198,10 +196,9 @@ class Workspace:
 
     def stop(self) -> bool:
         """End what runs, keeping its text, and forget what waits."""
-        if self.busy:
+        if busy := self.busy:
             self.completer.stop()
-            return True
-        return False
+        return busy
 
     def shorten(self) -> None:
         """Turn through what becomes of a prompt that is longer than the context."""
@@ -274,17 +271,23 @@ class Workspace:
 
     def fork(self) -> None:
         """Work on a session of one's own that begins with everything this one holds."""
+        self.text.keep_draft()
         session = library.fork(self.session)
         store = new_store(session) if self.settings.save else None
-        self.text.keep_draft()
-        self.switch(OpenSession(session, store))
+        self._let_go(self.text.over(OpenSession(session, store)))
+        self.tell(NOTHING)
         self._say("A session of your own now.")
 
     def switch(self, opened: OpenSession, then: Callable[[], object] = bool) -> None:
-        """Work on `opened`; `then` runs when the old session's file is let go."""
+        """Work on `opened` as it was left; `then` runs when the old session's file is let go."""
+        self._let_go(EditedText(opened, self.text.buffer), then)
+        self.restore()
+
+    def _let_go(self, text: EditedText, then: Callable[[], object] = bool) -> None:
+        """Work on another session's text; the old one is saved and closed beside that."""
         old, completer, clean = self.opened, self.completer, not self.text.dirty
-        opened.session.vocab = old.session.vocab
-        self._work_on(opened, self.text.buffer)
+        text.session.vocab = old.session.vocab
+        self._work_on(text)
         self.completer.model = completer.model
         self.text_file = TextFile()
 
@@ -295,7 +298,6 @@ class Workspace:
             then()
 
         self._start(let_go())
-        self.restore()
 
     def restore(self) -> None:
         """Show the session as it was left, and tell what its file has suffered."""
