@@ -78,7 +78,7 @@ class Workspace:
         self._beginning = context.text
         """The text to begin with, until it is in the session."""
         self._told = ""
-        """The newest word of the store or the follower that was told."""
+        """The store's or the follower's newest word."""
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
         self._recorded = opened.session.entries if context.play else []
@@ -130,9 +130,9 @@ class Workspace:
         self.tell(Announcement(text, seconds=seconds, offer=offer))
         return False
 
-    def _refuse(self, trouble: Trouble, offer: Offer = "") -> bool:
+    def _refuse(self, trouble: Trouble) -> bool:
         """Tell what failed and how to mend it; False."""
-        self.tell(replace(Announcement.of(trouble), offer=offer))
+        self.tell(Announcement.of(trouble))
         return False
 
     # -- asking the model --------------------------------------------------------------------------
@@ -313,9 +313,8 @@ class Workspace:
         store = self.opened.store
         if store is None:
             return self._refuse(Trouble("this session is not saved at all"))
-        if not store.relocate(folder):
-            return self._refuse(Trouble(f"not there either: {store.state.reason}"))
-        return True
+        done = store.relocate(folder)
+        return done or self._refuse(Trouble(f"not there either: {store.state.reason}"))
 
     def poll(self) -> bool:
         """Tell what the store has to say, and take in what another process wrote to the session;
@@ -327,8 +326,7 @@ class Workspace:
         if said and said != self._told:
             self._told = said
             self.tell(Announcement(said, kind="mild"))
-        entries = follower.poll() if follower is not None else []
-        clean = not self.text.dirty
+        entries, clean = follower.poll() if follower is not None else [], not self.text.dirty
         for entry in entries:
             self.session.apply(entry)
         if entries and clean:
@@ -350,12 +348,12 @@ class Workspace:
         waiting = self.completer.asked or self._unmet
         self._unmet = None
         self.completer.stop()
-        # a draft model was named for one model, and seldom fits another
-        draft = self.settings.draft if name == self.settings.model else ""
+        settings = self.settings
         if name.startswith(ENGINE):
-            self._set(replace(self.settings, engine=name.removeprefix(ENGINE)))
-        else:
-            self._set(replace(self.settings, model=name, engine="local", draft=draft))
+            self._set(replace(settings, engine=name.removeprefix(ENGINE)))
+        else:  # a draft model was named for one model, and seldom fits another
+            draft = settings.draft if name == settings.model else ""
+            self._set(replace(settings, model=name, engine="local", draft=draft))
         self.completer.lose_model()
         self.completer.asked = waiting
         self.tell(NOTHING)
@@ -406,7 +404,7 @@ class Workspace:
         hint = f"{trouble.hint} · {other}" if trouble.hint else other
         offer: Offer = "models" if trouble.code == NO_INPUT and not self._models_offered else ""
         self._models_offered = self._models_offered or bool(offer)
-        self._refuse(Trouble(trouble.message, hint=hint), offer)
+        self.tell(Announcement(trouble.message, hint, "trouble", offer=offer))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside; a task is kept until it ends, so that it is not collected."""
