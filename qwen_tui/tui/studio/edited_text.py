@@ -269,7 +269,7 @@ class EditedText:
             if count > at and not decoder.pending:
                 break
         before = session.head.at - session.tree[session.head.node].at
-        return self._moved(session.accept(session.head.node, before + count))
+        return self._move(session.accept, session.head.node, before + count)
 
     def accept_word(self) -> bool:
         """Move the completion's next word into the document."""
