@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from qwen_tui import chat
 from qwen_tui.session.session import Session
-from qwen_tui.types import Trouble
+from qwen_tui.types import Backend, Trouble
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -30,7 +30,18 @@ BASE: Final = (
     "text, and may speak for you, too."
 )
 
+NO_DOCUMENT: Final = Trouble(
+    "there is no document beside this conversation", hint="nothing was written"
+)
 NOTHING_SAID: Final = Trouble("nothing is said yet", hint="type a message first")
+
+
+def refusal(vocab: Vocab | None, model: Backend | None) -> Trouble | None:
+    """Why there can be no chat now; None where there can."""
+    if vocab is not None:
+        return NO_TEMPLATE if vocab.chat_template is None else None
+    waits = model is None or model.abilities.token_ids
+    return Trouble("the model is not open yet") if waits else NO_TOKENIZER
 
 
 def is_chat(session: Session) -> bool:

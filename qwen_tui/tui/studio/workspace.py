@@ -77,8 +77,7 @@ class Workspace:
         self._models_offered = False
         self._beginning = context.text
         """The text to begin with, until it is in the session."""
-        self._told = ""
-        """The store's or the follower's newest word."""
+        self._told = ""  # the store's or the follower's newest word
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
         self._recorded = opened.session.entries if context.play else []
@@ -225,14 +224,10 @@ class Workspace:
 
     def turn_chat(self) -> bool:
         """Turn to the chat, or back to the document; each remembers where it stood."""
-        vocab, chatting = self.session.vocab, not self.text.chatting
-        if chatting and vocab is None:
-            waits = self.model is None or self.model.abilities.token_ids
-            return self._refuse(
-                Trouble("the model is not open yet") if waits else chat.NO_TOKENIZER
-            )
-        if chatting and vocab is not None and vocab.chat_template is None:
-            return self._refuse(chat.NO_TEMPLATE)
+        chatting = not self.text.chatting
+        refusal = chat.refusal(self.session.vocab, self.model) if chatting else None
+        if refusal is not None:
+            return self._refuse(refusal)
         self.text.turn_to(chatting=chatting)
         if chatting and not self.instruct:
             self.tell(Announcement(chat.BASE, kind="mild"))
@@ -244,9 +239,7 @@ class Workspace:
         """
         text, session = self.text.document, self.session
         if self.text.chatting and not text:
-            return self._refuse(
-                Trouble("there is no document beside this conversation", hint="nothing was written")
-            )
+            return self._refuse(chat.NO_DOCUMENT)
         own = session.title not in ("", self.text_file.name)
         try:
             self.text_file.write(path, text)
@@ -317,9 +310,7 @@ class Workspace:
         return done or self._refuse(Trouble(f"not there either: {store.state.reason}"))
 
     def poll(self) -> bool:
-        """Tell what the store has to say, and take in what another process wrote to the session;
-        True when it wrote something. Call it a few times a second.
-        """
+        """Tell the store's news, and take in what another process wrote; True when it did."""
         store, follower = self.opened.store, self.opened.follower
         said = store.state.notice if store is not None else ""
         said = _LOST if follower is not None and follower.lost else said
