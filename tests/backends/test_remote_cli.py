@@ -251,3 +251,23 @@ def test_a_refused_completion_ends_with_the_exit_code_of_its_fault(
 
     with servers.serving(refuses) as server:
         assert cli.main(["complete", "--engine", server.url, "-n", "3", *PROMPT]) == code
+
+
+@pytest.mark.parametrize(
+    ("values", "code", "told"),
+    [
+        (["--temp", "0.7", "--min-p", "0", "--top-k", "9"], 0, ""),
+        (["--temp", "1", "--top-p", "0.9"], 0, ""),
+        (["--temp", "0.7", "--top-p", "0.9"], 0, "applies the temperature before"),
+        (["--temp", "0.7", "--samplers", "bias;penalties;temperature;top_k;top_p;min_p"], 0, ""),
+        (["--temp", "0.7", "--samplers", "top_p;min_p;temperature"], GENERIC, "not know order"),
+    ],
+)
+def test_another_order_of_the_samplers_is_said_where_it_draws_from_others(
+    vllm: servers.Server, capfdbinary: pytest.CaptureFixture[bytes],
+    values: list[str], code: int, told: str,
+) -> None:  # fmt: skip
+    assert cli.main(["complete", "--engine", vllm.url, "-n", "2", *values, *PROMPT]) == code
+    said = err(capfdbinary)
+    assert told in said
+    assert bool(told) == ("warning" in said or "error" in said)

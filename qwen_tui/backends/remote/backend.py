@@ -209,11 +209,18 @@ def _warnings(endpoint: Endpoint, dialect: Dialect, settings: Settings) -> tuple
         what = "the key and the text go" if endpoint.key_env or endpoint.key_file else "text goes"
         lines.append(f"{what} to {endpoint.label} unencrypted: its address is http, not https")
     lines += [
-        f"{endpoint.label} does not know {name}: {getattr(settings.sampling, name)} does not apply"
+        _without(endpoint.label, name, getattr(settings.sampling, name))
         for name in dialect.unknown(settings.sampling)
         if settings.lenient or not settings.explicit(f"sampling.{name}")
     ]
     return tuple(lines)
+
+
+def _without(label: str, name: str, value: object) -> str:
+    """What is to be said where a sampling value does not apply."""
+    if name == "order":
+        return f"{label} applies the temperature before it leaves candidates out, not after"
+    return f"{label} does not know {name}: {value} does not apply"
 
 
 def environment(endpoint: Endpoint, facts: Facts) -> Environment:

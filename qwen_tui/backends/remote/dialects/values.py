@@ -10,21 +10,18 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_tui import presets
-from qwen_tui.types import DEFAULT_ORDER, Sampling
+from qwen_tui.types import Sampling
 
 PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 CUTS: Final = ("top_k", "top_p", "min_p", "typical_p")
 """The values that leave candidates out."""
-NO_WINDOW: Final = -1
-"""`repeat_last_n` for the whole context."""
 
 
 def changing(sampling: Sampling) -> tuple[str, ...]:
     """The names of the values that change something, the seed left out.
 
     Greedy decoding is not changed by what only leaves out unlikely candidates; the penalties'
-    window changes something only where there is a penalty; the order only where the place of the
-    temperature makes a difference.
+    window changes something only where there is a penalty; the order only as `misordered` says.
     """
     names = [
         name
@@ -35,9 +32,28 @@ def changing(sampling: Sampling) -> tuple[str, ...]:
         names = [name for name in names if name not in CUTS]
     if any(name in names for name in PENALTIES):
         names.append("repeat_last_n")
-    if sampling.order != DEFAULT_ORDER:
+    if misordered(sampling):
         names.append("order")
     return tuple(names)
+
+
+def misordered(sampling: Sampling) -> bool:
+    """Whether other candidates stay in the draw where the temperature is applied before any are
+    left out, as vLLM and most servers do it; or a value is set whose stage does not run here.
+    """
+    place = {stage: at for at, stage in enumerate(sampling.order)}
+    cuts = [name for name in CUTS if not presets.is_neutral(sampling, name)]
+    stages = {"bias"} if sampling.logit_bias else set()
+    if any(not presets.is_neutral(sampling, name) for name in PENALTIES):
+        stages.add("penalties")
+    if not stages <= place.keys():
+        return True
+    if sampling.temperature <= 0:
+        return False
+    if any(name not in place for name in (*cuts, "temperature")):
+        return True
+    by_probability = [place[name] for name in cuts if name != "top_k"]
+    return sampling.temperature != 1 and min(by_probability, default=99) < place["temperature"]
 
 
 def biases(sampling: Sampling, least: float) -> dict[str, float]:
