@@ -274,20 +274,6 @@ class Studio(WorkspaceScreen):
             return bool(self.panes.completion.tokens)
         return view.works(self.workspace, action)
 
-    def shows_key_of(self, action: str) -> bool:
-        """Whether the line of keys has a place for an action that works."""
-        if action == "stop":
-            return self.workspace.busy
-        if action == "accept":
-            return self.workspace.text.tentative
-        if action == "next_pane":
-            return self.panes.folded
-        return (
-            action != "generate"
-            or not self.workspace.completer.running
-            or self.workspace.text.dirty
-        )
-
     def _can_leave(self) -> bool:
         """Whether Esc has anything to leave or to stop."""
         return (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
@@ -13,13 +15,14 @@ from qwen_tui.tui.widgets.status import KeyLine, Notice, Status
 class StatusLine(Vertical):
     """Shows how things stand, and above that what a person has to know."""
 
-    def __init__(self) -> None:
+    def __init__(self, shows_key_of: Callable[[str], bool]) -> None:
+        """`shows_key_of`: whether the line of keys has a place for an action that works."""
         super().__init__()
         self.failure = Notice(closable=False)
         """Why the session is not saved; it stays until it is."""
         self.notice = Notice()
         self.status = Status()
-        self.keys = KeyLine()
+        self.keys = KeyLine(shows_key_of)
 
     def compose(self) -> ComposeResult:
         """Notices on top, the keys at the bottom of the screen."""

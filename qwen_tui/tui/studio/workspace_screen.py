@@ -61,7 +61,7 @@ class WorkspaceScreen(Screen[None]):
         self._at_end = True
         self.panes = Panes(settings, self.key_of)
         self.editor = self.panes.document.editor
-        self.status_line = StatusLine()
+        self.status_line = StatusLine(self._shows_key_of)
         self.workspace = Workspace(
             context,
             self.editor,
@@ -114,6 +114,17 @@ class WorkspaceScreen(Screen[None]):
     def use_heat(self, heat: Heat) -> None:
         """Paint with a theme's text styles."""
         self.panes.use_heat(heat, self.workspace)
+
+    def _shows_key_of(self, action: str) -> bool:
+        """Whether the line of keys has a place for an action that works."""
+        if action == "stop":
+            return self.workspace.busy
+        if action == "accept":
+            return self.workspace.text.tentative
+        if action == "next_pane":
+            return self.panes.folded
+        running, dirty = self.workspace.completer.running, self.workspace.text.dirty
+        return action != "generate" or not running or dirty
 
     def tell(self, announcement: Announcement) -> None:
         """Tell a person something, where its kind belongs; an offer becomes a question."""

@@ -108,8 +108,12 @@ class KeyLine(Widget):
     """
     ALLOW_SELECT = False
 
-    def __init__(self, *, id: str | None = None) -> None:
+    def __init__(
+        self, shows: Callable[[str], bool] = lambda _action: True, *, id: str | None = None
+    ) -> None:
+        """`shows`: whether there is a place for an action that works."""
         super().__init__(id=id)
+        self._shows = shows
         self._places: list[tuple[int, int, str]] = []
         self._said = ""
         self._until: Timer | None = None
@@ -141,14 +145,9 @@ class KeyLine(Widget):
         for active in self.screen.active_bindings.values():
             name = active.binding.id or ""
             useful = active.enabled and name in BY_ID and BY_ID[name].rank > 0
-            if useful and name not in found and self._shown(name):
+            if useful and name not in found and self._shows(name):
                 found[name] = active.binding
         return sorted(found.values(), key=lambda binding: BY_ID[binding.id or ""].rank)
-
-    def _shown(self, name: str) -> bool:
-        """Whether the screen, which may know better, has a place for it here."""
-        shows: Callable[[str], bool] | None = getattr(self.screen, "shows_key_of", None)
-        return shows is None or shows(name)
 
     def render(self) -> Content:
         """As many keys as fit, help always the last; or what was said just now."""
