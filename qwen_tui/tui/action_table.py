@@ -164,7 +164,8 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "inspect",
             "Tokens",
             ("ctrl+t", "f2"),
-            "Walk the completion token by token and see the alternatives of each.",
+            "Walk the tokens, the document's from the cursor or the completion's, and see the "
+            "alternatives of each.",
             rank=13,
         ),
     ),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fixtures.scripts import Say
+from fixtures.scripts import Emit, Say
 from qwen_tui.tui.studio import text_file
 from qwen_tui.tui.text.editor_document import ROW_MOST
-from qwen_tui.types import Trouble
+from qwen_tui.types import Choice, Token, Trouble
+from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
 BEGINNING = "Once upon a time"
@@ -97,3 +99,79 @@ def test_an_editor_that_comes_back_at_once_keeps_the_file_and_says_so(
     assert kept.read_text() == "Once\n"
     kept.unlink()
     kept.parent.rmdir()
+
+
+def marked(bench: Any) -> str:
+    """The token that the inspector tells of."""
+    token = bench.studio.panes.alternatives.list.token
+    return "" if token is None else token.data.decode()
+
+
+async def test_a_token_of_the_document_is_inspected_at_the_caret_and_another_one_taken(
+    studio: Studio,
+) -> None:
+    async with studio(
+        lambda _request, _branch: (Say(" there was a king"),), text=BEGINNING
+    ) as bench:
+        await completed(bench)
+        await bench.pilot.press("tab")
+        await bench.settled()
+        whole = bench.document
+        bench.editor.caret = whole.index("was")
+        await bench.pilot.press("ctrl+t")
+        await bench.pilot.pause()
+        first = marked(bench)
+        assert first.strip() == "was"
+        await bench.pilot.press("right", "left", "left", "right")
+        assert marked(bench) == first
+        await bench.pilot.press("down", "enter")
+        await bench.settled()
+        assert bench.document.startswith(f"{BEGINNING} there")
+        assert first not in bench.document
+        assert bench.output.startswith(" there was a king")  # it went on from the other token
+        for _ in range(4):
+            if bench.document != whole:
+                await bench.pilot.press("ctrl+z")
+        assert bench.document == whole
+
+
+async def test_the_inspector_walks_the_document_where_there_is_no_completion(
+    studio: Studio,
+) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        await bench.pilot.press("f2")
+        await bench.pilot.pause()
+        assert BEGINNING.endswith(marked(bench))
+        await bench.pilot.press("home")
+        assert BEGINNING.startswith(marked(bench))
+        assert bench.editor.caret == 0
+        await bench.pilot.press("tab")
+        assert bench.document == BEGINNING
+        await bench.pilot.press("escape")
+        await bench.pilot.pause()
+        assert bench.editor.has_focus
+
+
+async def test_a_letter_changed_early_keeps_colours_and_alternatives_of_what_follows(
+    studio: Studio, vocab: Vocab
+) -> None:
+    def weigh(token: Token) -> Token:
+        other = Choice(7, vocab.data(7), -2.5)
+        return replace(token, logprob=-0.3, choices=(Choice(token.id, token.data, -0.3), other))
+
+    said = tuple(map(weigh, vocab.encode(" there was a king and a well")))
+    async with studio((Emit(said),), text="Once upon a time") as bench:
+        await completed(bench)
+        await bench.pilot.press("tab")
+        await bench.pilot.press("ctrl+home", "delete", "o")
+        await bench.pilot.press("ctrl+end", "left", "left")
+        await bench.pilot.press("ctrl+t")
+        await bench.pilot.pause()
+        assert bench.document == "once upon a time there was a king and a well"
+        assert marked(bench) == "el"
+        assert "before an edit" in bench.screen()
+        assert "74%" in bench.screen()
+        styles = [style for row in bench.editor.document.marks for _, _, style in row]
+        assert styles
+        assert all(style.dim for style in styles)

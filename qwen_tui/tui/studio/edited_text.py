@@ -332,7 +332,9 @@ class EditedText:
         return self._move(self.session.hide, node)
 
     def fork(self, at: int, choice: int) -> bool:
-        """Take alternative `choice` in place of token `at` of the completion. Raises Trouble."""
+        """Take alternative `choice` in place of token `at`, counted from the document's end: 0 is
+        the completion's first, −1 the document's last. Raises Trouble.
+        """
         session = self.session
         self.keep_typing()
         try:

@@ -28,17 +28,25 @@ BORDERED: Final = 9
 
 
 def shown(
-    width: int, height: int, pane: Pane, *, branches: bool, inline: bool = False
+    width: int,
+    height: int,
+    pane: Pane,
+    *,
+    branches: bool,
+    inline: bool = False,
+    inspected: Pane = "completion",
 ) -> frozenset[Pane]:
     """The panes to show; `pane` is the one a person works in, `branches` whether the tree is open.
-    `inline`: the completion stands in the document, its own pane only while tokens are looked at.
+    `inline`: the completion stands in the document, its own pane only while its tokens are looked
+    at. `inspected`: the pane whose tokens the inspector walks.
     """
     left: Sequence[Pane]
     right: Sequence[Pane]
     if inline:
-        left = ["completion" if pane in ("completion", "alternatives") else "document"]
+        read = inspected if pane == "alternatives" else pane
+        left = ["completion" if read == "completion" else "document"]
     else:
-        left = LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else "completion"]
+        left = LEFT if height >= STACKED_LEFT else [pane if pane in LEFT else inspected]
     if branches:
         right = ["branches"]
     else:

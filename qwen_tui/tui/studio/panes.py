@@ -17,6 +17,7 @@ from qwen_tui.settings import Settings
 from qwen_tui.tui.studio import layout, view
 from qwen_tui.tui.studio.completion_pane import CompletionPane
 from qwen_tui.tui.studio.document_pane import DocumentPane
+from qwen_tui.tui.studio.document_tokens import DocumentTokens
 from qwen_tui.tui.studio.frame import Frame
 from qwen_tui.tui.studio.layout import Pane
 from qwen_tui.tui.studio.sampling_pane import SamplingPane
@@ -52,6 +53,8 @@ class Panes(Horizontal):
         """The tree of branches stands in the right column's place."""
         self.inline = False
         """The completion stands in the document."""
+        self.inspected: DocumentTokens | None = None
+        """The document's tokens while the inspector walks them; None: it walks the completion."""
         self._terminal = Size(0, 0)
 
     def compose(self) -> ComposeResult:
@@ -78,6 +81,8 @@ class Panes(Horizontal):
 
     def show_frames(self, work: Workspace) -> None:
         """Show what stands around the texts, and the completion where it stands in the document."""
+        if self.inspected and (self.inspected.head != work.session.head or work.text.dirty):
+            self.inspect(None)
         frame = view.completion_frame(work)
         self.completion.show_frame(frame)
         tokens = self.completion.tokens
@@ -95,16 +100,31 @@ class Panes(Horizontal):
 
     def look(self) -> None:
         """Show the alternatives of the token that is looked at."""
+        if self.inspected is not None:
+            self.alternatives.show(self.inspected.token, self.inspected.at, len(self.inspected))
+            return
         token, at = self.completion.marked
         self.alternatives.show(token, at, len(self.completion.tokens))
 
+    def inspect(self, tokens: DocumentTokens | None) -> None:
+        """Walk the document's tokens from now on; None: the completion's."""
+        self.inspected = tokens
+        self.document.editor.mark_token(tokens.span if tokens else None)
+        self.look()
+
     @on(OutputPane.TokenSelected)
-    def _token_selected(self) -> None:
+    def _token_selected(self, message: OutputPane.TokenSelected) -> None:
+        if message.index is not None and self.inspected is not None:
+            self.inspect(None)
         self.look()
 
     @on(Alternatives.Walk)
     def _walk(self, message: Alternatives.Walk) -> None:
-        self.completion.output.action_step(message.steps)
+        if self.inspected is None:
+            self.completion.output.action_step(message.steps)
+        else:
+            self.inspected.walk(message.steps)
+            self.inspect(self.inspected)
 
     def colour(self, work: Workspace) -> None:
         """What the model wrote of the document wears its colours there too, while nothing else
@@ -149,6 +169,8 @@ class Panes(Horizontal):
         for pane, frame in self.frames.items():
             if frame in event.widget.ancestors:
                 self.pane = pane
+        if self.pane == "document":
+            self.inspect(None)
         self.fold()
 
     # -- folding -----------------------------------------------------------------------------------
@@ -180,5 +202,9 @@ class Panes(Horizontal):
 
     def _shown(self) -> frozenset[Pane]:
         return layout.shown(
-            *self._terminal, self.pane, branches=self.branches_open, inline=self.inline
+            *self._terminal,
+            self.pane,
+            branches=self.branches_open,
+            inline=self.inline,
+            inspected="document" if self.inspected else "completion",
         )

@@ -18,6 +18,7 @@ from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
 from qwen_tui.tui.screens.sessions import Sessions
 from qwen_tui.tui.studio import questions, stored_sessions, view
 from qwen_tui.tui.studio.announcement import Announcement
+from qwen_tui.tui.studio.document_tokens import DocumentTokens
 from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
 from qwen_tui.tui.terminal import clipboard
 from qwen_tui.tui.terminal.guarded_app import GuardedApp
@@ -58,13 +59,16 @@ class Studio(WorkspaceScreen):
 
     @on(TakeChoice)
     def _take(self, message: TakeChoice) -> None:
-        controls = self.panes.sampling.controls
-        if self.ask(self.workspace.take_alternative, message.at, message.choice, controls):
+        controls, tokens = self.panes.sampling.controls, self.panes.inspected
+        at = message.at if tokens is None else tokens.from_end
+        if self.ask(self.workspace.take_alternative, at, message.choice, controls):
             self.panes.go_to("document" if self.panes.inline else "completion")
 
     @on(Alternatives.AcceptTo)
     def _accept_to(self, message: Alternatives.AcceptTo) -> None:
-        if self.move(self.workspace.text.accept_to, message.at):
+        if self.panes.inspected is not None:
+            self.say("This token is in the document already.")
+        elif self.move(self.workspace.text.accept_to, message.at):
             self.panes.go_to("document")
 
     @on(Dials.Changed)
@@ -158,9 +162,18 @@ class Studio(WorkspaceScreen):
             self.action_stop()
             return
         self.panes.branches_open = False
-        if self.panes.completion.output.cursor is None:
+        if view.inspects_document(self.workspace, within=self._within_the_text):
+            self.do(self.workspace.text.commit_typing)
+            self.panes.inspect(DocumentTokens(self.workspace.session, self.editor.caret))
+        elif self.panes.completion.output.cursor is None:
             self.panes.completion.output.cursor = 0
         self.panes.go_to("alternatives")
+
+    @property
+    def _within_the_text(self) -> bool:
+        """A person writes in the document, before its end."""
+        editor = self.editor
+        return self.panes.pane == "document" and editor.caret < editor.size_in_characters
 
     def action_heat(self) -> None:
         self.panes.turn_heat()
@@ -271,7 +284,8 @@ class Studio(WorkspaceScreen):
         if action in ("parent", "child") and self.panes.pane not in _WALKING:
             return False
         if action == "inspect":
-            return bool(self.panes.completion.tokens)
+            in_document = view.inspects_document(self.workspace, within=self._within_the_text)
+            return in_document or bool(self.panes.completion.tokens)
         return view.works(self.workspace, action)
 
     def _can_leave(self) -> bool:

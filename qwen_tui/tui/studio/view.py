@@ -111,6 +111,16 @@ def document_tokens(work: Workspace) -> list[Token]:
     return [token for part in parts if not part.node.folded for token in part.tokens]
 
 
+def inspects_document(work: Workspace, *, within: bool) -> bool:
+    """Whether the inspector walks the document's tokens rather than the completion's. `within`: the
+    cursor stands in the document, before its end.
+    """
+    text = work.text
+    if text.chatting or not text.buffer.text or work.session.vocab is None:
+        return False
+    return within or not text.has_tail
+
+
 def document_title(work: Workspace, frame: CompletionFrame) -> str:
     """What is written, whether some of it is not committed, and inline how the completion
     stands.

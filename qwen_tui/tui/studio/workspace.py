@@ -169,7 +169,9 @@ class Workspace:
         return self.regenerate(replace(controls, branches=branches))
 
     def take_alternative(self, at: int, choice: int, controls: Controls) -> bool:
-        """Take another token than the one that stands at `at` of the completion, and go on."""
+        """Take another token than the one that stands `at` tokens after the document's end, or
+        before it, and go on.
+        """
         try:
             self.text.fork(at, choice)
         except Trouble as trouble:

@@ -35,6 +35,8 @@ class ExactTextArea(TextArea):
     _needle = ""
     _matches: list[int] | None = None
     """Where the needle begins; None: not searched since the last edit."""
+    _token: tuple[int, int] | None = None
+    """The characters of the token that is looked at."""
 
     # -- the document -----------------------------------------------------------------------------
 
@@ -122,6 +124,16 @@ class ExactTextArea(TextArea):
         self._line_cache.clear()
         self.refresh()
 
+    def mark_token(self, span: tuple[int, int] | None) -> None:
+        """Mark the characters (start, end) of a token, and bring the cursor there; None: none."""
+        if span == self._token:
+            return
+        self._token = span
+        if span is not None:
+            self.caret = span[0]
+        self._line_cache.clear()
+        self.refresh()
+
     def watch_heat(self) -> None:
         """Found text and escapes take the new theme's styles at once."""
         self._line_cache.clear()
@@ -138,6 +150,10 @@ class ExactTextArea(TextArea):
             for column, (was, now) in enumerate(zip(raw, safe, strict=True)):
                 if was != now:
                     line.stylize(self.heat.palette.escape, column, column + 1)
+        if self._token is not None:
+            begin = self.document.get_index_from_location((line_index, 0))
+            low, high = (max(0, place - begin) for place in self._token)
+            line.stylize(self.heat.palette.cursor, low, high)
         if self._needle:
             self._stylize_matches(line, line_index)
         return line
