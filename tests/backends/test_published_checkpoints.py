@@ -129,6 +129,9 @@ def test_a_checkpoint_saved_by_bitsandbytes_runs_as_it_was_saved(
     saved = saved_by_bitsandbytes(folder, tmp_path / "saved", **how)
     error = float((scores(saved) - scores(folder)).abs().mean())
     assert 0 < error < near, "near the weights it was made from, not noise"
+    opened = local(saved, path="auto")
+    opened.close()
+    assert opened.environment.quant == "bitsandbytes", "so that a replay allows for rounding"
     plan = planned(settings.load({"model": str(saved)}, env={}, cwd=saved)).plan
     assert any("quantised with bitsandbytes" in line for line in plan.why)
     with pytest.raises(Trouble, match="already quantised"):

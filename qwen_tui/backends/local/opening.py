@@ -194,7 +194,7 @@ def _environment(found: Planned, vocab: Vocab, loaded: LoadedModel) -> Environme
             "vocab_tokens": vocab.rows_known,
         },
         dtype=plan.dtype,
-        quant=plan.quant,
+        quant=found.card.quantised or plan.quant,
         attn=plan.attn,
         kernels=loaded.kernels,
         threads=plan.threads,
