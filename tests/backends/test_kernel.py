@@ -353,7 +353,7 @@ dice = random.Random(0)
 file = Path(sys.argv[1])
 for level in Library.opened(file).levels:
     library = Library.opened(file, level)
-    for _ in range(150):
+    for _ in range(40):
         kind, terms = dice.choice(KINDS), dice.choice((1, 2))
         n, k, m = dice.randint(1, 90), dice.randint(1, 400), dice.choice((1, 2, 3, 5, 8, 9, 31))
         scale = dice.choice((0.0, 1e-38, 1e-3, 1.0, 1e30))

@@ -67,7 +67,7 @@ def compilers() -> list[list[str]]:
     if target and platform.libc_ver()[0] != "glibc" and platform.system() == "Linux":
         target = target.split("-")[0] + "-linux-musl"
     if target and importlib.util.find_spec("ziglang"):
-        found.append([sys.executable, "-m", "ziglang", "cc", "-target", target])
+        found.append([sys.executable, "-m", "ziglang", "cc", "-target", target, "-s"])
     return found
 
 
