@@ -175,3 +175,36 @@ def test_no_save_leaves_nothing_behind_and_needs_no_home(
     tmux.until(lambda shown: "LEFT-WITH-0" in shown, "leaving")
     left = {file.relative_to(own).parts[0] for file in Path(own).rglob("*") if file.is_file()}
     assert left <= {"cache"}, "what is known of the model may stay, nothing else"
+
+
+@pytest.mark.parametrize(
+    ("editor", "said"), [("exit 0", "came back at once"), ("exit 3", "ended with 3")]
+)
+def test_an_editor_that_fails_or_does_not_wait_gives_the_studio_back(
+    tmux: Tmux, tmp_path: Path, editor: str, said: str
+) -> None:
+    program = tmp_path / "code"
+    program.write_text(f"#!/bin/sh\n{editor}\n")
+    program.chmod(0o755)
+    tmux.start(f"VISUAL={program} {PROGRAM} -m demo")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.type("Once")
+    tmux.until(lambda shown: "Once" in shown, "typing")
+    tmux.press("F4")
+    tmux.until(lambda shown: said in shown and "Once" in shown, "what became of the editor")
+    tmux.type(" upon")
+    tmux.until(lambda shown: "Once upon" in shown, "writing goes on")
+
+
+def test_shortcuts_pressed_fast_write_nothing_and_a_copy_is_in_tmuxs_buffer(tmux: Tmux) -> None:
+    tmux.start(f"{PROGRAM} -m demo")
+    tmux.until(lambda shown: "Untitled" in shown, "the first paint")
+    tmux.type("Hi")
+    tmux.until(lambda shown: "Hi" in shown, "typing")
+    for _ in range(5):
+        tmux.run("send-keys", "-H", *["1b", "70", "1b", "70", "1b", "63", "1b", "63"])
+    tmux.until(lambda shown: "Preset" in shown, "the shortcut")
+    tmux.press("S-Left", "S-Left")
+    said = "Copied 2 characters to tmux"
+    tmux.until(lambda shown: said in shown or tmux.press("C-c"), "the copy")
+    assert tmux.run("show-buffer") == "Hi"

@@ -103,11 +103,18 @@ async def whether_to_paste_all(app: App[int], kept: int, left: int) -> bool:
 def edited_outside(app: App[int], text: str) -> str:
     """The text after the person's own editor had it and the terminal. Raises Trouble."""
     guard = app.guard if isinstance(app, GuardedApp) else None
+    trouble: Trouble | None = None
     try:
         with app.suspend(), guard.lent() if guard else nullcontext():
-            return text_file.edit_outside(text)
+            try:
+                text = text_file.edit_outside(text)
+            except Trouble as caught:  # an error would leave Textual suspended
+                trouble = caught
     except SuspendNotSupported:
         raise Trouble("this terminal cannot be lent to another program") from None
+    if trouble is not None:
+        raise trouble
+    return text
 
 
 def _folder_complaint(text: str) -> str:
