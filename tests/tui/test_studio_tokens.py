@@ -172,6 +172,6 @@ async def test_a_letter_changed_early_keeps_colours_and_alternatives_of_what_fol
         assert marked(bench) == "el"
         assert "before an edit" in bench.screen()
         assert "74%" in bench.screen()
-        styles = [style for row in bench.editor.document.marks for _, _, style in row]
-        assert styles
-        assert all(style.dim for style in styles)
+        styles = {style for row in bench.editor.document.marks for _, _, style in row}
+        assert styles == {bench.editor.heat.style(-0.3, stale=True)}
+        assert styles != {bench.editor.heat.style(-0.3)}

@@ -30,7 +30,6 @@ ROW_MOST: Final = 2 * ROW_CUT
 PLACEHOLDER: Final = "▯"
 """Stands for a character whose visible form is longer than one."""
 
-_DIM: Final = Style(dim=True)
 _PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if code != 0x09} | {0x7F: 0x2421}
 
 
@@ -287,12 +286,12 @@ def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterat
     """The spans that colour tokens whose text begins at character `start`.
 
     A character made of several tokens has the style of the one that completes it; a token whose
-    probability is not known has none, one that was weighed before an edit is dim.
+    probability is not known has none, one that was weighed before an edit is faded.
     """
     decoder = Decoder()
     for token in tokens:
         end = start + len(decoder.feed(token.data))
-        style = heat.style(token.logprob)
+        style = heat.style(token.logprob, stale=token.stale)
         if style is not None and end > start:
-            yield Span(start, end, style + _DIM if token.stale else style)
+            yield Span(start, end, style)
         start = end

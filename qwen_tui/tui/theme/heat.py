@@ -12,11 +12,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from rich.style import Style
+from textual.color import Color
 
 from qwen_tui.tui.theme.app_theme import HEAT_LEVELS, AppTheme, Palette
 
 LEVEL_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
 """The least probability of each level but the last; in bits 0.15, 0.5, 1, 2, 3.3, 5.1, 7.6."""
+
+_DIM: Final = Style(dim=True)
+_FADED_TEXT: Final = 0.65
+"""How much of black or white the text over a faded background has."""
 
 _EDGES: Final = tuple(-math.log(floor) for floor in LEVEL_FLOORS)
 assert len(_EDGES) == HEAT_LEVELS - 1
@@ -35,23 +40,39 @@ class Heat:
 
     levels: tuple[Style, ...]
     palette: Palette
+    faded: tuple[Style, ...] = ()
+    """The levels of stale records, halfway to the background; without them they are dim."""
 
     @classmethod
     def of(cls, theme: AppTheme, *, colour: bool = True) -> Heat:
         """The styles of a theme; without `colour` underline, bold and italic stand for colours."""
         used = theme if colour else theme.without_colour()
-        return cls(used.heat, used.palette)
+        faded = tuple(_faded(style, used.theme.background) for style in used.heat)
+        return cls(used.heat, used.palette, faded)
 
-    def style(self, logprob: float | None) -> Style | None:
-        """The style of a token; None where its probability is not known."""
+    def style(self, logprob: float | None, *, stale: bool = False) -> Style | None:
+        """The style of a token; None where its probability is not known. `stale`: it was weighed
+        before an edit.
+        """
         level = level_of(logprob)
-        return None if level is None else self.levels[level]
+        if level is None or not stale:
+            return None if level is None else self.levels[level]
+        return self.faded[level] if self.faded else self.levels[level] + _DIM
 
     def legend(self) -> tuple[tuple[str, Style], ...]:
         """(label, style) of each level, sure first: `≥90%`, `70`, …, `rarer`."""
         labels = [f"≥{LEVEL_FLOORS[0]:.0%}"]
         labels += [f"{floor * 100:g}" for floor in LEVEL_FLOORS[1:]]
         return tuple(zip((*labels, "rarer"), self.levels, strict=True))
+
+
+def _faded(style: Style, background: str | None) -> Style:
+    """A style halfway to the background; without colours of its own, dim."""
+    if style.bgcolor is None or background is None:
+        return style + _DIM
+    half = Color.from_rich_color(style.bgcolor).blend(Color.parse(background), 0.5)
+    text = half + half.get_contrast_text(_FADED_TEXT)
+    return style + Style(color=text.rich_color, bgcolor=half.rich_color)
 
 
 def percent(logprob: float | None) -> str:

@@ -185,7 +185,7 @@ class Alternatives(PartStyles, can_focus=True):
         assert token is not None
         surprise = bits(token.logprob)
         parts = [percent(token.logprob), f"{surprise:.1f} bits"] if surprise is not None else []
-        parts += ["before an edit"] if token.stale else []
+        parts[1:1] = ["before an edit"] if token.stale else []
         parts += ["drafted"] if token.drafted else []
         parts += [f"id {token.id}"] if token.id >= 0 else []
         name = Segment(" " + spelled(token.data) + "  ", self._part("taken"))
