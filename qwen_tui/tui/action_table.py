@@ -346,6 +346,19 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "Turn the session into a chat, or back; needs a model with a chat template.",
             rank=41,
         ),
+        Action(
+            "take_back_message",
+            "Edit message",
+            ("alt+m",),
+            "In a chat: take your last message back into the box; what you send then begins a "
+            "branch there. Again: the message before it.",
+        ),
+        Action(
+            "system_message",
+            "System message",
+            (),
+            "Say what the chats of this session begin with; the session keeps it.",
+        ),
     ),
     *_group(
         "View",

@@ -43,6 +43,8 @@ WORDS: Final[Mapping[str, str]] = {
     "edit_outside": "external vim nano emacs code",
     "models": "checkpoint load download weights folder",
     "chat": "instruct conversation assistant turns",
+    "take_back_message": "earlier turn previous correct change chat",
+    "system_message": "prompt instruction role persona chat",
     "next_pane": "focus window panel",
     "inline": "layout ghost",
     "theme": "colors dark light",

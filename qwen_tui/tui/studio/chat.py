@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Final
 
 from qwen_tui import chat
 from qwen_tui.session.session import Session
-from qwen_tui.types import Backend, Trouble
+from qwen_tui.session.tree import Place
+from qwen_tui.types import Backend, Trouble, text_of
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
 
+SYSTEM: Final = "system"
+"""The name under which a session keeps its system message."""
 SPEAKERS: Final = {"user": "You", "assistant": "Model", "system": "System"}
 """How a role is called on the screen."""
 NO_TEMPLATE: Final = Trouble(
@@ -53,9 +56,9 @@ def transcript(session: Session) -> str:
     """The conversation before the answer that is shown, and that answer's heading where none of it
     stands in the conversation yet.
     """
-    turns = session.turns()
+    turns, shown = session.turns(), session.completion
     blocks = [_heading(role) + f"{text.rstrip()}\n\n" for role, text in turns]
-    if turns and session.tentative:
+    if turns and shown is not None and not session.is_empty(shown):
         role, text = turns[-1]
         if role == "assistant":
             blocks[-1] = _heading(role) + text
@@ -69,11 +72,43 @@ def _heading(role: str) -> str:
 
 
 def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:
-    """Add a turn of the person's and open the answer; an answer that is shown is accepted first.
+    """Add a turn of the person's and open the answer; an answer that is shown is accepted first. A
+    conversation begins with the session's system message.
 
     Raises Trouble when there is no template or it fails.
     """
     session.accept()
-    turns = [turn for turn in session.turns() if turn[0]]
-    tail = chat.tail(vocab, turns, (role, text), path=session.tokens)
+    turns, path = [turn for turn in session.turns() if turn[0]], session.tokens
+    system = system_message(session)
+    first = None
+    if system and not turns:
+        first = chat.tail(vocab, (), ("system", system), path=path, reply=False)
+        turns, path = [("system", system)], [*path, *first.before, *first.tokens]
+    tail = chat.tail(vocab, turns, (role, text), path=path)
+    if first is not None:
+        session.add_turn("system", first.tokens, before=first.before)
     session.add_turn(role, tail.tokens, before=tail.before, after=tail.after)
+
+
+def system_message(session: Session) -> str:
+    """What conversations of the session begin with; empty for the template's own beginning."""
+    system = session.remembered.get(SYSTEM)
+    return system if isinstance(system, str) else ""
+
+
+def last_message(session: Session) -> tuple[Place, str] | None:
+    """The person's last message before the head, and the place before all that the template put
+    around it; None where there is none.
+    """
+    parts = session.parts()
+    end = next((at for at in range(len(parts), 0, -1) if parts[at - 1].node.role == "user"), 0)
+    if not end:
+        return None
+    start = end - 1
+    while start and parts[start - 1].node.role == "user":
+        start -= 1
+    before = start
+    while before and parts[before - 1].node.folded:
+        before -= 1
+    text = text_of(token for part in parts[start:end] for token in part.tokens)
+    return session.tree.resolve(session.head.node, parts[before].start), text

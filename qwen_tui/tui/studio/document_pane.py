@@ -26,6 +26,8 @@ from qwen_tui.types import Token, text_of
 from qwen_tui.vocab.decoder import Decoder
 
 INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
+MESSAGE: Final = "Write a message. {} sends it."
+"""What the empty box of a chat says."""
 MOST_COLOURED: Final = 20_000
 """Tokens of the document that are coloured, counted from its end."""
 MOST_INLINE: Final = 200_000
@@ -73,7 +75,8 @@ class DocumentPane(Frame):
         most: int
 
     def __init__(self, generate_key: str, *, show_heat: bool, tab: Tab) -> None:
-        self.editor = Editor(placeholder=INVITATION.format(generate_key), tab_behavior=tab)
+        self._invitations = [words.format(generate_key) for words in (INVITATION, MESSAGE)]
+        self.editor = Editor(placeholder=self._invitations[0], tab_behavior=tab)
         self.find_bar = FindBar()
         super().__init__(self.editor, self.find_bar, inside=self.editor)
         self.show_heat = show_heat
@@ -89,6 +92,12 @@ class DocumentPane(Frame):
     async def _ask_for_the_rest(self, message: Editor.PasteCut) -> None:
         if await questions.whether_to_paste_all(self.app, message.kept, len(message.rest)):
             self.editor.paste_more(message.rest)
+
+    def invite(self, *, chatting: bool) -> None:
+        """Say, while nothing is written, what is to be written: a text, or in a chat a message."""
+        words, other = self._invitations[chatting], self._invitations[not chatting]
+        if self.editor.placeholder == other:  # a completion that stands here hides it
+            self.editor.placeholder = words
 
     # -- the frame ---------------------------------------------------------------------------------
 

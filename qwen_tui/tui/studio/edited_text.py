@@ -250,6 +250,25 @@ class EditedText:
         self._put("")
         self.keep_draft()
 
+    def take_back_message(self) -> bool:
+        """Put the person's last message into the box, and the head before it: what is sent then is
+        a branch from there.
+        """
+        found = chat.last_message(self.session) if self.chatting else None
+        if found is None:
+            return False
+        place, text = found
+        self.session.go(*place)
+        self.buffer.replace_all(text)
+        return True
+
+    def begin_chat(self) -> None:
+        """Stand before the first turn: what is said next begins another conversation."""
+        if self.chatting:
+            self.session.go(None, 0)
+        else:
+            self._other = (Place(None, 0), self._other[1])
+
     # -- moves of the head -------------------------------------------------------------------------
 
     def accept(self) -> bool:

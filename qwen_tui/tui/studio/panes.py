@@ -71,6 +71,7 @@ class Panes(Horizontal):
         self.completion.output.special = work.special
         self.completion.show(view.completion(work))
         self.set_class(work.text.chatting, "-chatting")
+        self.document.invite(chatting=work.text.chatting)
         if self.inline != view.stands_inline(work):
             self.inline = not self.inline
             self.fold()

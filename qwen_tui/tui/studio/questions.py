@@ -83,6 +83,12 @@ async def stop_strings(app: App[int], stops: tuple[str, ...]) -> tuple[str, ...]
     return None if answer is None else stops_read(answer)
 
 
+async def system_message(app: App[int], text: str) -> str | None:
+    """What the session's conversations begin with."""
+    note = "Conversations begin with it. Empty: as the model's own template begins them."
+    return await app.push_screen_wait(AskLines("System message", value=text, note=note))
+
+
 async def whether_to_fork(app: App[int], why: str) -> bool:
     """Whether to go on in a session of one's own, where this one cannot be written."""
     answers = {"leave": "Only look at it", "fork": "Fork it"}

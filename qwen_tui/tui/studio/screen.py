@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Final
 
-from textual import events, on
+from textual import events, on, work
 from textual.binding import Binding, BindingType
 from textual.widgets import Input
 
@@ -16,7 +16,7 @@ from qwen_tui.safe_text import strip_controls
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
 from qwen_tui.tui.screens.sessions import Sessions
-from qwen_tui.tui.studio import questions, stored_sessions, view
+from qwen_tui.tui.studio import chat, questions, stored_sessions, view
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.studio.document_tokens import DocumentTokens
 from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
@@ -252,6 +252,17 @@ class Studio(WorkspaceScreen):
 
     def action_chat(self) -> None:
         self.do(self.workspace.turn_chat)
+
+    def action_take_back_message(self) -> None:
+        self.do(self.workspace.take_back_message)
+        self.panes.go_to("document")
+
+    @work
+    async def action_system_message(self) -> None:
+        now = chat.system_message(self.workspace.session)
+        text = await questions.system_message(self.app, now)
+        if text is not None:
+            self.do(self.workspace.set_system_message, text)
 
     # -- actions: the view -------------------------------------------------------------------------
 

@@ -253,6 +253,8 @@ def works(work: Workspace, action: str) -> bool:
             return work.completer.running or work.text.regenerates
         case "sibling_next" | "sibling_previous":
             return len(work.session.siblings()) > 1
+        case "take_back_message":
+            return work.text.chatting and chat.last_message(work.session) is not None
         case "inline":
             return not work.text.chatting
     return True
