@@ -11,7 +11,7 @@ import pytest
 from fixtures.scripts import Say
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.session.session import Session
-from qwen_tui.tui.studio import chat
+from qwen_tui.tui.studio import chat, conversation
 from qwen_tui.vocab import Vocab
 
 Studio = Callable[..., Any]
@@ -189,7 +189,7 @@ async def test_another_system_message_begins_another_conversation_and_the_old_on
     async with studio((Say(" Aye."),), vocab_of=lambda _settings: chatty) as bench:
         await chat_of(bench, "One")
         old = bench.session.head
-        bench.workspace.set_system_message("Be brief.")
+        bench.studio.do(conversation.set_system_message, bench.workspace, "Be brief.")
         await bench.type("Two")
         await bench.pilot.press("ctrl+j")
         await bench.settled()

@@ -267,7 +267,7 @@ class EditedText:
         if self.chatting:
             self.session.go(None, 0)
         else:
-            self._other = (Place(None, 0), self._other[1])
+            self._other = Place(None, 0)
 
     # -- moves of the head -------------------------------------------------------------------------
 

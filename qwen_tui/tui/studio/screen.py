@@ -16,7 +16,7 @@ from qwen_tui.safe_text import strip_controls
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
 from qwen_tui.tui.screens.sessions import Sessions
-from qwen_tui.tui.studio import chat, questions, stored_sessions, view
+from qwen_tui.tui.studio import chat, conversation, questions, stored_sessions, view
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.studio.document_tokens import DocumentTokens
 from qwen_tui.tui.studio.workspace_screen import WorkspaceScreen
@@ -251,10 +251,10 @@ class Studio(WorkspaceScreen):
         self.workspace.text.normalise()
 
     def action_chat(self) -> None:
-        self.do(self.workspace.turn_chat)
+        self.do(conversation.turn, self.workspace)
 
     def action_take_back_message(self) -> None:
-        self.do(self.workspace.take_back_message)
+        self.do(conversation.take_back_message, self.workspace)
         self.panes.go_to("document")
 
     @work
@@ -262,7 +262,7 @@ class Studio(WorkspaceScreen):
         now = chat.system_message(self.workspace.session)
         text = await questions.system_message(self.app, now)
         if text is not None:
-            self.do(self.workspace.set_system_message, text)
+            self.do(conversation.set_system_message, self.workspace, text)
 
     # -- actions: the view -------------------------------------------------------------------------
 

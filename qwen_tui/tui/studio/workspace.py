@@ -224,31 +224,6 @@ class Workspace:
             words = f"More than {most:,} characters: completions stand beside the text."
             self.tell(Announcement(words, kind="mild"))
 
-    def turn_chat(self) -> bool:
-        """Turn to the chat, or back to the document; each remembers where it stood."""
-        chatting = not self.text.chatting
-        refusal = chat.refusal(self.session.vocab, self.model) if chatting else None
-        if refusal is not None:
-            return self._refuse(refusal)
-        self.text.turn_to(chatting=chatting)
-        if chatting and not self.instruct:
-            self.tell(Announcement(chat.BASE, kind="mild"))
-        return True
-
-    def take_back_message(self) -> bool:
-        """Change an earlier message; the conversation goes on from it as a branch."""
-        return self.text.take_back_message() or self._say("There is no message before this.")
-
-    def set_system_message(self, text: str) -> bool:
-        """Let conversations of this session begin with `text`; empty: as the template begins them.
-        One that has begun stays a branch.
-        """
-        if text == chat.system_message(self.session):
-            return False
-        self.session.remember(**{chat.SYSTEM: text})
-        self.text.begin_chat()
-        return self._say("Conversations of this session begin with it from the next message on.")
-
     def save_text(self, path: Path) -> bool:
         """Write the document to a file, which is its own from then on. The session bears the file's
         name, unless a person gave it another.
