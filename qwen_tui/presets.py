@@ -1,137 +1,42 @@
-"""Sampling values as data: the table of numeric ones (name, range, step, neutral, help) and the
-named presets.
+"""Sampling values from outside, checked by the table of dials, and the named presets.
 
-Law: the interface's controls, the command line's help and every check of a value read this table.
+Law: a value that is none is refused with a sentence for a person.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
+from qwen_tui.dials import DIAL
+from qwen_tui.sampling import DRY_BREAKERS
 from qwen_tui.types import BAD_DATA, DEFAULT_ORDER, USAGE, Sampling, Trouble
 
 MAX_SEED: Final = 2**64 - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Dial:
-    """One numeric sampling value: what it may be, how a key press moves it, and the value that
-    switches it off.
-
-    `low` and `high` are the limits of what is accepted, both included; `usual` is where a slider
-    ends.
-    """
-
-    name: str
-    label: str
-    low: float
-    high: float
-    usual: float
-    step: float
-    neutral: float
-    integer: bool
-    help: str
-
-    @property
-    def range(self) -> str:
-        """The accepted range as a person reads it: `0 to 1`."""
-        return f"{self.low:g} to {self.high:g}"
-
-    def check(self, value: object) -> int | float:
-        """`value` as this dial's type; ValueError with a sentence for a person when it is not one
-        of its values.
-        """
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self.label} is a number from {self.range}, not {value!r}")
-        if not math.isfinite(value) or not self.low <= value <= self.high:
-            raise ValueError(f"{self.label} goes from {self.range}, not {value:g}")
-        if not self.integer:
-            return float(value)
-        if value != int(value):
-            raise ValueError(f"{self.label} is a whole number, not {value:g}")
-        return int(value)
-
-    def read(self, text: str) -> int | float:
-        """What a person typed, checked; ValueError as `check`."""
-        try:
-            value = float(text.strip())
-        except ValueError:
-            raise ValueError(f"{self.label} is a number from {self.range}, not {text!r}") from None
-        return self.check(value)
-
-    def show(self, value: float) -> str:
-        """The shortest text that `read` gives the same value for."""
-        return str(int(value)) if self.integer else f"{value:.6g}"
-
-    def moved(self, value: float, steps: int) -> int | float:
-        """`value` moved by `steps` steps, onto the grid of steps, kept inside the range."""
-        grid = round(value / self.step) + steps
-        return self.check(min(self.high, max(self.low, round(grid * self.step, 6))))
-
-
-DIALS: Final = (
-    Dial(
-        "temperature", "temperature", 0, 5, 2, 0.05, 1.0, False,
-        "flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the likeliest",
-    ),
-    Dial("top_k", "top-k", 0, 200_000, 200, 1, 0, True, "keeps the k likeliest tokens; 0 is off"),
-    Dial(
-        "top_p", "top-p", 0, 1, 1, 0.01, 1.0, False,
-        "keeps the likeliest tokens whose probabilities add up to p; 1 is off",
-    ),
-    Dial(
-        "min_p", "min-p", 0, 1, 1, 0.01, 0.0, False,
-        "keeps tokens at least this fraction as likely as the likeliest; 0 is off",
-    ),
-    Dial(
-        "typical_p", "typical-p", 0, 1, 1, 0.01, 1.0, False,
-        "keeps tokens whose surprise is nearest the average, up to this mass; 1 is off",
-    ),
-    Dial(
-        "repetition_penalty", "repetition penalty", 0.01, 10, 2, 0.01, 1.0, False,
-        "divides the scores of tokens already in the window; 1 is off",
-    ),
-    Dial(
-        "presence_penalty", "presence penalty", -2, 2, 2, 0.05, 0.0, False,
-        "lowers the score of every token already in the window; 0 is off",
-    ),
-    Dial(
-        "frequency_penalty", "frequency penalty", -2, 2, 2, 0.05, 0.0, False,
-        "lowers a token's score for each time it stands in the window; 0 is off",
-    ),
-    Dial(
-        "repeat_last_n", "repeat last n", -1, 10_000_000, 1024, 16, 64, True,
-        "the penalties' window in tokens; -1 is the whole context, 0 switches them off",
-    ),
-)  # fmt: skip
-"""Every numeric sampling value, in the order a person meets them."""
-
-DIAL: Final[Mapping[str, Dial]] = {dial.name: dial for dial in DIALS}
 NAMES: Final = tuple(each.name for each in fields(Sampling))
-"""Every sampling value's name: the dials', then `logit_bias`, `order`, `seed`."""
-
-STAGE_HELP: Final[Mapping[str, str]] = {
-    "bias": "adds the logit biases",
-    "penalties": "repetition, presence and frequency penalties",
-    "top_k": DIAL["top_k"].help,
-    "typical_p": DIAL["typical_p"].help,
-    "top_p": DIAL["top_p"].help,
-    "min_p": DIAL["min_p"].help,
-    "temperature": DIAL["temperature"].help,
-}
-STAGES: Final = tuple(STAGE_HELP)
+"""Every sampling value's name."""
+STAGES: Final = DEFAULT_ORDER
 _STAGE_ALIASES: Final[Mapping[str, str]] = {
     "logit_bias": "bias",
     "typ_p": "typical_p",
     "typical": "typical_p",
     "temp": "temperature",
     "penalty": "penalties",
+    "top_nsigma": "top_n_sigma",
+    "tfs_z": "tfs",
+    "tail_free": "tfs",
+    "epsilon_cutoff": "epsilon",
+    "eta_cutoff": "eta",
+    "dynamic_temperature": "temperature",
+    "quadratic_sampling": "smoothing",
+    "adaptive": "adaptive_p",
 }
 
 
@@ -146,7 +51,19 @@ def checked(name: str, value: object) -> Any:
     """
     if name in DIAL:
         return DIAL[name].read(value) if isinstance(value, str) else DIAL[name].check(value)
-    return {"seed": _seed, "order": _order, "logit_bias": _biases}[name](value)
+    checks: Mapping[str, Callable[[object], Any]] = {
+        "seed": _seed, "order": _order, "logit_bias": _biases, "dry_sequence_breakers": _breakers,
+    }  # fmt: skip
+    return checks[name](value)
+
+
+def _breakers(value: object) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):
+        raise ValueError(f"a sequence breaker is a text, not {value!r}")
+    if "" in texts:
+        raise ValueError("an empty sequence breaker would stand everywhere")
+    return () if list(texts) == ["none"] else tuple(texts)
 
 
 def _seed(value: object) -> int | None:
@@ -220,10 +137,12 @@ RAW: Final = Sampling(min_p=0.0)
 """Every stage neutral: the model's own distribution."""
 
 HF_ORDER: Final = (
-    "bias", "penalties", "temperature", "top_k", "top_p", "min_p", "typical_p",
+    "bias", "penalties", "dry", "no_repeat_ngram", "smoothing", "temperature", "top_h", "top_k",
+    "top_p", "min_p", "typical_p", "epsilon", "eta", "top_n_sigma", "tfs", "top_a", "xtc",
+    "mirostat", "adaptive_p",
 )  # fmt: skip
 """transformers' order (generation/utils.py, `_get_logits_processor`): temperature before the
-truncations.
+truncations; what it does not have stands after its like.
 """
 
 
@@ -333,7 +252,13 @@ def is_neutral(sampling: Sampling, name: str) -> bool:
     value = getattr(sampling, name)
     if name in DIAL:
         return bool(value == DIAL[name].neutral)
-    return bool(value == {"logit_bias": (), "order": DEFAULT_ORDER, "seed": None}[name])
+    neutral = {
+        "logit_bias": (),
+        "order": DEFAULT_ORDER,
+        "seed": None,
+        "dry_sequence_breakers": DRY_BREAKERS,
+    }
+    return bool(value == neutral[name])
 
 
 def matching(sampling: Sampling, own: Mapping[str, Preset] | None = None) -> Preset | None:

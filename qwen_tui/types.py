@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
+from qwen_tui.sampling import DEFAULT_ORDER as DEFAULT_ORDER
+from qwen_tui.sampling import Sampling as Sampling
+
 Reason: TypeAlias = Literal["eos", "stop", "length", "cancelled", "oom", "nan", "eof", "failed"]
 Source: TypeAlias = Literal["user", "file", "edit", "choice", "import", "model"]
 Stage: TypeAlias = Literal["import", "download", "load", "quantise", "pack", "prefill"]
@@ -18,7 +21,6 @@ Step: TypeAlias = Literal["", "new", "undo", "redo"]
 """What a step is to undo; "": an undo or redo if it leads where one would, else new."""
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-7B"
-DEFAULT_ORDER: Final = ("bias", "penalties", "top_k", "typical_p", "top_p", "min_p", "temperature")
 MAX_STOP: Final = 64
 """Most stop strings one request may carry."""
 
@@ -66,7 +68,8 @@ class Token:
     (`<|endoftext|>`). `logprob` is the natural log of its probability under softmax of the raw
     logits (padding rows masked, before any sampling stage). `choices` are the most probable
     candidates, best first, itself only if it ranked there. `stale`: both are of another context,
-    before an edit.
+    before an edit. `share` is its probability among what the samplers left, which `mirostat` and
+    `adaptive_p` steer by; None where neither ran.
     """
 
     id: int
@@ -75,6 +78,7 @@ class Token:
     choices: tuple[Choice, ...] = ()
     drafted: bool = False
     stale: bool = False
+    share: float | None = None
 
 
 def joined(tokens: Iterable[Token]) -> bytes:
@@ -85,28 +89,6 @@ def joined(tokens: Iterable[Token]) -> bytes:
 def text_of(tokens: Iterable[Token]) -> str:
     """The text of a run of tokens; bytes that are not UTF-8 show as U+FFFD."""
     return joined(tokens).decode("utf-8", "replace")
-
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """Sampling values only; the mathematics is the backend's. Neutral values switch a stage off.
-
-    `repeat_last_n` is the window of the three penalties in tokens (-1: the whole context, 0: off).
-    `order` names the stages that run, in order. `seed` None asks for a fresh 64-bit seed.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repeat_last_n: int = 64
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    order: tuple[str, ...] = DEFAULT_ORDER
-    seed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

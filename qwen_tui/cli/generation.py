@@ -134,8 +134,9 @@ def settings_of(wanted: Wanted, reporter: Reporter) -> Settings:
         if not wanted.escape and prompts.unescaped_stop(stop):
             said = f"--stop '{stop}' is taken as it stands, backslash and all"
             reporter.warn([f"{said}; --escape makes a newline of \\n"])
-    if wanted.escape and flags.get("stop"):
-        flags = flags | {"stop": [prompts.unescaped(stop) for stop in flags["stop"]]}
+    for name in ("stop", "dry_sequence_breakers"):
+        if wanted.escape and flags.get(name):
+            flags = flags | {name: [prompts.unescaped(text) for text in flags[name]]}
     chosen = settings.load(flags)
     if wanted.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind

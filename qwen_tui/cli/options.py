@@ -77,7 +77,7 @@ def _parameter(spec: Field) -> inspect.Parameter:
         metavar=option.metavar,
         rich_help_panel=option.subject,
         help=spec.help,
-        callback=_off if option.names.startswith("--no-") else None,
+        callback=_off if option.kind is bool and option.names.startswith("--no-") else None,
     )
     kind: Any = Annotated[option.kind | None, declared]
     return inspect.Parameter(spec.name, _KEYWORD, default=None, annotation=kind)
@@ -138,7 +138,7 @@ class Wanted:
         typer.Option(
             "--escape",
             rich_help_panel=INPUT,
-            help=r"carry out \n, \t, \xHH … in -p and --stop; never in a file or pipe",
+            help=r"carry out \n, \t, \xHH … in -p, --stop and breakers; never in a file or pipe",
         ),
     ] = False
     as_json: Annotated[bool, _out("--json", help="every event, one JSON line each")] = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 # - `lens` in `tok`: bytes per token, when a record has several;
 # - `spell` in `tok` and `score`: {"id": text | [base64]} of alternatives not spelled before by this
 #   writer;
+# - `share` in `tok`: a probability per token, where a sampler steered by it (`Token.share`);
 # - `schedule` in `end`: what `gen.schedule` is filled from;
 # - `count` in `end`: its number of tokens, which is `n` when printed; in a file the stamp has `n`.
 # A person's text without a tokenizer has `ids` null: its tokens are then `word_tokens(text)`.

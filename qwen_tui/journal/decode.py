@@ -24,6 +24,7 @@ from qwen_tui.journal.fields import (
     logprob,
     map_at,
     number,
+    probability,
     split_bytes,
     text_at,
     token_id,
@@ -149,6 +150,9 @@ class RecordReader:
         if len(lps) != len(ids):
             raise Malformed("lp does not fit the ids")
         runs = split_bytes(data, list_at(values, "lens"), len(ids)) if ids else []
+        shares = [probability(value) for value in list_at(values, "share")] or [None] * len(ids)
+        if len(shares) != len(ids):
+            raise Malformed("share does not fit the ids")
         drafted = {index for index in list_at(values, "drafted") if isinstance(index, int)}
         for id, run in zip(ids, runs, strict=True):
             if id >= 0:
@@ -157,8 +161,10 @@ class RecordReader:
         self._learn(values)
         rows = choice_rows(values, len(ids))
         return tuple(
-            Token(id, run, lp, self._choices(row), i in drafted)
-            for i, (id, run, lp, row) in enumerate(zip(ids, runs, lps, rows, strict=True))
+            Token(id, run, lp, self._choices(row), i in drafted, share=share)
+            for i, (id, run, lp, row, share) in enumerate(
+                zip(ids, runs, lps, rows, shares, strict=True)
+            )
         )
 
     def _choices(self, row: list[tuple[int, float]]) -> tuple[Choice, ...]:

@@ -176,6 +176,8 @@ def _tok(generation: str | None, event: Emitted, index: int | None, text: str | 
         "drafted": [i for i, token in enumerate(event.tokens) if token.drafted],
         "text": shown,
     } | _exact(shown, data)
+    if any(token.share is not None for token in event.tokens):
+        out["share"] = [token.share for token in event.tokens]
     if len(event.tokens) != 1:
         out["lens"] = [len(token.data) for token in event.tokens]
     return out

@@ -75,6 +75,14 @@ def logprob(value: Any) -> float | None:
     return float(value)
 
 
+def probability(value: Any) -> float | None:
+    if value is None:
+        return None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1:
+        raise Malformed("a share that is no probability")
+    return float(value)
+
+
 def exact_bytes(values: Record, text: str) -> bytes:
     coded = values.get("b64")
     if coded is None:

@@ -154,6 +154,7 @@ def parameters(request: Request) -> dict[str, Any]:
     return values | {
         "order": list(request.sampling.order),
         "logit_bias": [list(pair) for pair in request.sampling.logit_bias],
+        "dry_sequence_breakers": list(request.sampling.dry_sequence_breakers),
         "max_tokens": request.max_tokens,
         "stop": list(request.stop),
         "choices": request.choices,
@@ -172,8 +173,8 @@ def sampling_of(params: Mapping[str, Any]) -> Sampling:
         wanted = getattr(fresh, name)
         if name == "seed":
             known[name] = value if isinstance(value, int) else None
-        elif name == "order" and isinstance(value, list | tuple):
-            known[name] = tuple(str(stage) for stage in value)
+        elif name in ("order", "dry_sequence_breakers") and isinstance(value, list | tuple):
+            known[name] = tuple(map(str, value))
         elif name == "logit_bias" and isinstance(value, list | tuple):
             known[name] = tuple((int(id), float(bias)) for id, bias in value)
         elif isinstance(wanted, int | float) and isinstance(value, int | float):

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from qwen_tui import presets
 from qwen_tui.context_window import Truncate
+from qwen_tui.dials import DIALS, Dial
 from qwen_tui.presets import Preset
 from qwen_tui.settings import endpoints
 from qwen_tui.settings.endpoints import Endpoint
@@ -271,11 +272,33 @@ _DIAL_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "presence_penalty": ("--presence-penalty", "X"),
     "frequency_penalty": ("--frequency-penalty", "X"),
     "repeat_last_n": ("--repeat-last-n", "N"),
+    "dry_multiplier": ("--dry-multiplier", "X"),
+    "dry_base": ("--dry-base", "X"),
+    "dry_allowed_length": ("--dry-allowed-length", "N"),
+    "dry_penalty_last_n": ("--dry-penalty-last-n", "N"),
+    "no_repeat_ngram": ("--no-repeat-ngram --no-repeat-ngram-size", "N"),
+    "top_n_sigma": ("--top-nsigma --top-n-sigma", "N"),
+    "tfs": ("--tfs", "Z"),
+    "top_a": ("--top-a", "A"),
+    "epsilon_cutoff": ("--epsilon-cutoff", "P"),
+    "eta_cutoff": ("--eta-cutoff", "P"),
+    "top_h": ("--top-h", "H"),
+    "xtc_probability": ("--xtc-probability", "P"),
+    "xtc_threshold": ("--xtc-threshold", "P"),
+    "smoothing_factor": ("--smoothing-factor", "X"),
+    "smoothing_curve": ("--smoothing-curve", "X"),
+    "dynatemp_range": ("--dynatemp-range", "X"),
+    "dynatemp_exponent": ("--dynatemp-exp --dynatemp-exponent", "X"),
+    "mirostat": ("--mirostat", "N"),
+    "mirostat_tau": ("--mirostat-ent --mirostat-tau", "X"),
+    "mirostat_eta": ("--mirostat-lr --mirostat-eta", "X"),
+    "adaptive_target": ("--adaptive-target", "P"),
+    "adaptive_decay": ("--adaptive-decay", "X"),
 }
 """The option names of each numeric sampling value, and what stands for its value."""
 
 
-def _dial(dial: presets.Dial) -> Field:
+def _dial(dial: Dial) -> Field:
     names, metavar = _DIAL_OPTIONS[dial.name]
     option = Option(names, SAMPLING, metavar, int if dial.integer else float)
     return _sampling(dial.name, dial.help, option)
@@ -383,7 +406,13 @@ FIELDS: Final = (
         _one_of(_same("indent", "focus")), project=True,
     ),
     Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
-    *map(_dial, presets.DIALS),
+    *map(_dial, DIALS),
+    _sampling(
+        "dry_sequence_breakers",
+        "a text that DRY does not look across (newline, colon, quote, asterisk); none: it looks "
+        "across all; may be given several times",
+        Option("--dry-sequence-breaker", SAMPLING, "TEXT", list[str]),
+    ),
     _sampling(
         "order", f"the stages in their order: {';'.join(DEFAULT_ORDER)}",
         Option("--samplers", SAMPLING, "A;B;C"),

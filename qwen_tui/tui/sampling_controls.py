@@ -1,6 +1,6 @@
 """What a person sets before a generation: the rows of the controls, their values and presets.
 
-Law: ranges come from `presets.DIALS`; nothing here knows a widget.
+Law: ranges come from `dials.DIALS`; nothing here knows a widget.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qwen_tui import presets
-from qwen_tui.presets import DIALS, Dial, Preset
+from qwen_tui.dials import DIAL, DIALS, SWITCHES, Dial, idle
+from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
-from qwen_tui.types import Sampling, Trouble
+from qwen_tui.types import DEFAULT_ORDER, Sampling, Trouble
 
 MAX_TOKENS: Final = Dial(
     "max_tokens",
@@ -45,37 +46,62 @@ SHORT: Final = {
     "logit_bias": "logit bias",
 }
 PRESET, STOP, SEED = "preset", "stop", "seed"
-ROWS: Final = (PRESET, *(dial.name for dial in DIALS), "max_tokens", "branches", STOP, SEED)
+MORE: Final = tuple(dial for dial in DIALS if dial.on is not None)
+"""The samplers that have no row until they are switched on."""
+_ALWAYS: Final = (dial.name for dial in DIALS if dial.on is None and not dial.of)
+ROWS: Final = (PRESET, *_ALWAYS, "max_tokens", "branches", STOP, SEED)
 """Every row that is always there, from the top."""
 BIAS: Final = "logit_bias"
 """The row below them while tokens are biased; Del takes all biases away."""
-ROW_DIALS: Final = {**presets.DIAL, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
+_STAGES: Final = {dial: stage for stage, dial in SWITCHES.items()}
+ROW_DIALS: Final = {**DIAL, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
 
 
 @dataclass(frozen=True, slots=True)
 class Controls:
-    """Everything a person sets before a generation. `preset` is the name chosen last."""
+    """Everything a person sets before a generation. `preset` is the name chosen last, `shown` the
+    samplers that keep their row where they are off.
+    """
 
     sampling: Sampling
     max_tokens: int = 256
     stop: tuple[str, ...] = ()
     branches: int = 1
     preset: str = presets.DEFAULT_PRESET
+    shown: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows to show, from the top."""
-        return (*ROWS, BIAS) if self.sampling.logit_bias else ROWS
+        """The rows to show, from the top: below those that are always there, the biases, and the
+        samplers that were switched on with what belongs to them.
+        """
+        on = {each.name for each in MORE if not idle(self.sampling, each.name)} | self.shown
+        more = (each.name for each in DIALS if each.name in on or each.of in on)
+        return (*ROWS, *((BIAS,) if self.sampling.logit_bias else ()), *more)
 
     def value(self, name: str) -> Any:
         """The value of a row by its name."""
         return getattr(self if name in ("max_tokens", "branches") else self.sampling, name)
 
     def with_value(self, name: str, value: Any) -> Controls:
-        """The same controls with one value changed."""
+        """The same controls with one value changed. A sampler that is switched on gets a place in
+        the order, if it has none, and keeps its row when it is turned to neutral.
+        """
         if name in ("max_tokens", "branches"):
             return replace(self, **{name: value})
-        return replace(self, sampling=replace(self.sampling, **{name: value}))
+        sampling = replace(self.sampling, **{name: value})
+        stage = _STAGES.get(name)
+        if stage is not None and stage not in sampling.order and not idle(sampling, name):
+            sampling = replace(sampling, order=_with_stage(sampling.order, stage))
+        shown = self.shown | {name} if any(each.name == name for each in MORE) else self.shown
+        return replace(self, sampling=sampling, shown=shown)
+
+    def switched_on(self, name: str) -> Controls:
+        """The same controls with a sampler at the value it begins with, unless it is on."""
+        value = DIAL[name].on
+        if value is None or not idle(self.sampling, name):
+            return self
+        return self.with_value(name, DIAL[name].check(value))
 
     def stepped(self, name: str, steps: int) -> Controls:
         """The same controls with the value of one row so many steps further; a seed that is not
@@ -87,6 +113,13 @@ class Controls:
             return self.with_value(SEED, fixed)
         dial = ROW_DIALS.get(name)
         return self.with_value(name, dial.moved(self.value(name), steps)) if dial else self
+
+
+def _with_stage(order: tuple[str, ...], stage: str) -> tuple[str, ...]:
+    """The order with a stage in it, after what stands before it by default."""
+    before = DEFAULT_ORDER[: DEFAULT_ORDER.index(stage)]
+    place = max((at + 1 for at, each in enumerate(order) if each in before), default=0)
+    return (*order[:place], stage, *order[place:])
 
 
 @dataclass(frozen=True, slots=True)

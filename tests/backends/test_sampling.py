@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,15 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.generation import logits_process as hf
 
+from qwen_tui.backends.local.decoding import repetition, truncation
 from qwen_tui.backends.local.decoding import sampling as ours
+from qwen_tui.backends.local.decoding.candidates import Candidates
+from qwen_tui.backends.local.decoding.history import History, PenaltyWindow
 from qwen_tui.backends.local.decoding.logprobs import token_from, top_logits
 from qwen_tui.backends.local.decoding.random_draw import philox, uniform
-from qwen_tui.backends.local.decoding.sampling import (
-    AllBanned,
-    Candidates,
-    PenaltyWindow,
-    SamplerChain,
-)
+from qwen_tui.backends.local.decoding.sampling import AllBanned, SamplerChain
 from qwen_tui.types import Sampling
 
 NEUTRAL = Sampling(min_p=0.0, repeat_last_n=-1)
@@ -40,6 +39,11 @@ def whole(logits: torch.Tensor) -> Candidates:
     return Candidates(values, ids)
 
 
+def seen(last_n: int = 0, ids: Sequence[int] = ()) -> History:
+    """A history of which the penalties see the last `last_n` ids."""
+    return History(Sampling(repeat_last_n=last_n), ids)
+
+
 def survivors(processed: torch.Tensor) -> set[int]:
     """What a transformers processor left."""
     return set(torch.nonzero(processed[0] > -math.inf).flatten().tolist())
@@ -53,13 +57,13 @@ def survivors(processed: torch.Tensor) -> set[int]:
 def test_top_k_keeps_what_transformers_keeps(seed: int, k: int) -> None:
     logits = row(seed=seed)
     expected = survivors(hf.TopKLogitsWarper(k)(None, logits[None]))
-    assert set(ours.top_k(whole(logits), k).ids.tolist()) == expected
+    assert set(truncation.top_k(whole(logits), k).ids.tolist()) == expected
 
 
 def test_top_k_keeps_what_ties_with_the_last() -> None:
     logits = torch.tensor([1.0, 3.0, 2.0, 2.0, 2.0, 0.0])
     expected = survivors(hf.TopKLogitsWarper(2)(None, logits[None]))
-    assert set(ours.top_k(whole(logits), 2).ids.tolist()) == expected == {1, 2, 3, 4}
+    assert set(truncation.top_k(whole(logits), 2).ids.tolist()) == expected == {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -67,7 +71,7 @@ def test_top_k_keeps_what_ties_with_the_last() -> None:
 def test_top_p_keeps_what_transformers_keeps(seed: int, mass: float) -> None:
     logits = row(seed=seed)
     expected = survivors(hf.TopPLogitsWarper(mass)(None, logits.double()[None]))
-    assert set(ours.top_p(whole(logits), mass).ids.tolist()) == expected
+    assert set(truncation.top_p(whole(logits), mass).ids.tolist()) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -75,7 +79,7 @@ def test_top_p_keeps_what_transformers_keeps(seed: int, mass: float) -> None:
 def test_min_p_keeps_what_transformers_keeps(seed: int, share: float) -> None:
     logits = row(seed=seed)
     expected = survivors(hf.MinPLogitsWarper(share)(None, logits[None]))
-    assert set(ours.min_p(whole(logits), share).ids.tolist()) == expected
+    assert set(truncation.min_p(whole(logits), share).ids.tolist()) == expected
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -83,22 +87,24 @@ def test_min_p_keeps_what_transformers_keeps(seed: int, share: float) -> None:
 def test_typical_keeps_what_transformers_keeps(seed: int, mass: float) -> None:
     logits = row(seed=seed)
     expected = survivors(hf.TypicalLogitsWarper(mass)(None, logits.double()[None]))
-    assert set(ours.typical_p(whole(logits), mass).ids.tolist()) == expected
+    assert set(truncation.typical_p(whole(logits), mass).ids.tolist()) == expected
 
 
 @pytest.mark.parametrize("penalty", [0.7, 1.1, 2.0])
 def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
-    logits, seen = row(), [3, 3, 7, 11, 499]
+    logits, ids = row(), [3, 3, 7, 11, 499]
     processor = hf.RepetitionPenaltyLogitsProcessor(penalty)
-    expected = processor(torch.tensor([seen]), logits[None].clone())[0]
-    found = ours.penalised(logits, Counter(seen), replace(NEUTRAL, repetition_penalty=penalty))
+    expected = processor(torch.tensor([ids]), logits[None].clone())[0]
+    found = repetition.penalised(
+        logits, Counter(seen), replace(NEUTRAL, repetition_penalty=penalty)
+    )
     torch.testing.assert_close(found, expected)
 
 
 def test_presence_and_frequency_follow_their_formula() -> None:
     logits = row()
     values = replace(NEUTRAL, presence_penalty=0.5, frequency_penalty=0.25)
-    found = ours.penalised(logits, Counter([3, 3, 3, 7]), values)
+    found = repetition.penalised(logits, Counter([3, 3, 3, 7]), values)
     assert found[3] == pytest.approx(float(logits[3]) - 0.5 - 0.75)
     assert found[7] == pytest.approx(float(logits[7]) - 0.5 - 0.25)
     untouched = [each for each in range(500) if each not in (3, 7)]
@@ -109,9 +115,9 @@ def test_bias_is_that_of_transformers_and_minus_infinity_bans() -> None:
     logits = row()
     biases = {(4,): 2.5, (9,): -1.0}
     expected = hf.SequenceBiasLogitsProcessor(biases)(torch.tensor([[1]]), logits[None].clone())[0]
-    found = ours.biased(logits, ((4, 2.5), (9, -1.0), (10_000, 5.0), (-1, 5.0)))
+    found = repetition.biased(logits, ((4, 2.5), (9, -1.0), (10_000, 5.0), (-1, 5.0)))
     torch.testing.assert_close(found, expected)
-    assert ours.biased(logits, ((4, -math.inf),))[4] == -math.inf
+    assert repetition.biased(logits, ((4, -math.inf),))[4] == -math.inf
 
 
 def test_temperature_scales_as_transformers() -> None:
@@ -173,7 +179,7 @@ def test_a_draw_depends_on_seed_branch_and_position_alone() -> None:
 )
 def test_drawn_ids_follow_the_distribution(values: Sampling) -> None:
     """Chi-square over 4,000 draws at the 0.1 % level, against transformers' processors."""
-    logits, chain, window = row(40, seed=5, spread=1.5), SamplerChain.of(values), PenaltyWindow(0)
+    logits, chain, window = row(40, seed=5, spread=1.5), SamplerChain.of(values), seen()
     processed = logits[None]
     if values.top_k:
         processed = hf.TopKLogitsWarper(values.top_k)(None, processed)
@@ -182,7 +188,7 @@ def test_drawn_ids_follow_the_distribution(values: Sampling) -> None:
     if values.top_p < 1:
         processed = hf.TopPLogitsWarper(values.top_p)(None, processed)
     expected = (processed / values.temperature).double().softmax(-1)[0] * 4000
-    drawn = Counter(chain.sample(logits, window, uniform(7, 0, place)) for place in range(4000))
+    drawn = Counter(chain.sample(logits, window, uniform(7, 0, place)).id for place in range(4000))
     live = [each for each in range(40) if expected[each] >= 5]
     assert set(drawn) <= set(torch.nonzero(expected).flatten().tolist())
     statistic = sum((drawn[each] - expected[each]) ** 2 / expected[each] for each in live)
@@ -194,20 +200,16 @@ def test_drawn_ids_follow_the_distribution(values: Sampling) -> None:
 def test_the_inverse_cdf_runs_over_probabilities_sorted_by_p_then_id() -> None:
     logits = torch.tensor([0.25, 0.5, 0.125, 0.125]).log()
     chain = SamplerChain.of(NEUTRAL)
-    picks = [
-        chain.sample(logits, PenaltyWindow(0), u) for u in (0.0, 0.49, 0.51, 0.74, 0.76, 0.87, 0.88)
-    ]
+    picks = [chain.sample(logits, seen(), u).id for u in (0.0, 0.49, 0.51, 0.74, 0.76, 0.87, 0.88)]
     assert picks == [1, 1, 0, 0, 2, 2, 3]
 
 
 def test_greedy_takes_the_lowest_of_equal_ids() -> None:
     logits = torch.zeros(3000)
     logits[[70, 2000, 2999]] = 1.0
-    assert SamplerChain.of(Sampling(temperature=0.0)).sample(logits, PenaltyWindow(0), 0.99) == 70
+    assert SamplerChain.of(Sampling(temperature=0.0)).sample(logits, seen(), 0.99).id == 70
     assert (
-        SamplerChain.of(replace(NEUTRAL, temperature=0.0)).sample(
-            torch.zeros(3000), PenaltyWindow(0), 0.9
-        )
+        SamplerChain.of(replace(NEUTRAL, temperature=0.0)).sample(torch.zeros(3000), seen(), 0.9).id
         == 0
     )
 
@@ -219,7 +221,7 @@ def test_neutral_values_make_no_stage() -> None:
     chain = SamplerChain.of(NEUTRAL)
     assert chain.edits == chain.cuts == ()
     logits = row()
-    assert chain.edited(logits, PenaltyWindow(-1, [1, 2])) is logits
+    assert chain.edited(logits, seen(-1, [1, 2])) is logits
 
 
 def test_temperature_first_keeps_more_than_temperature_last() -> None:
@@ -229,7 +231,7 @@ def test_temperature_first_keeps_more_than_temperature_last() -> None:
     reach = {}
     for name, values in (("last", last), ("first", first)):
         chain = SamplerChain.of(values)
-        reach[name] = {chain.sample(logits, PenaltyWindow(0), u / 400) for u in range(400)}
+        reach[name] = {chain.sample(logits, seen(), u / 400).id for u in range(400)}
     hot = hf.MinPLogitsWarper(0.1)(None, hf.TemperatureLogitsWarper(1.5)(None, logits[None]))
     assert reach["last"] < reach["first"] <= survivors(hot)
     assert reach["last"] <= survivors(hf.MinPLogitsWarper(0.1)(None, logits[None]))
@@ -238,10 +240,7 @@ def test_temperature_first_keeps_more_than_temperature_last() -> None:
 def test_a_stage_that_the_order_leaves_out_does_not_run() -> None:
     logits = row()
     values = Sampling(top_k=1, min_p=0.0, order=("temperature",))
-    assert (
-        len({SamplerChain.of(values).sample(logits, PenaltyWindow(0), u / 50) for u in range(50)})
-        > 1
-    )
+    assert len({SamplerChain.of(values).sample(logits, seen(), u / 50).id for u in range(50)}) > 1
 
 
 def test_penalties_after_a_cut_reorder_the_survivors() -> None:
@@ -250,8 +249,8 @@ def test_penalties_after_a_cut_reorder_the_survivors() -> None:
         top_k=2, min_p=0.0, temperature=0.0, frequency_penalty=1.5,
         order=("top_k", "penalties", "temperature"),
     )  # fmt: skip
-    assert SamplerChain.of(values).sample(logits, PenaltyWindow(-1, [0]), 0.5) == 1
-    assert SamplerChain.of(values).sample(logits, PenaltyWindow(-1, [0, 1]), 0.5) == 0
+    assert SamplerChain.of(values).sample(logits, seen(-1, [0]), 0.5).id == 1
+    assert SamplerChain.of(values).sample(logits, seen(-1, [0, 1]), 0.5).id == 0
 
 
 def test_allowed_ids_bound_the_choice() -> None:
@@ -259,29 +258,24 @@ def test_allowed_ids_bound_the_choice() -> None:
     for values in (Sampling(), NEUTRAL, Sampling(temperature=0.0)):
         chain = SamplerChain.of(values)
         top = top_logits(logits[None], 64)
-        ids = {
-            chain.sample(logits, PenaltyWindow(0), u / 20, top=top, allowed=allowed)
-            for u in range(20)
-        }
+        ids = {chain.sample(logits, seen(), u / 20, top=top, allowed=allowed).id for u in range(20)}
         assert ids <= {17, 2500}
 
 
 def test_all_banned_is_said_and_not_drawn() -> None:
     values = Sampling(logit_bias=tuple((each, -math.inf) for each in range(8)))
     with pytest.raises(AllBanned):
-        SamplerChain.of(values).sample(torch.zeros(8), PenaltyWindow(0), 0.5)
+        SamplerChain.of(values).sample(torch.zeros(8), seen(), 0.5)
     late = replace(values, order=("min_p", "bias"))
     with pytest.raises(AllBanned):
-        SamplerChain.of(late).sample(torch.zeros(8), PenaltyWindow(0), 0.5)
+        SamplerChain.of(late).sample(torch.zeros(8), seen(), 0.5)
 
 
 def test_a_tiny_temperature_is_greedy_and_not_nan() -> None:
     logits = row(2000)
     for order in (("temperature",), ("top_k", "temperature")):
         values = Sampling(temperature=1e-30, top_k=50, order=order)
-        assert SamplerChain.of(values).sample(logits, PenaltyWindow(0), 0.999) == int(
-            logits.argmax()
-        )
+        assert SamplerChain.of(values).sample(logits, seen(), 0.999).id == int(logits.argmax())
 
 
 # -- shortcuts are exact ---------------------------------------------------------------------------
@@ -319,14 +313,14 @@ def test_looking_at_the_best_first_draws_what_the_whole_row_draws(
         logits = (logits * 4).round() / 4
     chain, window = (
         SamplerChain.of(values),
-        PenaltyWindow(values.repeat_last_n, [3, 5, 7, 7, 7, 900]),
+        seen(values.repeat_last_n, [3, 5, 7, 7, 7, 900]),
     )
-    found = chain.sample(logits, window, u, top=top_logits(logits[None], 64))
+    found = chain.sample(logits, window, u, top=top_logits(logits[None], 64)).id
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ours, "HEADS", ())
-        assert chain.sample(logits, window, u) == found
+        assert chain.sample(logits, window, u).id == found
         patch.setattr(ours, "MIN_P_MARGIN", math.inf)
-        assert chain.sample(logits, window, u) == found, "min-p saw less than the whole row"
+        assert chain.sample(logits, window, u).id == found, "min-p saw less than the whole row"
 
 
 # -- ranking ---------------------------------------------------------------------------------------
@@ -363,13 +357,13 @@ class OnMetal(torch.Tensor):
 def test_a_device_without_float64_draws_what_the_host_draws(
     values: Sampling, spread: float
 ) -> None:
-    chain, window = SamplerChain.of(values), PenaltyWindow(0)
+    chain, window = SamplerChain.of(values), seen()
     logits = row(5000, spread=spread)
     there = logits.as_subclass(OnMetal)
     for position in range(20):
         u = uniform(3, 0, position)
         top = top_logits(there[None], 64)
-        assert chain.sample(there, window, u, top=top) == chain.sample(logits, window, u)
+        assert chain.sample(there, window, u, top=top).id == chain.sample(logits, window, u).id
     right, found = top_logits(logits[None], 64), top_logits(there[None], 64)
     for name in ("values", "ids", "log_mass"):
         assert torch.equal(getattr(found, name), getattr(right, name))

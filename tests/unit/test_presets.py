@@ -12,18 +12,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tui import presets
-from qwen_tui.presets import DIAL, DIALS, PRESETS
+from qwen_tui.dials import DIAL, DIALS, SWITCHES, Dial
+from qwen_tui.presets import PRESETS
 from qwen_tui.types import BAD_DATA, DEFAULT_ORDER, USAGE, Sampling, Trouble
 
 
 def test_every_sampling_value_is_known() -> None:
     assert set(presets.NAMES) == {each.name for each in fields(Sampling)}
     assert set(presets.STAGES) == set(DEFAULT_ORDER)
-    assert set(DIAL) | {"logit_bias", "order", "seed"} == set(presets.NAMES)
+    others = {"logit_bias", "order", "seed", "dry_sequence_breakers"}
+    assert set(DIAL) | others == set(presets.NAMES)
+    assert all(getattr(presets.RAW, dial.name) == dial.neutral for dial in DIALS)
+    assert set(SWITCHES) < set(DEFAULT_ORDER)
+    assert all(DIAL[dial.of].on is not None for dial in DIALS if dial.of)
 
 
 @pytest.mark.parametrize("dial", DIALS, ids=lambda dial: dial.name)
-def test_a_dial_takes_its_ends_and_refuses_beyond(dial: presets.Dial) -> None:
+def test_a_dial_takes_its_ends_and_refuses_beyond(dial: Dial) -> None:
     for value in (dial.low, dial.high, dial.neutral, dial.usual):
         assert dial.check(value) == value
         assert dial.read(dial.show(value)) == value
@@ -39,7 +44,7 @@ def test_a_dial_takes_its_ends_and_refuses_beyond(dial: presets.Dial) -> None:
 
 @given(st.sampled_from(DIALS), st.floats(0, 1), st.integers(-300, 300))
 def test_moving_a_dial_never_leaves_its_range_and_comes_back(
-    dial: presets.Dial, where: float, steps: int
+    dial: Dial, where: float, steps: int
 ) -> None:
     start = dial.moved(dial.low + where * (dial.usual - dial.low), 0)
     there = dial.moved(start, steps)
@@ -110,6 +115,22 @@ def test_a_bad_order_is_refused(typed: object) -> None:
 )
 def test_logit_biases_are_read(typed: object, biases: object) -> None:
     assert presets.checked("logit_bias", typed) == biases
+
+
+@pytest.mark.parametrize(
+    ("typed", "breakers"),
+    [
+        ("###", ("###",)),
+        (["\n", "a b"], ("\n", "a b")),
+        (["none"], ()),
+        ([], ()),
+    ],
+)
+def test_sequence_breakers_are_read(typed: object, breakers: object) -> None:
+    assert presets.checked("dry_sequence_breakers", typed) == breakers
+    for wrong in ([""], 5, [5]):
+        with pytest.raises(ValueError, match="breaker"):
+            presets.checked("dry_sequence_breakers", wrong)
 
 
 @pytest.mark.parametrize("typed", ["x=1", "5=nan", "5=inf", "-5=1", "5", [3], 7])

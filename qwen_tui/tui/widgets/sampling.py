@@ -1,6 +1,6 @@
 """The sampling controls: one row each with name, value and slider, by keyboard, typing and mouse.
 
-Law: a value out of its range is shown as such and not applied. Ranges come from `presets.DIALS`.
+Law: a value out of its range is shown as such and not applied. Ranges come from `dials.DIALS`.
 """
 
 from __future__ import annotations
@@ -325,6 +325,11 @@ class Dials(PartStyles, can_focus=True):
         """Switch every stage off."""
         sampling = presets.neutralise(self.controls.sampling)
         self._changed(replace(self.controls, sampling=sampling, preset="raw"))
+
+    def switch_on(self, name: str) -> None:
+        """Switch a sampler on and go to its row."""
+        self._changed(self.controls.switched_on(name))
+        self.cursor = self.controls.rows.index(name)
 
     def toggle_seed(self) -> None:
         """Fix the seed used last, or go back to a fresh one for each generation."""

@@ -6,7 +6,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from qwen_tui.presets import Dial
+from qwen_tui.dials import Dial
 from qwen_tui.tui.sampling_controls import fraction
 
 LEAST_CELLS = 3

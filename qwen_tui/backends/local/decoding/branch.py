@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from qwen_tui.backends.local.decoding.sampling import PenaltyWindow
+from qwen_tui.backends.local.decoding.history import History
 from qwen_tui.backends.stop_strings import StopWatch
 from qwen_tui.types import Stats
 
@@ -20,7 +20,7 @@ class DecodingBranch:
     """
 
     index: int
-    window: PenaltyWindow
+    history: History
     watch: StopWatch
     prefix: bytes
     ids: list[int] = field(default_factory=list)

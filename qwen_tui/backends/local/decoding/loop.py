@@ -17,11 +17,12 @@ from torch import Tensor
 from qwen_tui.backends.local import memory
 from qwen_tui.backends.local.decoding.branch import DecodingBranch, Schedule
 from qwen_tui.backends.local.decoding.engine import Engine
+from qwen_tui.backends.local.decoding.history import History
 from qwen_tui.backends.local.decoding.logprobs import TopLogits, token_from, top_logits
 from qwen_tui.backends.local.decoding.prefill import Prefill, refusal
 from qwen_tui.backends.local.decoding.prefix_constraint import rest_of
 from qwen_tui.backends.local.decoding.random_draw import uniform
-from qwen_tui.backends.local.decoding.sampling import HEADS, AllBanned, PenaltyWindow, SamplerChain
+from qwen_tui.backends.local.decoding.sampling import HEADS, AllBanned, SamplerChain
 from qwen_tui.backends.local.decoding.speculation import Speculation
 from qwen_tui.backends.local.nn.model import Cancelled
 from qwen_tui.backends.stop_strings import StopWatch
@@ -43,9 +44,9 @@ class DecodingLoop:
         self._chain = SamplerChain.of(request.sampling)
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
-        window = PenaltyWindow(request.sampling.repeat_last_n, self._prompt)
+        history = History.of(request.sampling, request.prompt, engine.vocab.data)
         self._branches = [
-            DecodingBranch(index, window.copy(), StopWatch(request.stop), request.prefix)
+            DecodingBranch(index, history.copy(), StopWatch(request.stop), request.prefix)
             for index in range(max(1, request.branches))
         ]
         # The branches still decoding, in the order of the cache's rows.
@@ -120,7 +121,7 @@ class DecodingLoop:
             room = min(room, most - len(branch.ids))
         # The last token that may come needs no draft after it.
         return self._speculation.draft(
-            branch.ids, branch.window, branch.index, room - 1, self._cancel
+            branch.ids, branch.history, branch.index, room - 1, self._cancel
         )
 
     def _step(self, drafts: list[int]) -> Generator[Event, None, Tensor]:
@@ -175,20 +176,28 @@ class DecodingLoop:
             return
         allowed = engine.spellings().allowed(branch.prefix) if branch.prefix else None
         allowed = allowed[allowed < row.shape[0]] if allowed is not None else None
-        u = uniform(self._seed, branch.index, position)
+        where = (self._seed, branch.index, position)
+        toss = uniform(*where, 1) if self._chain.tosses else 1.0
         try:
-            chosen = self._chain.sample(row, branch.window, u, top=top, allowed=allowed)
+            drawn = self._chain.sample(
+                row, branch.history, uniform(*where), toss=toss, top=top, allowed=allowed
+            )
         except AllBanned:
-            words = ("every token is banned here", "loosen the logit bias or the prefix")
+            words = (
+                "every token is banned here",
+                "loosen the biases, the n-gram ban or the prefix",
+            )
             yield from self._end(branch, "failed", *words)
             return
-        token = token_from(row, chosen, top, request.choices, engine.vocab.data)
-        if chosen == draft:
+        token = token_from(row, drawn.id, top, request.choices, engine.vocab.data)
+        if drawn.share is not None:
+            token = replace(token, share=drawn.share)
+        if drawn.id == draft:
             token = replace(token, drafted=True)
             branch.accepted += 1
         branch.prefix = rest_of(branch.prefix, token.data)
-        branch.ids.append(chosen)
-        branch.window.push(chosen)
+        branch.ids.append(drawn.id)
+        branch.history.push(drawn.id, drawn.share)
         yield from self._take(branch, token)
 
     def _take(self, branch: DecodingBranch, token: Token) -> Iterator[Event]:

@@ -1,7 +1,7 @@
 """The random number that decides a token: Philox4x32-10, a counter-based generator.
 
-Law: the same (seed, branch, position) gives the same number, whatever ran before. Counter
-(position lo, position hi, branch, 0), key (seed lo, seed hi); a session records it by that name.
+Law: the same (seed, branch, position) gives the same numbers, whatever ran before. Counter
+(position lo, position hi, branch, which), key (seed lo, seed hi); a session records that name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ def philox(counter: tuple[int, int, int, int], key: tuple[int, int]) -> tuple[in
     return a, b, c, d
 
 
-def uniform(seed: int, branch: int, position: int) -> float:
-    """The number in [0, 1), of 53 bits, that decides the token at `position` of the context."""
-    counter = (position & _WORD, position >> 32 & _WORD, branch & _WORD, 0)
+def uniform(seed: int, branch: int, position: int, which: int = 0) -> float:
+    """The number in [0, 1), of 53 bits, that decides the token at `position` of the context;
+    `which` 1 is another, independent one of that place.
+    """
+    counter = (position & _WORD, position >> 32 & _WORD, branch & _WORD, which)
     high, low, _, _ = philox(counter, (seed & _WORD, seed >> 32 & _WORD))
     return ((high << 32 | low) >> 11) * 2.0**-53

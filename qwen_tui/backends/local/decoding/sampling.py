@@ -1,22 +1,38 @@
-"""From logits to one token id: the stages, the order they run in, and the inverse CDF.
+"""From logits to one token id: the order in which the stages run, and the inverse CDF.
 
-Law: the same logits, values and random number give the same id, however rows were batched. The most
-probable candidates are tried first; the whole row is sorted only where they cannot decide, and then
-the very same code runs.
+Law: the same logits, values, history and random numbers give the same id, however rows were
+batched. The most probable candidates are tried first; the whole row is sorted only where they
+cannot decide, and then the very same code runs.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch import Tensor
 
+from qwen_tui.backends.local.decoding import truncation
+from qwen_tui.backends.local.decoding.candidates import (
+    Candidates,
+    Undecided,
+    need_whole,
+    sorted_candidates,
+)
+from qwen_tui.backends.local.decoding.history import History
 from qwen_tui.backends.local.decoding.logprobs import TopLogits, as_float64, top_logits
+from qwen_tui.backends.local.decoding.repetition import (
+    biased,
+    dry,
+    lowered,
+    penalised,
+    penalty,
+    repeated_ngrams,
+)
+from qwen_tui.dials import DIAL, SWITCHES
 from qwen_tui.types import Sampling
 
 HEADS: Final = (64, 1024)
@@ -25,207 +41,107 @@ HEADS: Final = (64, 1024)
 MIN_P_MARGIN: Final = 1e-3
 """Nats below the min-p border that are looked at with it: more than float32 rounds a logit by."""
 
-_CUTS: Final = ("top_k", "typical_p", "top_p", "min_p")
+_SAMPLED: Final = ("xtc", "smoothing", "mirostat", "adaptive_p")
+"""The stages that greedy decoding leaves out."""
+_STEERING: Final = ("mirostat", "adaptive_p")
+_ADAPTIVE: Final = (5.0, 10.0, 0.3)
+"""Adaptive-p's highest logit, sharpness and width (llama.cpp)."""
 
 
 class AllBanned(ValueError):
     """No candidate is left: every token has logit -inf."""
 
 
-class _Undecided(Exception):
-    """The head does not hold enough candidates to decide a stage."""
-
-
-# -- what the penalties see ------------------------------------------------------------------------
-
-
-class PenaltyWindow:
-    """Counts of the last `last_n` ids of a context: -1 counts all of them, 0 none."""
-
-    def __init__(self, last_n: int, ids: Sequence[int] = ()) -> None:
-        self.last_n = last_n
-        self._ids: deque[int] = deque()
-        self.counts: Counter[int] = Counter()
-        for each in ids if last_n < 0 else ids[len(ids) - min(last_n, len(ids)) :]:
-            self.push(each)
-
-    def push(self, token_id: int) -> None:
-        """Take in the next id; the oldest leaves when the window is full."""
-        if self.last_n == 0:
-            return
-        self._ids.append(token_id)
-        self.counts[token_id] += 1
-        if 0 < self.last_n < len(self._ids):
-            oldest = self._ids.popleft()
-            self.counts[oldest] -= 1
-            if not self.counts[oldest]:
-                del self.counts[oldest]
-
-    def copy(self) -> PenaltyWindow:
-        """An independent window with the same counts."""
-        other = PenaltyWindow(self.last_n)
-        other._ids, other.counts = self._ids.copy(), self.counts.copy()
-        return other
-
-
-# -- stages that change single logits --------------------------------------------------------------
-
-
-def biased(logits: Tensor, logit_bias: Sequence[tuple[int, float]]) -> Tensor:
-    """[V] → [V]: l_v + b_v; -inf bans. Ids outside the row are ignored."""
-    known = [(token_id, bias) for token_id, bias in logit_bias if 0 <= token_id < len(logits)]
-    if not known:
-        return logits
-    ids = torch.tensor([token_id for token_id, _ in known], device=logits.device)
-    bias = torch.tensor([bias for _, bias in known], dtype=logits.dtype, device=logits.device)
-    return logits.index_add(0, ids, bias)
-
-
-def penalised(logits: Tensor, counts: Counter[int], sampling: Sampling) -> Tensor:
-    """[V] → [V]: for each id seen in the window, l > 0 → l/θ else l·θ (as transformers), then
-    l - presence - frequency · count (as llama.cpp).
-    """
-    seen = [token_id for token_id in counts if 0 <= token_id < len(logits)]
-    if not seen:
-        return logits
-    ids = torch.tensor(seen, device=logits.device)
-    count = torch.tensor([counts[each] for each in seen], dtype=logits.dtype, device=logits.device)
-    return logits.index_copy(0, ids, _penalty(logits[ids], count, sampling))
-
-
-def _penalty(values: Tensor, count: Tensor, sampling: Sampling) -> Tensor:
-    theta = sampling.repetition_penalty
-    if theta != 1.0:
-        values = torch.where(values > 0, values / theta, values * theta)
-    present = (count > 0).to(values.dtype)
-    return values - sampling.presence_penalty * present - sampling.frequency_penalty * count
-
-
-# -- stages that cut candidates --------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
-class Candidates:
-    """What is still in the running: float64 `logits` and `ids`, sorted by (-logit, id).
-
-    `whole` is False while less probable candidates exist beyond these; `log_mass` is then the
-    logsumexp over them all, and `row` [V] float32 holds them all.
+class Drawn:
+    """What was drawn. `share`: its probability among what a steering stage chose from; None where
+    there is none.
     """
 
-    logits: Tensor
-    ids: Tensor
-    whole: bool = True
-    log_mass: float = 0.0
-    row: Tensor | None = None
-
-    def logprobs(self) -> Tensor:
-        """Log-probabilities among all that are still in the running."""
-        if self.whole:
-            return self.logits.log_softmax(0)
-        return self.logits - self.log_mass
-
-    def entropy(self) -> float:
-        """−Σ p ln p over all that are still in the running, in nats."""
-        logprobs = self.logprobs()
-        if self.row is not None:
-            logprobs = as_float64(self.row) - self.log_mass
-        probs = logprobs.exp()
-        return -float((probs * logprobs.masked_fill(probs == 0, 0.0)).sum())
-
-    def kept(self, keep: Tensor) -> Candidates:
-        """Those where `keep` is true; nothing beyond them is left."""
-        return Candidates(self.logits[keep], self.ids[keep])
-
-    def first(self, count: int) -> Candidates:
-        """The `count` most probable; nothing beyond them is left."""
-        return Candidates(self.logits[:count], self.ids[:count])
+    id: int
+    share: float | None = None
 
 
-def top_k(found: Candidates, k: int) -> Candidates:
-    """Keep the k largest, and what ties with the last of them (as transformers)."""
-    if k >= len(found.logits):
-        return _need_whole(found)
-    return found.kept(found.logits >= found.logits[k - 1])
-
-
-def top_p(found: Candidates, mass: float) -> Candidates:
-    """Keep the shortest sorted run whose probability is at least `mass`, at least one."""
-    total = found.logprobs().exp().cumsum(0)
-    enough = int((total < mass).sum()) + 1
-    if enough > len(total):
-        return _need_whole(found)
-    return found.first(enough)
-
-
-def min_p(found: Candidates, share: float) -> Candidates:
-    """Keep p ≥ share · p_max (llama.cpp, transformers)."""
-    floor = float(found.logits[0]) + math.log(share)
-    if not found.whole and float(found.logits[-1]) >= floor:
-        raise _Undecided
-    return found.kept(found.logits >= floor)
-
-
-def typical_p(found: Candidates, mass: float) -> Candidates:
-    """Keep, by |−ln p − H| ascending, the shortest run whose probability exceeds `mass` (Meister et
-    al. 2022, as transformers: ties with the last are kept).
-
-    Candidates beyond the head surprise more than its last; as long as they also lie farther from H
-    than the run reaches, the head decides.
-    """
-    logprobs = found.logprobs()
-    probs = logprobs.exp()
-    entropy = found.entropy()
-    surprise = (-logprobs - entropy).abs()
-    ordered, order = surprise.sort(stable=True)
-    last = int((probs[order].cumsum(0) < mass).sum())
-    if not found.whole and (
-        last >= len(ordered) or float(ordered[last]) >= -float(logprobs[-1]) - entropy
-    ):
-        raise _Undecided
-    return found.kept(surprise <= ordered[min(last, len(ordered) - 1)])
+# -- stages that change all logits -----------------------------------------------------------------
 
 
 def tempered(found: Candidates, temperature: float) -> Candidates:
     """l / T; T ≤ 0 keeps the most probable alone (of several, the lowest id)."""
     if temperature <= 0:
         return found.first(1)
-    _need_whole(found)
+    need_whole(found)
     return Candidates((found.logits - found.logits[0]) / temperature, found.ids)
 
 
-def _need_whole(found: Candidates) -> Candidates:
-    if not found.whole:
-        raise _Undecided
-    return found
+def dynamic_temperature(found: Candidates, sampling: Sampling) -> float:
+    """T from the entropy of the n that are left: least + (most − least) · (H / ln n)^exponent
+    (llama.cpp); the plain temperature where one is left.
+    """
+    if len(found.logits) < 2:
+        return sampling.temperature
+    least = max(0.0, sampling.temperature - sampling.dynatemp_range)
+    most = sampling.temperature + sampling.dynatemp_range
+    part = min(1.0, max(0.0, found.entropy() / math.log(len(found.logits))))
+    return float(least + (most - least) * part**sampling.dynatemp_exponent)
 
 
-def _sorted(logits: Tensor, ids: Tensor) -> Candidates:
-    """Candidates from values in any order."""
-    by_id = ids.argsort()
-    logits, ids = logits[by_id], ids[by_id]
-    logits, order = logits.sort(descending=True, stable=True)
-    return Candidates(logits, ids[order])
+def smoothed(logits: Tensor, sampling: Sampling) -> Tensor:
+    """−k·f·d² + s·f·d³ + l_max, d = l − l_max, k = (3 − c) / 2, s = (c − 1) / 2
+    (text-generation-webui); -inf stays.
+    """
+    factor, curve = sampling.smoothing_factor, sampling.smoothing_curve
+    best = logits.max()
+    d = logits - best
+    bent = -(3 - curve) / 2 * factor * d**2 + (curve - 1) / 2 * factor * d**3 + best
+    return torch.where(logits > -math.inf, bent, logits)
+
+
+def adapted(found: Candidates, target: float) -> Candidates:
+    """Adaptive-p: peak − sharpness · d² / (1 + d), d = |p − target| / width (llama.cpp)."""
+    peak, sharpness, width = _ADAPTIVE
+    d = (need_whole(found).logprobs().exp() - target).abs() / width
+    return sorted_candidates(peak - sharpness * d**2 / (1 + d), found.ids)
 
 
 # -- the chain -------------------------------------------------------------------------------------
 
 
+_CUTS: Final[Mapping[str, Callable[[Candidates, Sampling], Candidates]]] = {
+    "top_n_sigma": lambda found, values: truncation.top_n_sigma(found, values.top_n_sigma),
+    "top_k": lambda found, values: truncation.top_k(found, values.top_k),
+    "tfs": lambda found, values: truncation.tail_free(found, values.tfs),
+    "typical_p": lambda found, values: truncation.typical_p(found, values.typical_p),
+    "top_p": lambda found, values: truncation.top_p(found, values.top_p),
+    "min_p": lambda found, values: truncation.min_p(found, min(values.min_p, 1.0)),
+    "top_a": lambda found, values: truncation.top_a(found, values.top_a),
+    "epsilon": lambda found, values: truncation.epsilon(found, values.epsilon_cutoff),
+    "eta": lambda found, values: truncation.eta(found, values.eta_cutoff),
+    "top_h": lambda found, values: truncation.top_h(found, values.top_h),
+}
+"""The stages that look at the candidates alone."""
+_EDITS: Final = ("bias", "penalties", "dry", "no_repeat_ngram", "smoothing", "temperature")
+"""The stages that can run on the dense row."""
+
+
 def active(stage: str, sampling: Sampling) -> bool:
     """Whether a stage's values make it do anything."""
-    return {
-        "bias": bool(sampling.logit_bias),
-        "penalties": sampling.repeat_last_n != 0
-        and (
-            sampling.repetition_penalty != 1.0
-            or sampling.presence_penalty != 0.0
-            or sampling.frequency_penalty != 0.0
-        ),
-        "top_k": sampling.top_k > 0,
-        "typical_p": sampling.typical_p < 1.0,
-        "top_p": sampling.top_p < 1.0,
-        "min_p": sampling.min_p > 0.0,
-        "temperature": sampling.temperature != 1.0,
-    }[stage]
+    if sampling.temperature <= 0 and stage in _SAMPLED:
+        return False
+    if stage == "bias":
+        return bool(sampling.logit_bias)
+    if stage == "penalties":
+        penalties = (
+            sampling.repetition_penalty - 1, sampling.presence_penalty, sampling.frequency_penalty,
+        )  # fmt: skip
+        return sampling.repeat_last_n != 0 and any(penalties)
+    if stage == "temperature":
+        return sampling.temperature != 1.0 or sampling.dynatemp_range > 0
+    if stage == "adaptive_p":
+        return sampling.adaptive_target >= 0 and not active("mirostat", sampling)
+    if stage == "xtc" and sampling.xtc_threshold > 0.5:
+        return False
+    name = SWITCHES[stage]
+    return bool(getattr(sampling, name) != DIAL[name].neutral)
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,28 +157,37 @@ class SamplerChain:
 
     @classmethod
     def of(cls, sampling: Sampling) -> SamplerChain:
-        """Split the order; a temperature of 0 cuts, since it leaves one candidate."""
+        """Split the order; a temperature cuts where it leaves one candidate or needs the entropy
+        of what is left.
+        """
         stages = [stage for stage in sampling.order if active(stage, sampling)]
-        cutting = (*_CUTS, "temperature") if sampling.temperature <= 0 else _CUTS
-        first = next((at for at, stage in enumerate(stages) if stage in cutting), len(stages))
+        plain = sampling.temperature > 0 and sampling.dynatemp_range <= 0
+        editing = _EDITS if plain else _EDITS[:-1]
+        first = next((at for at, stage in enumerate(stages) if stage not in editing), len(stages))
         return cls(sampling, tuple(stages[:first]), tuple(stages[first:]))
+
+    @property
+    def tosses(self) -> bool:
+        """Whether a second random number decides something."""
+        return "xtc" in self.cuts
 
     def sample(
         self,
         logits: Tensor,
-        window: PenaltyWindow,
+        history: History,
         u: float,
         *,
+        toss: float = 1.0,
         top: TopLogits | None = None,
         allowed: Tensor | None = None,
-    ) -> int:
+    ) -> Drawn:
         """The id drawn from one row.
 
-        `logits` [V] float32, finite but for bans, not changed. `u` in [0, 1) decides. `top` may
-        hold the row's best candidates, if already known. `allowed` [m] int64 ids restricts the
-        choice. Raises `AllBanned`.
+        `logits` [V] float32, finite but for bans, not changed. `u` in [0, 1) decides, and `toss`
+        in [0, 1) whether XTC runs. `top` may hold the row's best candidates, if already known.
+        `allowed` [m] int64 ids restricts the choice. Raises `AllBanned`.
         """
-        row = self.edited(logits, window, allowed)
+        row = self.edited(logits, history, allowed)
         if row is not logits:
             top = None
         for width in HEADS:
@@ -271,14 +196,14 @@ class SamplerChain:
             if top is None or top.ids.shape[1] < width:
                 top = top_logits(row[None], width)
             try:
-                return self._decide(row, _head(row, top, width), window, u)
-            except _Undecided:
+                return self._decide(row, _head(row, top, width), history, u, toss)
+            except Undecided:
                 top = None
         values, ids = self._ranked(row)
         live = int((values > -math.inf).sum())
         if not live:
             raise AllBanned
-        return self._decide(row, Candidates(values[:live], ids[:live]), window, u)
+        return self._decide(row, Candidates(values[:live], ids[:live]), history, u, toss)
 
     def _ranked(self, row: Tensor) -> tuple[Tensor, Tensor]:
         """What may still come of the whole row [V], sorted by (-logit, id): float64 values and ids.
@@ -294,9 +219,7 @@ class SamplerChain:
         values, order = row[near].sort(descending=True, stable=True)
         return values.cpu().double(), near[order].cpu()
 
-    def edited(
-        self, logits: Tensor, window: PenaltyWindow, allowed: Tensor | None = None
-    ) -> Tensor:
+    def edited(self, logits: Tensor, history: History, allowed: Tensor | None = None) -> Tensor:
         """[V] → [V]: the stages before the first cut; the input itself when there are none."""
         row = logits
         if allowed is not None:
@@ -306,48 +229,83 @@ class SamplerChain:
             if stage == "bias":
                 row = biased(row, self.sampling.logit_bias)
             elif stage == "penalties":
-                row = penalised(row, window.counts, self.sampling)
-            else:
+                row = penalised(row, history.window.counts, self.sampling)
+            elif stage == "smoothing":
+                row = smoothed(row, self.sampling)
+            elif stage == "temperature":
                 row = (row - row.max()) / self.sampling.temperature
+            else:
+                row = lowered(row, self._amounts(stage, history))
         return row
 
-    def cut(self, found: Candidates, window: PenaltyWindow) -> Candidates:
-        """The stages from the first cut on."""
-        values = self.sampling
+    def cut(
+        self, found: Candidates, history: History, toss: float = 1.0
+    ) -> tuple[Candidates, Candidates | None]:
+        """The stages from the first cut on: what is left, and what a steering stage chose from."""
+        weighed: Candidates | None = None
         for stage in self.cuts:
-            if stage == "top_k":
-                found = top_k(found, values.top_k)
-            elif stage == "top_p":
-                found = top_p(found, values.top_p)
-            elif stage == "min_p":
-                found = min_p(found, min(values.min_p, 1.0))
-            elif stage == "typical_p":
-                found = typical_p(found, values.typical_p)
-            elif stage == "temperature":
-                found = tempered(found, values.temperature)
-            else:
-                found = self._edit_found(stage, _need_whole(found), window)
-        return found
+            before, found = found, self._run(stage, found, history, toss)
+            if stage in _STEERING:
+                weighed = found if stage == "mirostat" else before
+        return found, weighed
 
-    def _edit_found(self, stage: str, found: Candidates, window: PenaltyWindow) -> Candidates:
+    def _run(self, stage: str, found: Candidates, history: History, toss: float) -> Candidates:
+        values = self.sampling
+        if stage in _CUTS:
+            return _CUTS[stage](found, values)
+        if stage == "temperature":
+            if values.temperature > 0 and values.dynatemp_range > 0:
+                return tempered(found, dynamic_temperature(need_whole(found), values))
+            return tempered(found, values.temperature)
+        if stage == "xtc":
+            if toss >= values.xtc_probability:
+                return found
+            return truncation.without_likely(found, values.xtc_threshold)
+        if stage == "smoothing":
+            return sorted_candidates(smoothed(need_whole(found).logits, values), found.ids)
+        if stage in _STEERING:
+            return self._steered(stage, found, history)
+        return self._edit_found(stage, need_whole(found), history)
+
+    def _steered(self, stage: str, found: Candidates, history: History) -> Candidates:
+        steering = history.steering
+        assert steering is not None
+        if stage == "adaptive_p":
+            target = 2 * self.sampling.adaptive_target - steering.mean
+            return adapted(found, min(1.0, max(0.0, target)))
+        if self.sampling.mirostat == 1:
+            return truncation.mirostat_k(found, steering.mu)
+        return truncation.below_surprise(found, steering.mu)
+
+    def _amounts(self, stage: str, history: History) -> dict[int, float]:
+        if stage == "dry":
+            return dry(history, self.sampling)
+        return repeated_ngrams(history, self.sampling.no_repeat_ngram)
+
+    def _edit_found(self, stage: str, found: Candidates, history: History) -> Candidates:
         ids = found.ids.tolist()
-        if stage == "bias":
-            bias: dict[int, float] = {}
-            for token_id, value in self.sampling.logit_bias:
-                bias[token_id] = bias.get(token_id, 0.0) + value
-            change = torch.tensor([bias.get(each, 0.0) for each in ids], dtype=torch.float64)
-            logits = found.logits + change
-        else:
-            count = torch.tensor([window.counts[each] for each in ids], dtype=torch.float64)
-            changed = _penalty(found.logits, count, self.sampling)
+        if stage == "penalties":
+            counts = history.window.counts
+            count = torch.tensor([counts[each] for each in ids], dtype=torch.float64)
+            changed = penalty(found.logits, count, self.sampling)
             logits = torch.where(count > 0, changed, found.logits)
+        else:
+            change: dict[int, float] = {}
+            for each, value in self.sampling.logit_bias if stage == "bias" else ():
+                change[each] = change.get(each, 0.0) + value
+            if stage != "bias":
+                change = {each: -value for each, value in self._amounts(stage, history).items()}
+            amounts = torch.tensor([change.get(each, 0.0) for each in ids], dtype=torch.float64)
+            logits = found.logits + amounts
         live = logits > -math.inf
         if not bool(live.any()):
             raise AllBanned
-        return _sorted(logits[live], found.ids[live])
+        return sorted_candidates(logits[live], found.ids[live])
 
-    def _decide(self, row: Tensor, found: Candidates, window: PenaltyWindow, u: float) -> int:
-        found = self.cut(found, window)
+    def _decide(
+        self, row: Tensor, found: Candidates, history: History, u: float, toss: float
+    ) -> Drawn:
+        found, weighed = self.cut(found, history, toss)
         best = found.logits[0]
         total = (found.logits - best).exp().cumsum(0)
         if found.whole:
@@ -355,9 +313,16 @@ class SamplerChain:
         else:
             target = u * float((as_float64(row) - float(best)).exp().sum())
             if target >= float(total[-1]):
-                raise _Undecided
+                raise Undecided
         at = int(torch.searchsorted(total, target, right=True))
-        return int(found.ids[min(at, len(found.ids) - 1)])
+        chosen = int(found.ids[min(at, len(found.ids) - 1)])
+        return Drawn(chosen, _share(weighed, chosen) if weighed is not None else None)
+
+
+def _share(weighed: Candidates, chosen: int) -> float:
+    """The probability of an id, to six digits: as exact as a session keeps it."""
+    probs = weighed.logprobs().exp()
+    return float(f"{float(probs[weighed.ids == chosen][0]):.6g}")
 
 
 def _head(row: Tensor, top: TopLogits, width: int) -> Candidates:
@@ -367,8 +332,8 @@ def _head(row: Tensor, top: TopLogits, width: int) -> Candidates:
     values, ids = top.values[0, :width].double(), top.ids[0, :width]
     sure = values > values[-1]
     if not bool(sure.any()):
-        raise _Undecided
-    found = _sorted(values[sure], ids[sure])
+        raise Undecided
+    found = sorted_candidates(values[sure], ids[sure])
     if float(values[-1]) == -math.inf:
         return found
     return Candidates(found.logits, found.ids, False, float(top.log_mass[0]), row)

@@ -14,10 +14,11 @@ from torch import Tensor
 from qwen_tui.backends.local.decoding.draft_length import DraftLength
 from qwen_tui.backends.local.decoding.draft_model import Drafter
 from qwen_tui.backends.local.decoding.engine import Engine
+from qwen_tui.backends.local.decoding.history import History
 from qwen_tui.backends.local.decoding.logprobs import top_logits
 from qwen_tui.backends.local.decoding.prompt_lookup import PromptLookup
 from qwen_tui.backends.local.decoding.random_draw import uniform
-from qwen_tui.backends.local.decoding.sampling import HEADS, AllBanned, PenaltyWindow, SamplerChain
+from qwen_tui.backends.local.decoding.sampling import HEADS, AllBanned, SamplerChain
 
 
 class Speculation:
@@ -51,13 +52,13 @@ class Speculation:
     def draft(
         self,
         ids: Sequence[int],
-        window: PenaltyWindow,
+        history: History,
         branch: int,
         room: int,
         cancel: threading.Event,
     ) -> list[int]:
-        """Up to `room` ids that may follow the prompt and `ids`; asked once a step. `window` is
-        what the penalties see there.
+        """Up to `room` ids that may follow the prompt and `ids`; asked once a step. `history` is
+        what the samplers know there.
         """
         if not self._most:
             return []
@@ -67,7 +68,7 @@ class Speculation:
         found = self._looked_up(fresh, room) if self._lookup_on else []
         if not found and self._drafter is not None:
             self._last = self._drafter_length
-            found = self._drafted(self._drafter, window, branch, room, cancel)
+            found = self._drafted(self._drafter, history, branch, room, cancel)
         return found
 
     def observe(self, drafted: int, accepted: int) -> None:
@@ -95,7 +96,7 @@ class Speculation:
     def _drafted(
         self,
         drafter: Drafter,
-        window: PenaltyWindow,
+        history: History,
         branch: int,
         room: int,
         cancel: threading.Event,
@@ -106,7 +107,7 @@ class Speculation:
         if not self._begun:
             self._begun = True
             drafter.begin()
-        seen = window.copy()
+        seen = history.copy()
 
         def draw(row: Tensor, number: int) -> int | None:
             """Drawn with the very number that the model's own token of that position will be drawn
@@ -115,12 +116,13 @@ class Speculation:
             top = top_logits(row[None], HEADS[0])
             if not top.finite(0):
                 return None
-            u = uniform(self._seed, branch, len(self._ids) + number)
+            where = (self._seed, branch, len(self._ids) + number)
+            toss = uniform(*where, 1) if self._chain.tosses else 1.0
             try:
-                chosen = self._chain.sample(row, seen, u, top=top)
+                drawn = self._chain.sample(row, seen, uniform(*where), toss=toss, top=top)
             except AllBanned:
                 return None
-            seen.push(chosen)
-            return chosen
+            seen.push(drawn.id, drawn.share)
+            return drawn.id
 
         return drafter.draft(self._ids, min(most, room), room, draw, cancel)

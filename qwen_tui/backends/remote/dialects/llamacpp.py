@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from qwen_tui.backends.remote.dialects import Call, Piece
 from qwen_tui.backends.remote.dialects.values import changing, given
+from qwen_tui.dials import DIAL, SWITCHES, idle
 from qwen_tui.types import Choice, Reason, Request, Sampling, Token, joined, text_of
 from qwen_tui.vocab import Vocab
 
@@ -25,13 +26,40 @@ _NAMES: Final[Mapping[str, str]] = {
     "presence_penalty": "presence_penalty",
     "frequency_penalty": "frequency_penalty",
 }
+_MORE: Final[Mapping[str, str]] = {
+    "dry_multiplier": "dry_multiplier",
+    "dry_base": "dry_base",
+    "dry_allowed_length": "dry_allowed_length",
+    "dry_penalty_last_n": "dry_penalty_last_n",
+    "top_n_sigma": "top_n_sigma",
+    "xtc_probability": "xtc_probability",
+    "xtc_threshold": "xtc_threshold",
+    "dynatemp_range": "dynatemp_range",
+    "dynatemp_exponent": "dynatemp_exponent",
+    "mirostat": "mirostat",
+    "mirostat_tau": "mirostat_tau",
+    "mirostat_eta": "mirostat_eta",
+    "adaptive_target": "adaptive_target",
+    "adaptive_decay": "adaptive_decay",
+}
+"""Sent only where their sampler is on: a stage that `samplers` does not name does not run."""
+_APART: Final = (
+    "temperature", "seed", "repeat_last_n", "order", "logit_bias", "dry_sequence_breakers",
+)  # fmt: skip
+"""What is written in a way of its own."""
+_MIROSTAT: Final = ("temperature", "mirostat", "mirostat_tau", "mirostat_eta", "logit_bias")
+"""All that llama.cpp carries out while mirostat is on."""
 _STAGES: Final[Mapping[str, str]] = {
     "penalties": "penalties",
+    "dry": "dry",
+    "top_n_sigma": "top_n_sigma",
     "top_k": "top_k",
     "typical_p": "typ_p",
     "top_p": "top_p",
     "min_p": "min_p",
+    "xtc": "xtc",
     "temperature": "temperature",
+    "adaptive_p": "adaptive_p",
 }
 _SEEDS: Final = 2**32 - 1
 """One more than the largest seed that is not "a fresh one"."""
@@ -43,15 +71,18 @@ class LlamaCpp:
     text goes there, and ids come back with their bytes all the same.
     """
 
-    values = frozenset({*_NAMES, "temperature", "seed", "repeat_last_n", "order", "logit_bias"})
+    values = frozenset({*_NAMES, *_MORE, *_APART})
 
     def __init__(self, vocab: Vocab | None, context: int) -> None:
         self._vocab = vocab
         self._context = context
 
     def unknown(self, sampling: Sampling) -> tuple[str, ...]:
-        """An order that does not begin with the biases cannot be carried out."""
-        missing = [name for name in changing(sampling) if name not in self.values]
+        """An order that does not begin with the biases cannot be carried out, nor anything beside
+        mirostat.
+        """
+        known = _MIROSTAT if sampling.mirostat else self.values
+        missing = [name for name in changing(sampling) if name not in known]
         if sampling.logit_bias and sampling.order[:1] != ("bias",):
             missing.append("order")
         return tuple(missing)
@@ -92,7 +123,7 @@ class LlamaCpp:
             "prompt": [token.id for token in request.prompt] if ids else text_of(request.prompt),
             "n_predict": request.max_tokens,
             "temperature": max(0.0, sampling.temperature),
-            "samplers": [_STAGES[stage] for stage in sampling.order if stage in _STAGES],
+            "samplers": [_STAGES[stage] for stage in sampling.order if _runs(stage, sampling)],
             "repeat_last_n": self._context if window < 0 else window,
             "n_probs": max(1, request.choices),
             "return_tokens": True,
@@ -101,7 +132,10 @@ class LlamaCpp:
             "ignore_eos": request.ignore_eos,
             "stream": True,
             **given(sampling, _NAMES),
+            **given(sampling, {name: _MORE[name] for name in _MORE if _is_on(name, sampling)}),
         }
+        if sampling.dry_multiplier:
+            body["dry_sequence_breakers"] = list(sampling.dry_sequence_breakers)
         if sampling.seed is not None:
             body["seed"] = (sampling.seed + branch) % _SEEDS
         if sampling.logit_bias:
@@ -148,3 +182,14 @@ class LlamaCpp:
         if self._vocab is not None:
             return self._vocab.data(found["id"])
         return bytes(found["bytes"]) or found["token"].encode()
+
+
+def _is_on(name: str, sampling: Sampling) -> bool:
+    """Whether the sampler that a value belongs to is on."""
+    return not idle(sampling, DIAL[name].of or name)
+
+
+def _runs(stage: str, sampling: Sampling) -> bool:
+    """Whether the server is to run a stage of ours."""
+    switch = SWITCHES.get(stage, stage)
+    return stage in _STAGES and (switch not in _MORE or _is_on(switch, sampling))

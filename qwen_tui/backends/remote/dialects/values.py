@@ -10,26 +10,38 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_tui import presets
+from qwen_tui.dials import DIAL, idle
 from qwen_tui.types import Sampling
 
 PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 CUTS: Final = ("top_k", "top_p", "min_p", "typical_p")
-"""The values that leave candidates out."""
+"""The values that leave candidates out and that servers have in common."""
+DRAWN: Final = (
+    *CUTS, "top_n_sigma", "tfs", "top_a", "epsilon_cutoff", "eta_cutoff", "top_h",
+    "xtc_probability", "xtc_threshold", "smoothing_factor", "smoothing_curve", "dynatemp_range",
+    "dynatemp_exponent", "mirostat", "mirostat_tau", "mirostat_eta", "adaptive_target",
+    "adaptive_decay",
+)  # fmt: skip
+"""The values that change nothing of greedy decoding."""
 
 
 def changing(sampling: Sampling) -> tuple[str, ...]:
     """The names of the values that change something, the seed left out.
 
     Greedy decoding is not changed by what only leaves out unlikely candidates; the penalties'
-    window changes something only where there is a penalty; the order only as `misordered` says.
+    window changes something only where there is a penalty, a dial only where its sampler is on;
+    the order only as `misordered` says.
     """
     names = [
         name
         for name in presets.NAMES
-        if name not in ("seed", "order", "repeat_last_n") and not presets.is_neutral(sampling, name)
+        if name not in ("seed", "order", "repeat_last_n")
+        and not (idle(sampling, name) if name in DIAL else presets.is_neutral(sampling, name))
     ]
+    if "dry_multiplier" not in names and "dry_sequence_breakers" in names:
+        names.remove("dry_sequence_breakers")
     if sampling.temperature <= 0:
-        names = [name for name in names if name not in CUTS]
+        names = [name for name in names if name not in DRAWN]
     if any(name in names for name in PENALTIES):
         names.append("repeat_last_n")
     if misordered(sampling):
