@@ -52,6 +52,12 @@ ACTIONS: Final[tuple[Action, ...]] = (
             rank=10,
         ),
         Action(
+            "continue_line",
+            "Continue the line",
+            ("alt+j",),
+            "Let the model go on with the last line: line ends behind it are taken off first.",
+        ),
+        Action(
             "stop",
             "Stop",
             ("escape",),

@@ -10,6 +10,7 @@ from textual.command import DiscoveryHit, Hit, Hits, Provider
 
 WORDS: Final[Mapping[str, str]] = {
     "generate": "complete generate go on write run",
+    "continue_line": "heal newline line end trim trailing",
     "stop": "cancel abort",
     "copy_or_stop": "clipboard",
     "accept": "take keep",

@@ -2,157 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from fixtures.scripts import Gate, Say, Script, Scripted, opener
-from qwen_tui.engine.runner import Runner
+from fixtures.scripts import Gate, Say
+from fixtures.workspaces import BEGINNING, CONTROLS, STORY, workspace
 from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
-from qwen_tui.tui.context import StudioContext
-from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import view
 from qwen_tui.tui.studio.announcement import Announcement
-from qwen_tui.tui.studio.workspace import Workspace
-from qwen_tui.types import NO_INPUT, Abilities, Sampling, Token, Trouble
+from qwen_tui.types import NO_INPUT, Abilities, Trouble
 from qwen_tui.vocab import Vocab
-
-BEGINNING = "In olden times"
-STORY = " there was a king"
-TELLS = (Say(STORY),)
-CONTROLS = Controls(Sampling(), max_tokens=64)
-
-
-class PlainText:
-    """A buffer without a screen: what a person types, and its steps of undo."""
-
-    def __init__(self) -> None:
-        self._now, self._undo, self._redo = "", list[str](), list[str]()
-        self.caret = 0
-
-    @property
-    def text(self) -> str:
-        return self._now
-
-    @property
-    def can_undo(self) -> bool:
-        return bool(self._undo)
-
-    @property
-    def can_redo(self) -> bool:
-        return bool(self._redo)
-
-    def set_text(self, text: str, *, keep_cursor: bool = True) -> None:
-        self._now, self._undo, self._redo = text, [], []
-
-    def replace_all(self, text: str) -> None:
-        self._undo.append(self._now)
-        self._now, self._redo = text, []
-
-    def undo(self) -> None:
-        self._redo.append(self._now)
-        self._now = self._undo.pop()
-
-    def redo(self) -> None:
-        self._undo.append(self._now)
-        self._now = self._redo.pop()
-
-    def type(self, text: str) -> None:
-        self.replace_all(self._now + text)
-
-
-@dataclass
-class Bench:
-    """A workspace under test, and what it told."""
-
-    work: Workspace
-    buffer: PlainText
-    gate: Gate
-    made: list[Scripted]
-    told: list[Announcement] = field(default_factory=list)
-    grown: list[Token] = field(default_factory=list)
-    changes: int = 0
-
-    async def until(self, true: Callable[[], object]) -> None:
-        for _ in range(2000):
-            if true():
-                return
-            await asyncio.sleep(0.001)
-        pytest.fail(f"never; told {self.told}")
-
-    async def settled(self) -> None:
-        await self.until(lambda: not self.work.busy)
-
-    @property
-    def completion(self) -> str:
-        return b"".join(token.data for token in view.completion(self.work).tokens).decode()
-
-
-@asynccontextmanager
-async def workspace(
-    vocab: Vocab,
-    script: Script = TELLS,
-    *,
-    opened: OpenSession | None = None,
-    settings: Settings | None = None,
-    vocab_of: Callable[[Settings], Vocab | None] | None = None,
-    ready: bool = True,
-    **rest: Any,
-) -> AsyncIterator[Bench]:
-    gate, made, loop = Gate(), list[Scripted](), asyncio.get_running_loop()
-    chosen = replace(settings or Settings(), engine="scripted", save=False)
-    names = {name: rest.pop(name) for name in ("text", "file", "play") if name in rest}
-
-    def open_backend(_settings: Settings) -> Any:
-        return opener(script, made=made, **rest)
-
-    def open_one(path: Path | None) -> OpenSession:
-        return open_session(path) if path else OpenSession(Session.new())
-
-    context = StudioContext(
-        settings=chosen,
-        runner=Runner(open_backend(chosen)),
-        opener=open_backend,
-        vocab=vocab_of or (lambda _settings: vocab),
-        open_session=open_one,
-        opened=opened or OpenSession(Session.new()),
-        **names,
-    )
-    there: list[Bench] = []
-
-    def changed() -> None:
-        there[0].changes += 1
-
-    work = Workspace(
-        context,
-        buffer := PlainText(),
-        key_of=lambda action: f"<{action}>",
-        tell=lambda announcement: there[0].told.append(announcement),
-        changed=changed,
-        grew=lambda tokens: there[0].grown.extend(tokens),
-        report=lambda report: loop.call_soon_threadsafe(work.model_reported, report) and None,
-    )
-    there.append(Bench(work, buffer, gate, made))
-    try:
-        work.restore()
-        work.open_model()
-        if ready:
-            await there[0].until(lambda: work.model is not None)
-        yield there[0]
-    finally:
-        await work.leave(1.0)
-        context.runner.close(2.0)
-        work.opened.close()
 
 
 def test_the_workspace_and_what_is_shown_of_it_know_no_textual() -> None:

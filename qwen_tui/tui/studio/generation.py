@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from qwen_tui import chat
 from qwen_tui.context_window import Window
@@ -30,14 +30,20 @@ SHORTENS: Final = "“Shorten long prompts” in the command palette sends a par
 """What to do about a prompt that is too long, in the studio."""
 
 
+How: TypeAlias = Literal["on", "again", "beside"]
+"""Go on from the document's end; complete once more what was completed; or complete the document,
+what was accepted included, beside the completions that it has.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A generation that is asked for. `again` completes the same text once more; `text` is what
-    has to become the document first, where it is not yet.
+    """A generation that is asked for. `text` is what has to become the document first, where it is
+    not yet.
     """
 
     controls: Controls
-    again: bool = False
+    how: How = "on"
     mode: Mode = "complete"
     text: str | None = None
 
@@ -172,8 +178,9 @@ class Completer:
             ),
             "note": lambda said: self._troubled(Trouble(said)),
         }
-        make = self.session.regenerate if ask.again else self.session.request
-        return make(controls.sampling, **values)
+        session = self.session
+        make = {"on": session.request, "again": session.regenerate}
+        return make.get(ask.how, session.request_siblings)(controls.sampling, **values)
 
     def _turn_stops(self, ask: Ask) -> tuple[str, ...]:
         """What ends an answer of a model that does not end it itself."""
@@ -214,7 +221,22 @@ class Completer:
         await pump(generation.channel, apply, paint, clock=self._clock)
         if self._generation is generation:
             self._generation = None
+            self._leave_empty(id)
         self._changed()
+
+    def _leave_empty(self, id: str) -> None:
+        """Where the shown completion ended without any text, show one of the same generation that
+        has some; one that was stopped, the newest of its siblings.
+        """
+        session, nodes = self.session, [each.node for each in self.session.generations[id].branches]
+        shown = session.completion
+        if shown is None or shown not in nodes or not session.is_empty(shown):
+            return
+        others = [each for each in session.completions() if each != shown]
+        same = [each for each in others if each in nodes]
+        stopped = session.tree[shown].reason == "cancelled"
+        if found := same[:1] or (others[-1:] if stopped else []):
+            session.show(found[0])
 
     def _shown(self, id: str, batch: Sequence[Event]) -> list[Token]:
         """The tokens of a batch that were appended to the completion the head stands at."""

@@ -97,6 +97,9 @@ class Studio(WorkspaceScreen):
         if asked and alone and not text.chatting and text.session.vocab is not None:
             self.panes.go_to("completion")
 
+    def action_continue_line(self) -> None:
+        self.ask(self.workspace.continue_line, self.panes.sampling.controls)
+
     def action_several(self) -> None:
         self.ask(self.workspace.several, self.panes.sampling.controls)
 

@@ -5,7 +5,7 @@ Law: the one place that decides what a person reads; it changes nothing and know
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from qwen_tui.safe_text import visible
@@ -21,9 +21,15 @@ from qwen_tui.tui.text.wording import (
     progress_words,
     short,
 )
-from qwen_tui.types import Token, text_of
+from qwen_tui.types import Reason, Token, text_of
 
 NOTHING_YET: Final = "The completion appears here."
+WITHOUT_TEXT: Final[Mapping[Reason, str]] = {
+    "eos": "The model ends the text here, without another word.",
+    "stop": "A stop string came before any text.",
+    "cancelled": "Stopped before the first token.",
+}
+"""What is said of a completion that ended without any text, by the reason."""
 
 
 def completion(work: Workspace) -> Completion:
@@ -80,7 +86,16 @@ def _hint(work: Workspace) -> str:
         run = work.session.generations.get(work.completer.newest)
         progress = run.progress if run else None
         return progress_words(progress) if progress else "Reading the text …"
-    return NOTHING_YET
+    return _without_text(work) or NOTHING_YET
+
+
+def _without_text(work: Workspace) -> str:
+    """That the shown completion ended without any text, and what helps; empty where it did not."""
+    session, shown = work.session, work.session.completion
+    if shown is None or work.text.dirty or not session.is_empty(shown):
+        return ""
+    words = WITHOUT_TEXT.get(session.tree[shown].reason or "cancelled", "No text came.")
+    return f"{words}\n{work.key_of('regenerate')} asks again."
 
 
 # -- the document ----------------------------------------------------------------------------------
@@ -139,7 +154,7 @@ def _standing(work: Workspace, frame: CompletionFrame) -> str:
         return frame.hint.partition("\n")[0]
     node = shown_node(work)
     if node is None or work.text.dirty:
-        return ""
+        return _without_text(work).partition("\n")[0]
     mark = END_MARKS[node.reason] if node.reason else ""
     return f"{frame.title} {mark}".rstrip()
 

@@ -24,7 +24,7 @@ from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.announcement import NOTHING, Announcement, Offer
 from qwen_tui.tui.studio.edited_text import Buffer, EditedText
-from qwen_tui.tui.studio.generation import Ask, Completer
+from qwen_tui.tui.studio.generation import Ask, Completer, How
 from qwen_tui.tui.studio.model_loading import Failed, Loader, Ready, Report, VocabRead
 from qwen_tui.tui.studio.playback import play
 from qwen_tui.tui.studio.text_file import TextFile
@@ -34,6 +34,9 @@ from qwen_tui.types import NO_INPUT, Backend, Mode, Progress, Sampling, Token, T
 SEVERAL: Final = 4
 """How many completions `several` asks for when the control says one."""
 _LOST: Final = "The session's file was replaced; what stands here is what it was."
+_LINE_END: Final = (
+    "The text ends with a line end, so a new line begins. {} goes on with the last one."
+)
 _READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
 
 
@@ -78,6 +81,7 @@ class Workspace:
         self._beginning = context.text
         """The text to begin with, until it is in the session."""
         self._told = ""  # the store's or the follower's newest word
+        self._line_end_told = False
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
         self._recorded = opened.session.entries if context.play else []
@@ -153,6 +157,20 @@ class Workspace:
             if not text.commit_typing() and self.session.tail:
                 self.session.accept()
             text.show()
+        if self.text_file.path and text.buffer.text.endswith("\n") and not self._line_end_told:
+            self._line_end_told = True
+            self._say(_LINE_END.format(self.key_of("continue_line")), seconds=8.0)
+        return self._ask(controls)
+
+    def continue_line(self, controls: Controls) -> bool:
+        """Go on with the last line that has text: line ends behind it leave the document first."""
+        text = self.text.buffer.text
+        if self.text.chatting or text == (line := text.rstrip("\r\n")):
+            return self.generate(controls)
+        if self.session.vocab is None:
+            self.text.buffer.replace_all(line)
+        else:
+            self.text.replace(line)
         return self._ask(controls)
 
     def regenerate(self, controls: Controls) -> bool:
@@ -161,12 +179,17 @@ class Workspace:
             return self._refuse(chat.NOTHING_SAID)
         if self.session.vocab is None or self.text.commit_typing():
             return self._ask(controls)
-        return self._ask(controls, again=self.text.regenerates)
+        return self._ask(controls, "again" if self.text.regenerates else "on")
 
     def several(self, controls: Controls) -> bool:
         """Complete the text several times at once."""
         branches = controls.branches if controls.branches > 1 else SEVERAL
-        return self.regenerate(replace(controls, branches=branches))
+        controls = replace(controls, branches=branches)
+        if self.text.chatting:
+            return self.regenerate(controls)
+        if self.session.vocab is not None:
+            self.text.commit_typing()
+        return self._ask(controls, "beside")
 
     def take_alternative(self, at: int, choice: int, controls: Controls) -> bool:
         """Take another token than the one that stands `at` tokens after the document's end, or
@@ -178,7 +201,7 @@ class Workspace:
             return self._refuse(trouble)
         return self._ask(replace(controls, branches=1))
 
-    def _ask(self, controls: Controls, *, again: bool = False) -> bool:
+    def _ask(self, controls: Controls, how: How = "on") -> bool:
         if controls.branches > 1 and self.model and not self.model.abilities.branches:
             self._say("This model completes one at a time.")
             controls = replace(controls, branches=1)
@@ -192,7 +215,7 @@ class Workspace:
         # without a tokenizer typing cannot be committed yet: the text itself waits for it
         wait = self.session.vocab is None and self.text.dirty
         text = self.text.buffer.text if wait else None
-        self.completer.ask(Ask(controls, again, mode, text))
+        self.completer.ask(Ask(controls, how, mode, text))
         return True
 
     def stop(self) -> bool:
@@ -238,7 +261,10 @@ class Workspace:
             return self._refuse(trouble)
         if not own and session.title != path.name:
             session.rename(path.name)
-        self._say(f"Wrote {len(text):,} characters to {visible(path.name)}.")
+        said = f"Wrote {len(text):,} characters to {visible(path.name)}."
+        if self.text.has_tail and not self.text.chatting:
+            said += f" The completion is not part of the text; {self.key_of('accept')} accepts it."
+        self._say(said, seconds=3.0 + len(said) / 30)
         return True
 
     # -- sessions ----------------------------------------------------------------------------------

@@ -41,16 +41,25 @@ class Row:
     fork: int
 
 
-def rows_of(tree: Tree) -> list[Row]:
-    """Every shown node: forks first and one deeper, then what goes on, at the same depth."""
+def rows_of(tree: Tree, here: str | None = None) -> list[Row]:
+    """Every shown node: forks first and one deeper, then what goes on, at the same depth. A
+    completion that ended without any text is there only while the head, `here`, stands on it.
+    """
+
+    def seen(id: str) -> bool:
+        node = tree[id]
+        empty = node.source == "model" and node.reason is not None
+        empty = empty and len(node.tokens) <= (node.reason == "eos") and not tree.children(id)
+        return not node.hidden and (id == here or not empty)
+
     rows: list[Row] = []
-    stack = [(id, 0) for id in reversed(tree.roots()) if not tree[id].hidden]
+    stack = [(id, 0) for id in reversed(tree.roots()) if seen(id)]
     while stack:
         id, depth = stack.pop()
         node = tree[id]
         parent = tree[node.parent] if node.parent is not None else None
         rows.append(Row(node, depth, parent.end - node.at if parent else 0))
-        children = [child for child in tree.children(id) if not tree[child].hidden]
+        children = [child for child in tree.children(id) if seen(child)]
         onward = [child for child in children if tree[child].at == node.end]
         main = onward[-1:]
         others = [child for child in children if child not in main]
@@ -122,7 +131,7 @@ class BranchTree(PartStyles, can_focus=True):
     def show(self, tree: Tree, head: Place) -> None:
         """Draw the tree; the cursor goes to where the document ends when the panel was empty."""
         standing = self.rows[self.cursor].node.id if self.rows else head.node
-        self.rows = rows_of(tree)
+        self.rows = rows_of(tree, head.node)
         self._path = frozenset(piece.node.id for piece in tree.chain(*head))
         self._here = head.node
         places = {row.node.id: number for number, row in enumerate(self.rows)}
