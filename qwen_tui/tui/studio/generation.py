@@ -179,8 +179,10 @@ class Completer:
             "note": lambda said: self._troubled(Trouble(said)),
         }
         session = self.session
-        make = {"on": session.request, "again": session.regenerate}
-        return make.get(ask.how, session.request_siblings)(controls.sampling, **values)
+        if ask.how == "beside":
+            return session.request_siblings(controls.sampling, **values)
+        make = session.regenerate if ask.how == "again" else session.request
+        return make(controls.sampling, **values)
 
     def _turn_stops(self, ask: Ask) -> tuple[str, ...]:
         """What ends an answer of a model that does not end it itself."""

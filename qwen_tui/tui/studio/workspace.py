@@ -13,34 +13,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from qwen_tui.context_window import Truncate
 from qwen_tui.safe_text import visible
 from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store
 from qwen_tui.session.session import Session
-from qwen_tui.settings import Settings
 from qwen_tui.tui.context import ENGINE, StudioContext
-from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.announcement import NOTHING, Announcement, Offer
+from qwen_tui.tui.studio.asking import Asking
 from qwen_tui.tui.studio.edited_text import Buffer, EditedText
-from qwen_tui.tui.studio.generation import Ask, Completer, How
+from qwen_tui.tui.studio.generation import Ask, Completer
 from qwen_tui.tui.studio.model_loading import Failed, Loader, Ready, Report, VocabRead
 from qwen_tui.tui.studio.playback import play
 from qwen_tui.tui.studio.text_file import TextFile
-from qwen_tui.tui.text.wording import SHORTENED
-from qwen_tui.types import NO_INPUT, Backend, Mode, Progress, Sampling, Token, Trouble
+from qwen_tui.types import NO_INPUT, Backend, Progress, Sampling, Token, Trouble
 
-SEVERAL: Final = 4
-"""How many completions `several` asks for when the control says one."""
 _LOST: Final = "The session's file was replaced; what stands here is what it was."
-_LINE_END: Final = (
-    "The text ends with a line end, so a new line begins. {} goes on with the last one."
-)
 _READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
 
 
-class Workspace:
+class Workspace(Asking):
     """Everything the studio works on, and the commands that change it.
 
     `key_of` names an action's key; `tell` shows an announcement; `changed` is called when what is
@@ -81,7 +73,6 @@ class Workspace:
         self._beginning = context.text
         """The text to begin with, until it is in the session."""
         self._told = ""  # the store's or the follower's newest word
-        self._line_end_told = False
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
         self._recorded = opened.session.entries if context.play else []
@@ -103,136 +94,6 @@ class Workspace:
     def open_model(self) -> None:
         """Open the model that the settings name."""
         self.loader.begin(self.settings)
-
-    # -- state -------------------------------------------------------------------------------------
-
-    @property
-    def opened(self) -> OpenSession:
-        """The session that is worked on, with what belongs to it."""
-        return self.text.opened
-
-    @property
-    def session(self) -> Session:
-        """The session itself."""
-        return self.text.session
-
-    @property
-    def model(self) -> Backend | None:
-        """The model, once it is open."""
-        return self.completer.model
-
-    @property
-    def busy(self) -> bool:
-        """A generation runs or waits."""
-        return self.completer.running or self.completer.waiting
-
-    # -- telling -----------------------------------------------------------------------------------
-
-    def _say(self, text: str, *, seconds: float = 3.0, offer: Offer = "") -> bool:
-        """Tell in passing why a command does nothing; False."""
-        self.tell(Announcement(text, seconds=seconds, offer=offer))
-        return False
-
-    def _refuse(self, trouble: Trouble) -> bool:
-        """Tell what failed and how to mend it; False."""
-        self.tell(Announcement.of(trouble))
-        return False
-
-    # -- asking the model --------------------------------------------------------------------------
-
-    def generate(self, controls: Controls) -> bool:
-        """Go on from the end of the document, which a finished completion is part of."""
-        text = self.text
-        if self.completer.running and not text.dirty:
-            stop, again = self.key_of("stop"), self.key_of("regenerate")
-            return self._say(f"Still writing. {stop} stops, {again} begins again.")
-        if text.unsaid and not text.buffer.text:
-            return self._refuse(chat.NOTHING_SAID)
-        if text.chatting:
-            try:
-                text.send()
-            except Trouble as trouble:
-                return self._refuse(trouble)
-        elif self.session.vocab is not None:
-            if not text.commit_typing() and self.session.tail:
-                self.session.accept()
-            text.show()
-        if self.text_file.path and text.buffer.text.endswith("\n") and not self._line_end_told:
-            self._line_end_told = True
-            self._say(_LINE_END.format(self.key_of("continue_line")), seconds=8.0)
-        return self._ask(controls)
-
-    def continue_line(self, controls: Controls) -> bool:
-        """Go on with the last line that has text: line ends behind it leave the document first."""
-        text = self.text.buffer.text
-        if self.text.chatting or text == (line := text.rstrip("\r\n")):
-            return self.generate(controls)
-        if self.session.vocab is None:
-            self.text.buffer.replace_all(line)
-        else:
-            self.text.replace(line)
-        return self._ask(controls)
-
-    def regenerate(self, controls: Controls) -> bool:
-        """Complete the text: once more where a completion stands there, else for the first time."""
-        if self.text.unsaid:
-            return self._refuse(chat.NOTHING_SAID)
-        if self.session.vocab is None or self.text.commit_typing():
-            return self._ask(controls)
-        return self._ask(controls, "again" if self.text.regenerates else "on")
-
-    def several(self, controls: Controls) -> bool:
-        """Complete the text several times at once."""
-        branches = controls.branches if controls.branches > 1 else SEVERAL
-        controls = replace(controls, branches=branches)
-        if self.text.chatting:
-            return self.regenerate(controls)
-        if self.session.vocab is not None:
-            self.text.commit_typing()
-        return self._ask(controls, "beside")
-
-    def take_alternative(self, at: int, choice: int, controls: Controls) -> bool:
-        """Take another token than the one that stands `at` tokens after the document's end, or
-        before it, and go on.
-        """
-        try:
-            self.text.fork(at, choice)
-        except Trouble as trouble:
-            return self._refuse(trouble)
-        return self._ask(replace(controls, branches=1))
-
-    def _ask(self, controls: Controls, how: How = "on") -> bool:
-        if controls.branches > 1 and self.model and not self.model.abilities.branches:
-            self._say("This model completes one at a time.")
-            controls = replace(controls, branches=1)
-        if self.context.play:
-            return self._say("This is a playback. Open the session to go on with it.", seconds=4)
-        if self.opened.read_only:
-            return self._say(f"{self.opened.read_only}.", offer="fork")
-        if self.loader.failed:
-            self.loader.begin(self.settings)
-        mode: Mode = "chat" if self.text.chatting else "complete"
-        # without a tokenizer typing cannot be committed yet: the text itself waits for it
-        wait = self.session.vocab is None and self.text.dirty
-        text = self.text.buffer.text if wait else None
-        self.completer.ask(Ask(controls, how, mode, text))
-        return True
-
-    def stop(self) -> bool:
-        """End what runs, keeping its text, and forget what waits."""
-        if busy := self.busy:
-            self.completer.stop()
-        return busy
-
-    def shorten(self) -> None:
-        """Turn through what becomes of a prompt that is longer than the context."""
-        turns: dict[Truncate | None, Truncate | None]
-        turns = {None: "left", "left": "middle", "middle": None}
-        self._set(replace(self.settings, truncate=turns[self.settings.truncate]))
-        self._say(SHORTENED[self.settings.truncate])
-
-    def _set(self, settings: Settings) -> None:
-        self.settings = self.completer.settings = settings
 
     # -- the text ----------------------------------------------------------------------------------
 
