@@ -177,7 +177,11 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
     left = _left_behind() if chosen.save else None
     if given.file is None and given.session is None and not text:
         path = left
-    opened = session_for(chosen, path, given.title)
+    opened, newer = _session_of_file(chosen, given, text)
+    if opened is not None:
+        given, text = replace(given, file=None), ""
+    else:
+        opened = session_for(chosen, path, given.title)
     try:
         chosen = known_biases_of(filled(with_model_of(chosen, opened.session)))
     except Trouble:
@@ -191,9 +195,30 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
         open_session=lambda path: session_for(chosen, path),
         opened=opened,
         file=given.file if given.encoding is None else None,
+        newer=newer,
         text=text,
     )
     return run(context, theme_set)
+
+
+def _session_of_file(
+    chosen: Settings, given: StudioInput, text: str
+) -> tuple[OpenSession | None, Path | None]:
+    """The session in which the given file was worked on last, opened where the file is still as the
+    session left it; else the session's path, to be offered. None, None: there is no other text.
+    """
+    from qwen_tui.tui.studio.text_file import WRITTEN, digest
+
+    known = given.file is not None and given.encoding is None and chosen.save
+    path = library.for_file(given.file) if known and given.file else None
+    if path is None:
+        return None, None
+    opened = session_for(chosen, path)
+    if not opened.read_only and opened.session.remembered.get(WRITTEN) == digest(text):
+        return opened, None
+    opened.close()
+    same = opened.read_only or opened.session.text == text
+    return None, None if same else path
 
 
 def _left_behind() -> Path | None:

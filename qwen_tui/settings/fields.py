@@ -99,6 +99,7 @@ class Settings:
     layout: Layout = "panes"
     mouse: bool = True
     tab: Tab = "indent"
+    ask_unwritten: bool = True
     keys: Mapping[str, str] = field(default_factory=dict)
     presets: Mapping[str, Preset] = field(default_factory=dict)
     engines: Mapping[str, Endpoint] = field(default_factory=dict)
@@ -404,6 +405,9 @@ FIELDS: Final = (
     Field(
         "tab", "what Tab does in the text where there is nothing to accept: indent, focus (go on)",
         _one_of(_same("indent", "focus")), project=True,
+    ),
+    Field(
+        "ask_unwritten", "ask before leaving while the file lacks something of the text", _switch
     ),
     Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
     *map(_dial, DIALS),

@@ -17,6 +17,7 @@ from qwen_tui.tui.actions import bindings, key_names, keymap
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.palette import WORDS, Command, Commands
 from qwen_tui.tui.screens.help import Help
+from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.tui.terminal.guard import Guard
 from qwen_tui.tui.terminal.guarded_app import GuardedApp, leave
@@ -67,6 +68,8 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
                 self.bind(self.keys[action.id], f"screen.{action.id}", show=False)
         self.studio = Studio(context, self.heat)
         """The one screen that is always there."""
+        self._asked = False
+        """The question before leaving stands on the screen."""
         self.committed = False
         """No typing is uncommitted, so its draft can be deleted."""
 
@@ -85,6 +88,27 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             self.notify("\n".join(said), severity="warning", timeout=10, markup=False)
 
     async def action_quit(self) -> None:
+        """Leave; where the file lacks something of the text, ask first, once."""
+        work = self.studio.workspace
+        ask = self.context.settings.ask_unwritten and work.unwritten and not self._asked
+        if ask and not self.context.play:
+            self._asked = True
+            self.run_worker(self._ask_to_leave())
+        else:
+            await self._leave()
+
+    async def _ask_to_leave(self) -> None:
+        work = self.studio.workspace
+        file, behind = work.text_file, work.text_file.behind(work.text.document)
+        answer = await questions.whether_to_write(self, file.name, behind)
+        if answer == "write":
+            path = await questions.where_to_save(self, file)
+            answer = "leave" if path is not None and work.save_text(path) else None
+        self._asked = False
+        if answer == "leave":
+            await self._leave()
+
+    async def _leave(self) -> None:
         """Leave within a second: cancel, keep, close."""
         self.committed = await self.studio.workspace.leave(SETTLE_S)
         self.exit(0)

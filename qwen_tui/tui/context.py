@@ -31,7 +31,8 @@ class StudioContext:
     vocab(settings): reads the tokenizer of `settings.model`, on a thread; may raise Trouble.
     open_session(path): opens another session file, None: begins a new one; may raise Trouble.
     opened: the session to begin with.
-    file: where Ctrl+S writes. text: what the document begins with.
+    file: where Ctrl+S writes. newer: a session with another text of that file, which is offered.
+    text: what the document begins with.
     play: the recorded generations of `opened` are played from the start (the runner is then a
     replay's, and `settings.save` is off).
     log: where a crash is written.
@@ -44,6 +45,7 @@ class StudioContext:
     open_session: Callable[[Path | None], OpenSession]
     opened: OpenSession
     file: Path | None = None
+    newer: Path | None = None
     text: str = ""
     play: bool = False
     log: Path | None = None

@@ -34,6 +34,7 @@ class Facts:
     seed: int | None = None
     saved: str = ""
     saved_style: str = "$success"
+    file: str = ""
     chat: bool = False
     read_only: bool = False
 

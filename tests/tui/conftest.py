@@ -132,6 +132,8 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
         vocab_of: Callable[[Settings], Vocab | None] | None = None,
         gated: bool = False,
         toasts: bool = False,
+        file: Path | None = None,
+        newer: Path | None = None,
         **backend: Any,
     ) -> AsyncIterator[Bench]:
         gate = Gate()
@@ -157,6 +159,8 @@ def studio(vocab: Vocab, tmp_path: Path) -> Callable[..., Any]:
             vocab=vocab_of or (lambda _settings: vocab),
             open_session=open_one,
             opened=opened,
+            file=file,
+            newer=newer,
             text=text,
         )
         app = QwenTui(context)

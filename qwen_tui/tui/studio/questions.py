@@ -96,6 +96,22 @@ async def whether_to_fork(app: App[int], why: str) -> bool:
     return await app.push_screen_wait(Confirm("Read-only", question, answers)) == "fork"
 
 
+async def which_text_to_begin_with(app: App[int], name: str) -> bool:
+    """Whether a file's session is opened, where the file was changed by others since."""
+    answers = {"file": "Begin with the file", "session": "Open the session"}
+    question = f"{name} changed on the disk since its session was left."
+    return await app.push_screen_wait(Confirm("Two texts", question, answers)) == "session"
+
+
+async def whether_to_write(app: App[int], name: str, behind: int) -> str | None:
+    """What becomes of a file that lacks something of the text when the studio is left: "write",
+    "leave", or "stay".
+    """
+    answers = {"stay": "Stay", "write": "Write it", "leave": "Leave it so"}
+    question = f"{name} is {behind:,} characters behind the text. The session keeps all of it."
+    return await app.push_screen_wait(Confirm("Leave", question, answers))
+
+
 async def whether_to_paste_all(app: App[int], kept: int, left: int) -> bool:
     """Whether all of a very long paste is meant."""
     question = (

@@ -6,6 +6,7 @@ the new one, never half of one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shlex
 import shutil
@@ -13,12 +14,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from qwen_tui import paths
+from qwen_tui.session.drafts import change
+from qwen_tui.session.session import Session
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, Trouble
 
 EDITORS: Final = ("VISUAL", "EDITOR")
@@ -30,6 +33,8 @@ WINDOWED: Final = (
 )
 """Editors that open a window and come back at once, unless they are told to wait."""
 WAITS: Final = ("--wait", "-w", "-f", "--nofork")
+FILE, WRITTEN = "file", "written"
+"""The names under which a session remembers its file and the digest of the text it held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +53,34 @@ class Seen:
         return cls((found.st_ino, found.st_size, found.st_mtime_ns))
 
 
-class TextFile:
-    """The file the document is written to; `path` is None until it has one."""
+CHANGED: Final = Seen((0, 0, 0))
+"""No file looks so: what was seen last is not what is there."""
 
-    def __init__(self, path: Path | None = None) -> None:
+
+class TextFile:
+    """The file the document is written to; `path` is None until it has one. `text` is what it holds
+    when the document is begun from it.
+    """
+
+    def __init__(self, path: Path | None = None, text: str = "") -> None:
         self.path = path
+        self._text = text
         self._seen = Seen.of(path) if path else Seen(None)
+        self._behind = (text, 0)
+
+    @classmethod
+    def of(cls, session: Session) -> TextFile:
+        """The file that a session was left with, as it is now; without a path where it had none."""
+        named = session.remembered.get(FILE)
+        if not isinstance(named, str):
+            return cls()
+        file = cls(Path(named))
+        with suppress(OSError, UnicodeError):
+            file._text = Path(named).read_bytes().decode("utf-8", "surrogateescape")
+            file._behind = (file._text, 0)
+        if session.remembered.get(WRITTEN) != digest(file._text):
+            file._seen = CHANGED
+        return file
 
     @property
     def name(self) -> str:
@@ -65,10 +92,30 @@ class TextFile:
         """Somebody else changed it since it was read or written here."""
         return self.path is not None and Seen.of(self.path) != self._seen
 
+    def behind(self, document: str) -> int:
+        """How many characters of the document the file lacks, or has in place of others."""
+        if self.path is None:
+            return 0
+        if document != self._behind[0]:
+            _, cut, put = change(self._text, document)
+            self._behind = document, max(cut, len(put))
+        return self._behind[1]
+
+    def remember(self, session: Session) -> None:
+        """Let the session know its file, and which text the file held when it was seen last."""
+        if self.path is not None and session.sink is not None:
+            named = {FILE: str(self.path.absolute()), WRITTEN: digest(self._text)}
+            session.remember(**named)
+
     def write(self, path: Path, text: str) -> None:
         """Write `text` to `path`, which is the document's file from then on. Raises Trouble."""
         self._seen = write_text(path, text)
-        self.path = path
+        self.path, self._text, self._behind = path, text, (text, 0)
+
+
+def digest(text: str) -> str:
+    """The SHA-256 of a text's bytes, by which a file is known again."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> Seen:

@@ -220,6 +220,7 @@ def facts(work: Workspace, completion_tokens: int) -> Facts:
         seed=run.seed if run else None,
         saved=saved,
         saved_style=saved_style,
+        file=file_words(work),
         chat=work.text.chatting,
         read_only=bool(work.opened.read_only),
     )
@@ -241,7 +242,17 @@ def _saved(work: Workspace) -> tuple[str, str]:
         return "✗ not saved", "bold $error"
     if not len(work.session.tree):
         return "", ""
-    return ("✓ saved", "$success") if store.state.saved else ("saving …", "$foreground 60%")
+    if not store.state.saved:
+        return "saving …", "$foreground 60%"
+    return ("✓ session saved" if file_words(work) else "✓ saved"), "$success"
+
+
+def file_words(work: Workspace) -> str:
+    """How far the file is behind the document; empty while it holds it, or there is none."""
+    behind = work.text_file.behind(work.text.document)
+    if behind:
+        return f"file: {behind:,} character{'s' if behind > 1 else ''} behind"
+    return "file: changed on the disk" if work.text_file.changed else ""
 
 
 def saving_failure(work: Workspace) -> tuple[str, str]:

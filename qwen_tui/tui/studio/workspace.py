@@ -29,6 +29,7 @@ from qwen_tui.tui.studio.text_file import TextFile
 from qwen_tui.types import NO_INPUT, Backend, Progress, Sampling, Token, Trouble
 
 _LOST: Final = "The session's file was replaced; what stands here is what it was."
+_BEHIND: Final = "This is the text as it was left; {} is {:,} characters behind it."
 _READ_ONLY: Final = "{} makes a session of your own that begins with all of this one."
 
 
@@ -54,7 +55,7 @@ class Workspace(Asking):
         self.context = context
         self.settings = context.settings
         self.key_of = key_of
-        self.text_file = TextFile(context.file)
+        self.text_file = TextFile(context.file, context.text)
         self.loader = Loader(context, report)
         self.inline = self.settings.layout == "inline"
         """A person wants the completion to stand in the document."""
@@ -78,6 +79,8 @@ class Workspace(Asking):
         self._recorded = opened.session.entries if context.play else []
         if context.play:
             opened = OpenSession(Session(vocab=opened.session.vocab))
+        elif context.file is None:
+            self.text_file = TextFile.of(opened.session)
         self._work_on(EditedText(opened, buffer))
 
     def _work_on(self, text: EditedText) -> None:
@@ -122,11 +125,21 @@ class Workspace(Asking):
             return self._refuse(trouble)
         if not own and session.title != path.name:
             session.rename(path.name)
+        self._remember_file()
         said = f"Wrote {len(text):,} characters to {visible(path.name)}."
         if self.text.has_tail and not self.text.chatting:
             said += f" The completion is not part of the text; {self.key_of('accept')} accepts it."
         self._say(said, seconds=3.0 + len(said) / 30)
         return True
+
+    @property
+    def unwritten(self) -> bool:
+        """The document's file lacks something that the document has."""
+        return self.text_file.behind(self.text.document) > 0
+
+    def _remember_file(self) -> None:
+        if len(self.session.tree):  # else an empty session would get a file
+            self.text_file.remember(self.session)
 
     # -- sessions ----------------------------------------------------------------------------------
 
@@ -136,9 +149,19 @@ class Workspace(Asking):
             opened = self.context.open_session(path)
         except Trouble as trouble:
             return self._refuse(trouble)
-        self.text.keep()
+        self._keep()
         self.switch(opened)
         return True
+
+    def _keep(self) -> None:
+        """Before the session is left: what was typed stays, where the session cannot be written in
+        one of a person's own.
+        """
+        self.text.keep()
+        self._remember_file()
+        if self.opened.read_only and self.text.dirty and self.settings.save:
+            new_store(library.fork(self.session, typed=self.text.buffer.text)).close()
+            self._say("What you typed there is a session of your own now.")
 
     def fork(self) -> None:
         """Work on a session of one's own that begins with everything this one holds."""
@@ -152,6 +175,7 @@ class Workspace(Asking):
     def switch(self, opened: OpenSession, then: Callable[[], object] = bool) -> None:
         """Work on `opened` as it was left; `then` runs when the old session's file is let go."""
         self._let_go(EditedText(opened, self.text.buffer), then)
+        self.text_file = TextFile.of(opened.session)
         self.restore()
 
     def _let_go(self, text: EditedText, then: Callable[[], object] = bool) -> None:
@@ -160,7 +184,6 @@ class Workspace(Asking):
         text.session.vocab = old.session.vocab
         self._work_on(text)
         self.completer.model = completer.model
-        self.text_file = TextFile()
 
         async def let_go() -> None:
             completer.stop()
@@ -177,6 +200,9 @@ class Workspace(Asking):
         told = (opened.read_only, "interrupted")  # the completion's title says the latter
         suffered = [badge for badge in opened.badges if not any(w and w in badge for w in told)]
         hint = _READ_ONLY.format(self.key_of("fork_session")) if opened.read_only else ""
+        if (behind := self.text_file.behind(self.text.document)) and not opened.read_only:
+            suffered.append(_BEHIND.format(visible(self.text_file.name), behind))
+            hint = f"{self.key_of('save_as')} writes the text to the file."
         self.tell(Announcement(opened.read_only or " · ".join(suffered), hint, "mild"))
 
     def save_elsewhere(self, folder: Path) -> bool:
@@ -204,7 +230,7 @@ class Workspace(Asking):
 
     async def leave(self, patience_s: float) -> bool:
         """End what runs, for `patience_s` seconds at most; True when no typing waits in a draft."""
-        self.text.keep()
+        self._keep()
         self.completer.stop()
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self.completer.settle(), patience_s)
@@ -246,6 +272,7 @@ class Workspace(Asking):
         if self._beginning and not len(session.tree):
             # only now: without the tokenizer it would be cut into words, and cut again later
             session.commit(self._beginning, "file" if self.text_file.path else None)
+            self._remember_file()
         self._beginning = ""
         if read.vocab is not None:
             self.special = read.special

@@ -86,6 +86,10 @@ class WorkspaceScreen(Screen[None]):
         self.editor.focus()
         self.set_interval(POLL_S, self._poll)
         self.call_after_refresh(self.workspace.open_model)
+        context = self.workspace.context
+        if (newer := context.newer) is not None:
+            which = questions.which_text_to_begin_with(self.app, self.workspace.text_file.name)
+            self.answer(which, lambda _yes: self.workspace.open(newer))
 
     def key_of(self, action: str) -> str:
         """The first key of an action as a person has it, in words."""

@@ -74,6 +74,7 @@ class Status(Widget):
         add(8, f"TTFT {facts.ttft_s:.2f} s" if facts.ttft_s else "")
         add(9, f"seed {facts.seed}" if facts.seed is not None else "")
         add(2, facts.saved, facts.saved_style)
+        add(2, visible(facts.file), "$warning")
         return pieces
 
     def render(self) -> Content:
