@@ -89,14 +89,15 @@ def _located(model: str) -> hub.Snapshot | None:
 
 
 def with_model_of(chosen: Settings, session: Session) -> Settings:
-    """The settings with the model that made the session's last completion, unless an option names
-    one; where that model is not on this disk a warning, and the settings' own.
+    """The settings with the model that the session was left with or last completed by, unless an
+    option names one; where that model is not on this disk a warning, and the settings' own.
     """
     environments = [
         session.environments.get(each.started.environment) for each in session.generations.values()
     ]
     last = next((each for each in reversed(environments) if each), None)
-    model = last.model_name if last is not None else ""
+    kept = session.remembered.get("model")
+    model = kept if isinstance(kept, str) else last.model_name if last is not None else ""
     if last is not None and (said := _other_engine(chosen, last)):
         return replace(chosen, warnings=(*chosen.warnings, said))
     if chosen.engine not in settings.LOCAL or chosen.origin["model"].source == "flag":
@@ -196,6 +197,7 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
         opened=opened,
         file=given.file if given.encoding is None else None,
         newer=newer,
+        settings_of=with_model_of,
         text=text,
     )
     return run(context, theme_set)

@@ -15,6 +15,7 @@ from qwen_tui import paths
 from qwen_tui.tui.action_table import ACTIONS
 from qwen_tui.tui.actions import bindings, key_names, keymap
 from qwen_tui.tui.context import StudioContext
+from qwen_tui.tui.last_look import last_look, remember_look
 from qwen_tui.tui.palette import WORDS, Command, Commands
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.studio import questions
@@ -54,7 +55,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         self.context = context
         self.theme_set = every_theme() if theme_set is None else theme_set
         colour = not colour_refused()
-        wanted = context.settings.theme if colour else themes.ANSI_THEME
+        wanted = last_look(context.settings, "theme") if colour else themes.ANSI_THEME
         self._colour = colour
         self.app_theme: AppTheme = self.theme_set.pick(wanted)
         self.heat = Heat.of(self.app_theme, colour=colour)
@@ -110,7 +111,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
 
     async def _leave(self) -> None:
         """Leave within a second: cancel, keep, close."""
-        self.committed = await self.studio.workspace.leave(SETTLE_S)
+        self.committed = await self.studio.leave(SETTLE_S)
         self.exit(0)
 
     def action_nothing(self) -> None:
@@ -122,8 +123,13 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         """Take the next theme."""
         names = list(self.theme_set.themes)
         place = names.index(self.theme) if self.theme in names else -1
-        self.theme = names[(place + 1) % len(names)]
+        self._choose_theme(names[(place + 1) % len(names)])
         self.studio.say(self.theme_set.themes[self.theme].title)
+
+    def _choose_theme(self, name: str) -> None:
+        """Take a theme, and keep it for the session and for the next time."""
+        self.theme = self.studio.workspace.theme = name
+        remember_look(self.context.settings, "theme", name)
 
     def _theme_changed(self) -> None:
         """Take the text styles of Textual's new theme."""
@@ -166,7 +172,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
 
     def _takes(self, theme: str) -> Callable[[], None]:
         def take() -> None:
-            self.theme = theme
+            self._choose_theme(theme)
 
         return take
 

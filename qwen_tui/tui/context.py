@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from qwen_tui.engine.runner import Opener, Runner
 from qwen_tui.session.opening import OpenSession
+from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class StudioContext:
     text: what the document begins with.
     play: the recorded generations of `opened` are played from the start (the runner is then a
     replay's, and `settings.save` is off).
+    settings_of(settings, session): the settings with the model that a session is gone on with.
     log: where a crash is written.
     """
 
@@ -48,4 +50,5 @@ class StudioContext:
     newer: Path | None = None
     text: str = ""
     play: bool = False
+    settings_of: Callable[[Settings, Session], Settings] = lambda settings, _session: settings
     log: Path | None = None

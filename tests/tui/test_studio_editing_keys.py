@@ -102,7 +102,7 @@ async def test_tab_before_the_first_token_types_nothing(studio: Studio) -> None:
     async with studio(text=BEGINNING, gated=True) as bench:
         await bench.ready()
         await bench.pilot.press("ctrl+j")
-        await bench.until(lambda: bench.workspace.running)
+        await bench.until(lambda: bench.workspace.completer.running)
         await bench.pilot.press("tab")
         assert bench.document == BEGINNING
         assert "Nothing to accept yet." in bench.screen()

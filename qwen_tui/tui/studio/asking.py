@@ -12,10 +12,10 @@ from typing import Final
 from qwen_tui.context_window import Truncate
 from qwen_tui.session.opening import OpenSession
 from qwen_tui.session.session import Session
-from qwen_tui.settings import Settings
+from qwen_tui.settings import LOCAL, Settings
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.sampling_controls import Controls
-from qwen_tui.tui.studio import chat
+from qwen_tui.tui.studio import chat, remembered
 from qwen_tui.tui.studio.announcement import Announcement, Offer
 from qwen_tui.tui.studio.edited_text import EditedText
 from qwen_tui.tui.studio.generation import Ask, Completer, How
@@ -45,6 +45,12 @@ class Asking:
     text_file: TextFile
     completer: Completer
     loader: Loader
+    controls: Controls
+    """What the interface has set."""
+    inline: bool
+    """A person wants the completion to stand in the document."""
+    theme = ""
+    """The theme that was chosen while this session was open, or before in it."""
     _line_end_told = False
 
     # -- state -------------------------------------------------------------------------------------
@@ -152,6 +158,7 @@ class Asking:
             return self._say("This is a playback. Open the session to go on with it.", seconds=4)
         if self.opened.read_only:
             return self._say(f"{self.opened.read_only}.", offer="fork")
+        self.remember()
         if self.loader.failed:
             self.loader.begin(self.settings)
         mode: Mode = "chat" if self.text.chatting else "complete"
@@ -160,6 +167,15 @@ class Asking:
         text = self.text.buffer.text if wait else None
         self.completer.ask(Ask(controls, how, mode, text))
         return True
+
+    def remember(self) -> None:
+        """Let the session know how it is worked on."""
+        values = {
+            remembered.LAYOUT: "inline" if self.inline else "panes",
+            remembered.THEME: self.theme,
+            remembered.MODEL: self.settings.model if self.settings.engine in LOCAL else "",
+        }
+        remembered.keep(self.session, self.controls, **values)
 
     def stop(self) -> bool:
         """End what runs, keeping its text, and forget what waits."""

@@ -11,6 +11,7 @@ from qwen_tui.settings import Settings
 from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.frame import Frame
+from qwen_tui.tui.studio.remembered import controls_set
 from qwen_tui.tui.widgets.sampling import Dials
 from qwen_tui.types import Sampling
 
@@ -19,21 +20,18 @@ class SamplingPane(Frame):
     """Holds what a person sets before a generation."""
 
     def __init__(self, settings: Settings) -> None:
-        controls = Controls(
-            settings.sampling,
-            settings.max_tokens,
-            settings.stop,
-            settings.branches,
-            settings.preset,
-        )
         own: dict[str, Preset] = dict(settings.presets)
-        self.dials = Dials(controls, own=own)
+        self.dials = Dials(controls_set(settings), own=own)
         super().__init__(self.dials, inside=self.dials, title="Sampling")
 
     @property
     def controls(self) -> Controls:
         """What is set now."""
         return self.dials.controls
+
+    @controls.setter
+    def controls(self, controls: Controls) -> None:
+        self.dials.controls = controls
 
     def show(self, *, checkpoint: Sampling | None, last_seed: int | None) -> None:
         """Know what the checkpoint's makers sample with, and the seed of what is shown."""

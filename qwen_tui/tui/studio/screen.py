@@ -14,6 +14,7 @@ from textual.widgets import Input
 
 from qwen_tui.safe_text import strip_controls
 from qwen_tui.tui.actions import bindings
+from qwen_tui.tui.last_look import remember_look
 from qwen_tui.tui.messages import GoTo, ShowSibling, TakeChoice
 from qwen_tui.tui.screens.sessions import Sessions
 from qwen_tui.tui.studio import chat, conversation, questions, stored_sessions, view
@@ -279,6 +280,8 @@ class Studio(WorkspaceScreen):
         self.workspace.inline = not self.workspace.inline
         self.panes.completion.output.cursor = None
         self.sync()
+        layout = "inline" if self.workspace.inline else "panes"
+        remember_look(self.workspace.settings, "layout", layout)
         if self.panes.inline:
             self.say("Completions are written into the text.")
         self.panes.go_to("document")

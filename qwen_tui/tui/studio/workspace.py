@@ -18,7 +18,8 @@ from qwen_tui.session import library
 from qwen_tui.session.opening import OpenSession, new_store
 from qwen_tui.session.session import Session
 from qwen_tui.tui.context import ENGINE, StudioContext
-from qwen_tui.tui.studio import chat
+from qwen_tui.tui.last_look import last_look
+from qwen_tui.tui.studio import chat, remembered
 from qwen_tui.tui.studio.announcement import NOTHING, Announcement, Offer
 from qwen_tui.tui.studio.asking import Asking
 from qwen_tui.tui.studio.edited_text import Buffer, EditedText
@@ -57,8 +58,8 @@ class Workspace(Asking):
         self.key_of = key_of
         self.text_file = TextFile(context.file, context.text)
         self.loader = Loader(context, report)
-        self.inline = self.settings.layout == "inline"
-        """A person wants the completion to stand in the document."""
+        self.controls = remembered.controls_set(self.settings)
+        self.inline = last_look(self.settings, "layout") == "inline"
         self.instruct = False
         """The model was tuned to answer."""
         self.checkpoint: Sampling | None = None
@@ -159,6 +160,7 @@ class Workspace(Asking):
         """
         self.text.keep()
         self._remember_file()
+        self.remember()
         if self.opened.read_only and self.text.dirty and self.settings.save:
             new_store(library.fork(self.session, typed=self.text.buffer.text)).close()
             self._say("What you typed there is a session of your own now.")
@@ -176,7 +178,17 @@ class Workspace(Asking):
         """Work on `opened` as it was left; `then` runs when the old session's file is let go."""
         self._let_go(EditedText(opened, self.text.buffer), then)
         self.text_file = TextFile.of(opened.session)
+        self._use_its_model()
         self.restore()
+
+    def _use_its_model(self) -> None:
+        """Go on with the model that made the session, where it is on this disk."""
+        before = self.settings
+        found = self.context.settings_of(before, self.session)
+        for warning in found.warnings[len(before.warnings) :]:
+            self._say(warning, seconds=8.0)
+        if found.model != before.model:
+            self.use_model(found.model)
 
     def _let_go(self, text: EditedText, then: Callable[[], object] = bool) -> None:
         """Work on another session's text; the old one is saved and closed beside that."""
@@ -196,7 +208,10 @@ class Workspace(Asking):
     def restore(self) -> None:
         """Show the session as it was left, and tell what its file has suffered."""
         self.text.restore(self._beginning)
-        opened = self.opened
+        opened, session, settings = self.opened, self.session, self.settings
+        self.controls = remembered.controls_of(session, self.controls, settings)
+        self.inline = remembered.inline_of(session, self.inline, settings)
+        self.theme = remembered.theme_of(session, settings)
         told = (opened.read_only, "interrupted")  # the completion's title says the latter
         suffered = [badge for badge in opened.badges if not any(w and w in badge for w in told)]
         hint = _READ_ONLY.format(self.key_of("fork_session")) if opened.read_only else ""

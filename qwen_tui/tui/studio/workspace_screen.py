@@ -207,12 +207,27 @@ class WorkspaceScreen(Screen[None]):
     def do(self, command: Callable[..., object], *args: Any) -> bool:
         """Run a command of the workspace and show, once, what came of it; whether it did it."""
         outer, self._commanding = self._commanding, True
+        self.workspace.controls = self.panes.sampling.controls
         try:
             done = bool(command(*args))
         finally:
             self._commanding = outer
+        self._take_back()
         self._changed()
         return done
+
+    def _take_back(self) -> None:
+        """A session that was opened has its own controls and theme."""
+        work = self.workspace
+        if work.controls != self.panes.sampling.controls:
+            self.panes.sampling.controls = work.controls
+        if work.theme and work.theme != self.app.theme and work.theme in self.app.available_themes:
+            self.app.theme = work.theme
+
+    async def leave(self, patience_s: float) -> bool:
+        """See `Workspace.leave`."""
+        self.workspace.controls = self.panes.sampling.controls
+        return await self.workspace.leave(patience_s)
 
     def move(self, command: Callable[..., bool], *args: Any) -> bool:
         """Run a command that moves the head: the cursor then stands where the document ends."""
