@@ -115,7 +115,7 @@ def test_a_draft_model_is_measured_beside_plain_decoding(folder: Path) -> None:
     assert found.model["draft"] == str(twin)
     assert len(found.figures["drafted"].values) == BRIEF.rounds
     assert min(found.figures["drafted_per_forward"].values) > 1
-    assert "guesses accepted" in found.figures["drafted"].note
+    assert "drafted tokens accepted" in found.figures["drafted"].note
     assert "drafted" not in measured(folder, dtype="fp32").figures
 
 

@@ -365,7 +365,7 @@ def test_the_draft_is_named_among_the_reasons_and_not_in_the_environment(
 ) -> None:
     reports: list[Progress] = []
     backend = drafting(folder, twin, reports=reports)
-    assert any(f"guesses by {twin}" in line for line in backend.why)
+    assert any(f"drafts by {twin}" in line for line in backend.why)
     assert backend.environment == plain.environment
     assert [each.done == each.total for each in reports].count(True) == 2
     assert backend._engine.memory() > plain._engine.memory()
@@ -409,7 +409,7 @@ def test_beside_a_model_that_runs_through_transformers_it_is_not_loaded(
 ) -> None:
     backend = local(folder, path="reference", draft=str(twin))
     assert backend._engine.drafter is None
-    assert any("no guesses by" in line for line in backend.why)
+    assert any("no drafts by" in line for line in backend.why)
     request = asked(PROMPT, max_tokens=8)
     assert ids(run(backend, request)) == ids(run(plain, request))
 
@@ -489,7 +489,7 @@ def test_doctor_tells_how_the_draft_would_run(
     assert main(["doctor", "-m", str(folder), "--draft", str(twin), "--threads", "1"]) == 0
     out = capsys.readouterr().out
     assert f"{twin}  (flag --draft)" in out
-    assert f"guesses by {twin}" in out
+    assert f"drafts by {twin}" in out
 
 
 def test_the_models_context_leaves_room_for_the_draft(folder: Path, twin: Path) -> None:

@@ -1,7 +1,7 @@
-"""The local backend: a checkpoint on this machine, through torch.
+"""The local backend: a checkpoint on this machine, run by torch.
 
-Law: this is the only room where torch may be imported, and importing the room itself does not; only
-opening a backend, or asking for a plan, does.
+Law: torch is imported only in this package, and only when a backend is opened or a plan is asked
+for, not when the package is imported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def open(settings: Settings, report: Callable[[Progress], None], cancel: threadi
 
 
 def context(settings: Settings) -> int:
-    """The most tokens a prompt and its completion may hold together, as `open` will plan it."""
+    """The most tokens that a prompt and its completion have together, as `open` will plan it."""
     from qwen_tui.backends.local.opening import planned
 
     return planned(settings).plan.context

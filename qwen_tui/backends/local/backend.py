@@ -1,6 +1,7 @@
 """The local backend: a loaded checkpoint that runs requests through the decoding loop.
 
-Law: what was chosen and why, and all that an exact replay needs, is known before the first token.
+Law: everything that was chosen, and all that an exact replay needs, is recorded before the first
+token.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Local:
         draft: tuple[FastModel, int] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """`chunk` 0 takes the model's own; `max_draft` is how many ids may be drafted in a step,
-        by prompt `lookup` or by a `draft` model with its context.
+        """`chunk` 0 is the model's own; `max_draft` is how many ids may be drafted in a step, by
+        prompt `lookup` or by a `draft` model, which comes with its context length.
         """
         self.name = name
         self.environment = environment
@@ -78,7 +79,7 @@ class Local:
         )
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """Run one generation; an empty prompt is seeded with `<|endoftext|>`."""
+        """Run one generation; an empty prompt becomes `<|endoftext|>`."""
         end = self._vocab.end_of_text
         if not request.prompt and end is not None:
             request = replace(request, prompt=(Token(end, self._vocab.data(end)),))
@@ -96,7 +97,7 @@ class Local:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all weights, wherever they lie."""
+        """Bytes of all weights, on any device."""
         return self._model.weight_bytes
 
     @property
@@ -106,13 +107,13 @@ class Local:
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes that one token adds to the KV cache; 0 where it cannot be told."""
+        """Bytes that one token adds to the KV cache; 0 if unknown."""
         return self._model.kv_bytes
 
     @contextmanager
     def speculating(self, *, lookup: bool, draft: bool) -> Iterator[None]:
-        """Meanwhile ids are guessed by prompt lookup and by the draft model only where it is True;
-        by neither, each forward gives one token.
+        """A context in which ids are drafted by prompt lookup and by the draft model only as these
+        say; with neither, decoding is plain.
         """
         engine = self._engine
         self._engine = replace(
@@ -127,7 +128,7 @@ class Local:
             self._engine = engine
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Wait until the last prompt is kept on disk, at most for so long; call it last."""
+        """Wait, at most `seconds`, until the last prompt is on disk; call it last."""
         if self._engine.disk_cache is not None:
             self._engine.disk_cache.finish(self._engine.cache, seconds, stopped)
 
@@ -145,7 +146,7 @@ class Local:
 
 
 def _drafter(draft: tuple[FastModel, int], model: Model, known: int) -> Drafter:
-    """The draft model at work."""
-    guesses, context = draft
-    cost = min(1.0, guesses.step_cost(model)) if isinstance(model, FastModel) else 1.0
-    return Drafter(guesses, known=known, context=context, cost=cost)
+    """The drafter for a draft model."""
+    draft_model, context = draft
+    cost = min(1.0, draft_model.step_cost(model)) if isinstance(model, FastModel) else 1.0
+    return Drafter(draft_model, known=known, context=context, cost=cost)

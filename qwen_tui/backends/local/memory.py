@@ -1,4 +1,4 @@
-"""Memory as the system reports it, and telling that it ran out."""
+"""Memory use as the system reports it, and recognising out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import torch
 
 
 def anonymous_bytes() -> int:
-    """Main memory this process holds that no file backs (RssAnon); where the system does not say,
-    the most it ever held.
+    """Bytes of this process's main memory that no file backs (RssAnon); where the system does not
+    report it, the peak resident size.
     """
     try:
         for line in Path("/proc/self/status").read_text("ascii", "replace").splitlines():
@@ -37,7 +37,7 @@ def used_bytes(device: torch.device) -> int:
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: torch raises plain RuntimeErrors on a CPU."""
+    """Whether an error means out of memory: torch raises plain RuntimeErrors on a CPU."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     words = ("can't allocate memory", "not enough memory", "out of memory", "alloc_failed")

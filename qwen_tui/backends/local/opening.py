@@ -1,6 +1,6 @@
-"""From settings to a loaded backend: find the checkpoint, plan, load it, and its draft model.
+"""From settings to a loaded backend: find the checkpoint, plan, load it and its draft model.
 
-Law: what cannot be run is refused by `planned`, before a byte of weights is read.
+Law: what cannot be run is refused by `planned`, before any weights are read.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from qwen_tui.types import Environment, Progress
 from qwen_tui.vocab import Vocab
 
 HASHED_BYTES: Final = 256 << 20
-"""Weights up to this size are hashed when they are opened; larger ones when somebody asks."""
+"""Weights up to this size are hashed on opening; larger ones on request."""
 PACKAGES: Final = (
     "qwen-tui", "torch", "transformers", "accelerate", "bitsandbytes", "tokenizers", "safetensors",
 )  # fmt: skip
@@ -42,8 +42,8 @@ Report: TypeAlias = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A checkpoint that is here and can be run, and how it will be; the draft model's card where
-    the settings name one.
+    """A checkpoint that can be run here, and its plan; the draft model's card if the settings name
+    one.
     """
 
     snapshot: hub.Snapshot
@@ -55,8 +55,8 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A forward pass with its weights; `kernels` names what computes, `why` and `warnings` say what
-    was odd in loading it.
+    """A forward pass with its weights; `kernels` names what computes, `why` and `warnings` report
+    on the loading.
     """
 
     model: Model
@@ -87,8 +87,8 @@ def opened(
     chunk: int = 0,
     thresholds: Thresholds | None = None,
 ) -> Local:
-    """Find, plan and load; raises Trouble. `forward` picks the forward pass: `auto` is our own
-    where it runs the checkpoint, else transformers'. `thresholds` are the disk cache's.
+    """Find, plan and load; raises Trouble. `forward` picks the forward pass: `auto` is our own if
+    it runs the checkpoint, else transformers'. `thresholds` are the disk cache's.
     """
     found = planned(settings)
     snapshot, plan = found.snapshot, found.plan
@@ -124,11 +124,11 @@ def opened(
 def _draft_of(
     settings: Settings, found: Planned, vocab: Vocab, *, own: bool
 ) -> tuple[draft_model.DraftModel | None, tuple[str, ...]]:
-    """The draft model that was asked for, and what is to be said of it."""
+    """The planned draft model, if one was asked for, and sentences about it."""
     if found.draft is None:
         return None, ()
     if not own:
-        why = f"no guesses by {found.draft.name}: transformers' forward does not verify them"
+        why = f"no drafts by {found.draft.name}: transformers' forward does not verify them"
         return None, (why,)
     chosen = draft_model.plan_draft(
         settings, found.draft, found.snapshot, vocab, found.plan, found.machine
@@ -139,7 +139,7 @@ def _draft_of(
 def _load(
     found: Planned, shape: hub.Shape | None, report: Report, cancel: threading.Event
 ) -> LoadedModel:
-    """The model by our own forward where there is a `shape`, else by transformers'."""
+    """The model by our own forward pass if there is a `shape`, else by transformers'."""
     if shape is not None:
         return _load_own(found.snapshot.path, shape, found.plan, report, cancel)
     from qwen_tui.backends.local.nn.transformers_model import Reference
@@ -155,7 +155,7 @@ def _load(
 def _load_own(
     folder: Path, shape: hub.Shape, plan: Plan, report: Report, cancel: threading.Event
 ) -> LoadedModel:
-    """A checkpoint by our own forward."""
+    """A checkpoint by our own forward pass."""
     if plan.quant == "nf4" and plan.packing != "kernel":
         transformers_loader.prepare(plan)
     kind = "dense" if plan.quant == "none" else plan.quant
@@ -177,7 +177,7 @@ def _load_own(
 
 
 def _environment(found: Planned, vocab: Vocab, loaded: LoadedModel) -> Environment:
-    """Where tokens will come from."""
+    """The environment that a session records: model, device, versions."""
     snapshot, plan = found.snapshot, found.plan
     prints = hub.fingerprint(snapshot.path, hash_weights=found.card.bytes <= HASHED_BYTES)
     named = {"path": str(snapshot.path)} if snapshot.place == "folder" else {"repo": snapshot.name}

@@ -1,1 +1,3 @@
-"""What `qwen-tui bench` measures: bandwidth, workloads, speed, and the quality of quantisation."""
+"""What `qwen-tui bench` measures: memory bandwidth, workloads, speed, and the quality of
+quantisation.
+"""

@@ -1,6 +1,7 @@
-"""What machine this is, and how fast it reads memory: the bound that speeds are compared with.
+"""Describes the machine and measures its memory bandwidth, the upper bound for decoding speed.
 
-Law: the bandwidth is measured in the process, with the threads and at the time of what it judges.
+Law: bandwidth is measured in the same process, with the same threads and in the same rounds as the
+speeds that are compared with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from qwen_tui.backends.local.memory import anonymous_bytes
 from qwen_tui.backends.local.planning import host_limits
 
 BUFFER_BYTES: Final = 1 << 30
-"""What the read kernel runs over: beyond any cache."""
+"""Bytes that the read kernel covers: more than any cache holds."""
 LEAST_BUFFER: Final = 64 << 20
 COLUMNS: Final = 4096
 """Width of the matrix that the buffer is read as."""
@@ -33,7 +34,7 @@ READS: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The hardware and the versions a figure belongs to. Memory in bytes."""
+    """The hardware and versions that a figure belongs to. Memory in bytes."""
 
     cpu: str
     cores: int
@@ -45,7 +46,7 @@ class Host:
     load: float
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As a JSON object."""
         return asdict(self) | {"extensions": list(self.extensions)}
 
     def line(self) -> str:
@@ -67,7 +68,7 @@ def load() -> float:
 
 
 def host(load: float, packages: tuple[str, ...] = ("torch", "bitsandbytes")) -> Host:
-    """Describe this machine; `load` is what it was before the measurement."""
+    """Describe this machine; `load` is the system load before the measurement."""
     versions = {"Python": platform.python_version()}
     for package in packages:
         try:
@@ -118,10 +119,10 @@ def _extensions() -> tuple[str, ...]:
 
 
 class Bandwidth:
-    """A buffer too large for any cache, and the time it takes to read it.
+    """Measures bandwidth by reading a buffer larger than any cache.
 
-    On a CPU the kernel is a float32 sum or a bf16 matrix-vector product, whichever reads faster
-    here; on other devices a copy, which reads and writes every byte.
+    On a CPU the kernel is a float32 sum or a bf16 matrix-vector product, whichever is faster here;
+    on other devices a copy, which reads and writes every byte.
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class Bandwidth:
 
     @property
     def host_bytes(self) -> int:
-        """What the buffer takes of main memory."""
+        """Bytes of main memory that the buffer takes."""
         return 0 if self._device.type == "cuda" else self._buffer.nbytes
 
     @property
@@ -182,8 +183,8 @@ class Bandwidth:
 
 
 class PeakMemory:
-    """The most memory of its own (RssAnon) that was seen whenever somebody looked, less the bytes
-    that are `aside`: the measurement's own.
+    """The largest RssAnon seen by any call of `look`, in bytes, less `aside`: what the measurement
+    itself takes.
     """
 
     def __init__(self) -> None:
@@ -191,7 +192,7 @@ class PeakMemory:
         self.aside = 0
 
     def look(self) -> int:
-        """What it is now."""
+        """Bytes in use now; the peak is updated."""
         now = anonymous_bytes() - self.aside
         self.bytes = max(self.bytes, now)
         return now

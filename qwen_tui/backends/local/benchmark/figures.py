@@ -1,6 +1,6 @@
-"""Figures: what was measured, as a value for each round, with its median and spread.
+"""Figures: a measured quantity with its value in each round, its median and spread.
 
-Law: a figure keeps every value; how it is spelled for a person is decided here alone.
+Law: a figure keeps every value; only this module decides how it is written for a person.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from qwen_tui.backends.local.benchmark.quality import QualityLoss
 @dataclass(frozen=True, slots=True)
 class BenchProtocol:
     """How much is measured: rounds, decoded tokens in a block, tokens of the long prompt and of the
-    passage that is written anew.
+    passage that is rewritten.
     """
 
     rounds: int = 5
@@ -42,11 +42,11 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """The middle of the rounds."""
+        """The median of the rounds."""
         return statistics.median(self.values)
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As a JSON object."""
         return {
             "label": self.label,
             "unit": self.unit,
@@ -60,7 +60,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """All that one run found; `figures` by name, in the order a person reads them."""
+    """All figures of one run, by name, in the order of display."""
 
     model: dict[str, Any]
     machine: Host
@@ -70,7 +70,7 @@ class Result:
     gate: tuple[QualityLoss, ...] = ()
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As a JSON object."""
         return {
             "model": self.model,
             "machine": self.machine.record(),
@@ -81,13 +81,13 @@ class Result:
         }
 
     def rows(self) -> Iterator[tuple[str, str, str, str]]:
-        """What it is, the median, the spread over the rounds, a note."""
+        """Rows of the table: label, median, spread over the rounds, note."""
         for figure in self.figures.values():
             yield (figure.label, *figure_text(figure), figure.note)
 
 
 def figure_text(figure: Figure) -> tuple[str, str]:
-    """Median with its unit, and lowest – highest, as exact as the median is."""
+    """Median with its unit, and lowest – highest, with as many decimals as the median."""
     digits = decimals(figure.median)
     gap = "" if figure.unit in ("", "×") else " "
     low, high = (f"{value:,.{digits}f}" for value in (min(figure.values), max(figure.values)))
@@ -96,12 +96,12 @@ def figure_text(figure: Figure) -> tuple[str, str]:
 
 
 def decimals(value: float) -> int:
-    """Decimal places that show three figures of a value (no more than four places)."""
+    """Decimal places that show three significant digits of a value (four at most)."""
     size = abs(value)
     return next((digits for digits, least in enumerate((100, 10, 1, 0.1)) if size >= least), 4)
 
 
 def memory(label: str, count: int, note: str = "") -> Figure:
-    """A size in bytes as a figure, in the unit people say it in."""
+    """A size in bytes as a figure in MiB or GiB."""
     unit, power = ("GiB", 30) if count >= 1 << 30 else ("MiB", 20)
     return Figure(label, unit, (count / (1 << power),), note)

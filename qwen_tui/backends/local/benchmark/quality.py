@@ -1,7 +1,7 @@
-"""The quality gate: how far each kind of linear layer is from float32 over the same weights.
+"""The quality gate: how far each weight format is from float32 over the same weights.
 
-Teacher-forced: every kind reads the same ids, and the logits of every position are compared. The
-checkpoint is gone through once, layer by layer, so float32 need not fit into memory.
+Teacher-forced: every format reads the same ids, and the logits of every position are compared. The
+checkpoint is read once, layer by layer, so float32 need not fit into memory.
 """
 
 from __future__ import annotations
@@ -36,10 +36,11 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class QualityLoss:
-    """How far a kind is from float32: relative error of the logits (their mean taken off, which
-    softmax does not see), share of positions with the same likeliest id, Kullback-Leibler
-    divergence from float32's distribution in nats, mean and largest; nats a token that the text
-    costs more than in float32.
+    """How far a format is from float32.
+
+    Relative error of the logits (less their mean, which softmax ignores); share of positions with
+    the same most probable id; mean and largest Kullback-Leibler divergence from float32's
+    distribution in nats; rise of the text's cross-entropy over float32's in nats per token.
     """
 
     name: str
@@ -50,11 +51,11 @@ class QualityLoss:
     dearer: float
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As a JSON object."""
         return asdict(self)
 
     def row(self) -> tuple[str, ...]:
-        """As a table shows it, under `HEADER`."""
+        """Its cells in a table under `HEADER`."""
         return (
             self.name,
             f"{self.error:.4f}",
@@ -69,7 +70,7 @@ HEADER: Final = ("against float32", "error", "same first", "KL mean", "KL most",
 
 
 class _Variant:
-    """One kind on its way through the layers: its hidden states, and one layer at a time."""
+    """The hidden states of one weight format, taken through one layer at a time."""
 
     def __init__(self, shape: hub.Shape, kind: Kind, dtype: torch.dtype, packing: Packing) -> None:
         self._shape, self._kind, self._dtype, self._packing = shape, kind, dtype, packing
@@ -77,7 +78,7 @@ class _Variant:
 
     @property
     def name(self) -> str:
-        """What a table calls it."""
+        """Its name in a table."""
         words: list[str] = [] if self._kind == "dense" else [self._kind]
         if self._packing:
             who = {"fbgemm": "FBGEMM", "kernel": "our kernel"}[self._packing]
@@ -85,13 +86,13 @@ class _Variant:
         return " · ".join([*words, str(self._dtype).removeprefix("torch.")])
 
     def begin(self, ids: Tensor, embed: Tensor) -> None:
-        """Look up ids [T]."""
+        """Look up the embeddings of ids [T]."""
         self._x = embed[ids].to(self._dtype)
 
     def layer(self, whole: dict[str, tuple[Tensor, Tensor | None]], rest: Sequence[Tensor]) -> None:
-        """One layer's weights, and the positions through it."""
+        """Quantise one layer's weights and run all positions through it."""
         assert self._x is not None
-        parts = {name: self._made(self._kind, *part) for name, part in whole.items()}
+        parts = {name: self._quantised(self._kind, *part) for name, part in whole.items()}
         norm1, norm2 = (norm.to(self._dtype) for norm in rest)
         layer = DecoderLayer(norm1=norm1, norm2=norm2, **parts)
         one = replace(self._shape, layers=1)
@@ -104,12 +105,12 @@ class _Variant:
         """Float32 logits [PIECE, known] of consecutive positions."""
         assert self._x is not None
         kind: Kind = "dense" if self._kind == "dense" else "int8"
-        lm_head, norm = self._made(kind, weight, None), norm.to(self._dtype)
+        lm_head, norm = self._quantised(kind, weight, None), norm.to(self._dtype)
         network = Qwen2(self._shape, self._x, [], norm, lm_head, dtype=self._dtype)
         for piece in self._x.split(PIECE):
             yield network.logits(piece)[:, :known]
 
-    def _made(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+    def _quantised(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
         if self._packing != "fbgemm":
             return quantised(kind, weight, bias, self._dtype, own=self._packing == "kernel")
         if kind == "dense":
@@ -118,33 +119,33 @@ class _Variant:
 
 
 def variants(shape: hub.Shape, nf4: bool) -> list[_Variant]:
-    """float32, then every kind that this machine has."""
-    kinds: list[tuple[Kind, torch.dtype, Packing]] = [
+    """float32, then every weight format that this machine can run."""
+    formats: list[tuple[Kind, torch.dtype, Packing]] = [
         ("dense", torch.float32, ""),
         ("dense", torch.bfloat16, ""),
         ("int8", torch.bfloat16, ""),
         ("int4", torch.bfloat16, ""),
     ]
     if fbgemm.available():
-        kinds += [("dense", torch.float32, "fbgemm"), ("int8", torch.float32, "fbgemm")]
+        formats += [("dense", torch.float32, "fbgemm"), ("int8", torch.float32, "fbgemm")]
     if installed.available():
         own: tuple[Kind, ...] = ("int8", "int4", "nf4")
-        kinds += [(kind, torch.float32, "kernel") for kind in own]
+        formats += [(kind, torch.float32, "kernel") for kind in own]
     if nf4:
-        kinds.append(("nf4", torch.bfloat16, ""))
-    return [_Variant(shape, *kind) for kind in kinds]
+        formats.append(("nf4", torch.bfloat16, ""))
+    return [_Variant(shape, *each) for each in formats]
 
 
 def some_ids(vocab: Vocab) -> list[int]:
-    """A page of English: the card of the model that ships."""
+    """The ids of a page of English: the model card of the demo model."""
     text = (paths.demo_dir() / "README.md").read_text("utf-8")
     return [token.id for token in vocab.encode(text)[:POSITIONS]]
 
 
 @torch.inference_mode()
 def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> list[QualityLoss]:
-    """Every kind against float32, on the CPU. `known` ids have logits that count; reports `load`
-    in layers. Trouble where our own forward does not run this architecture.
+    """Every weight format against float32, on the CPU. Only the first `known` logits count; reports
+    `load` in layers. Trouble if our own forward pass does not run this architecture.
     """
     card = hub.card(folder)
     shape = card.shape
@@ -172,7 +173,7 @@ def distances(folder: Path, ids: Sequence[int], known: int, report: Report) -> l
 
 
 def _nf4() -> bool:
-    """Whether bitsandbytes is installed; it is prepared for the CPU."""
+    """Whether bitsandbytes is installed; prepares it for the CPU if so."""
     try:
         from qwen_tui.backends.local.nn import bitsandbytes, nf4
         from qwen_tui.backends.local.weights import transformers_loader

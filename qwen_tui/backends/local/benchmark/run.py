@@ -1,8 +1,7 @@
-"""What a person gets on this machine: speed, latency, loading and memory, through the backend.
+"""Measures what a person gets on this machine: speed, latency, loading and memory.
 
-Law: one process; in every round each kind of block runs once, in turning order; a figure is a
-median with its spread, and a ratio is formed within a round. What the bound is comes from the same
-rounds.
+Law: one process, through the backend; every round runs each kind of block once, in rotating order;
+a figure is the median of the rounds, and a ratio is formed within a round, the bandwidth bound too.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from qwen_tui.types import Progress
 from qwen_tui.vocab import Vocab
 
 REWRITTEN: Final = 3
-"""Rounds in which a passage is written once more: it takes long."""
+"""Rounds in which a passage is rewritten; fewer, because it takes long."""
 BUSY: Final = 0.7
 """A system load (processes that want to run) above this disturbs a measurement."""
 
@@ -87,9 +86,7 @@ def loaded(
 
 
 def load_figures(loads: Sequence[Load], *, draft: bool = False) -> dict[str, Figure]:
-    """Loading as a person meets it, with the draft model if there is one: the first time, and from
-    then on.
-    """
+    """Loading times, with the draft model if there is one: the first time, and from then on."""
     figures = {}
     also = "; with the draft model" if draft else ""
     fresh = [each for each in loads if each.quantised]
@@ -158,7 +155,7 @@ def measure(
 
 
 def _described(backend: Local, card: hub.Card, settings: Settings) -> dict[str, Any]:
-    """The model and how it ran, as JSON holds it."""
+    """The model and how it was run, for the JSON record."""
     env = backend.environment
     return {
         "name": card.name, "device": env.device, "dtype": env.dtype, "quant": env.quant,
@@ -168,7 +165,7 @@ def _described(backend: Local, card: hub.Card, settings: Settings) -> dict[str, 
 
 
 class Rounds:
-    """The interleaved blocks on one subject, and what they add up to."""
+    """The interleaved blocks on one subject, and the figures from them."""
 
     def __init__(self, subject: Subject, mark: bandwidth.PeakMemory, say: Say) -> None:
         self._subject, self._mark, self._say = subject, mark, say
@@ -185,13 +182,13 @@ class Rounds:
             self.round(number)
 
     def warm_up(self) -> None:
-        """Every kind of block once, thrown away."""
+        """Run every kind of block once; the results are discarded."""
         self._say("warming up")
         self._subject.warm_up()
         self._bandwidth.measure()
 
     def round(self, number: int) -> None:
-        """Every kind of block once; the order turns by one from round to round."""
+        """Run every kind of block once; the order rotates by one from round to round."""
         subject = self._subject
         blocks = [self._read, self._greedy, self._sampled, self._prompts]
         if subject.backend.abilities.branches:
@@ -256,9 +253,11 @@ class Rounds:
         figures["bandwidth"] = Figure(label, "GB/s", tuple(read / 1e9 for read in reads), note)
         figures |= self._latencies()
         word = "a word of its prompt changed"
-        figures |= self._guessing("rewrite", "per_forward", "a passage anew, guessing ahead", word)
+        figures |= self._speculation(
+            "rewrite", "per_forward", "a passage anew, by prompt lookup", word
+        )
         drafted = "with the draft model"
-        return figures | self._guessing("drafted", "drafted_per_forward", drafted, SAMPLED_NOTE)
+        return figures | self._speculation("drafted", "drafted_per_forward", drafted, SAMPLED_NOTE)
 
     def _latencies(self) -> dict[str, Figure]:
         found, count = self._found, self._subject.prompt_tokens
@@ -299,8 +298,10 @@ class Rounds:
             )
         return figures
 
-    def _guessing(self, name: str, inner: str, label: str, note: str) -> dict[str, Figure]:
-        """What guessing ahead gave in the pairs of that name: speeds, and tokens per forward."""
+    def _speculation(self, name: str, inner: str, label: str, note: str) -> dict[str, Figure]:
+        """Speculative against plain decoding over the pairs of that name: speed-up, and tokens per
+        forward pass.
+        """
         pairs = self._found.get(name, [])
         if not pairs:
             return {}
@@ -310,7 +311,7 @@ class Rounds:
                 label,
                 "×",
                 tuple(again.tok_s / once.tok_s for once, again in pairs),
-                f"{note}; {accepted:,} of {drafted:,} guesses accepted",
+                f"{note}; {accepted:,} of {drafted:,} drafted tokens accepted",
             ),
             inner: Figure(
                 "tokens per forward there",
@@ -320,8 +321,8 @@ class Rounds:
         }
 
     def memory(self, kv_per_token: int) -> dict[str, Figure]:
-        """Memory in use, in GiB; what is mapped from a file counts as weights, not as memory of
-        this process.
+        """Memory in use, in GiB; pages mapped from a file count as weights, not as the process's
+        memory.
         """
         self._mark.look()
         figures = {"weights": memory("weights", self._subject.backend.weight_bytes)}

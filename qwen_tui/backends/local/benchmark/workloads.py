@@ -1,7 +1,7 @@
-"""One backend under measurement: the blocks that can be run on it.
+"""The blocks of generation that the benchmark times on one backend.
 
-Law: a block runs to its length, through the backend's `stream`, and decodes speculatively only
-where that is what it measures.
+Law: a block runs to its full length, through the backend's `stream`, and decodes speculatively only
+if that is what it measures.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qwen_tui.types import (
 
 GREEDY: Final = Sampling(temperature=0.0, min_p=0.0)
 SAMPLED: Final = Sampling(temperature=0.8, top_k=50, top_p=0.95, min_p=0.0, seed=1)
-"""What peers sample with too: their own default head of 50, so nobody sorts a whole vocabulary."""
+"""Other runtimes' usual sampling too: with top-k 50 no one sorts the whole vocabulary."""
 SAMPLED_NOTE: Final = "temperature 0.8, top-k 50, top-p 0.95"
 LEAD: Final = 32
 """Prompt tokens before a decoding block."""
@@ -43,11 +43,11 @@ OPENINGS: Final = (
     "import json\nfrom pathlib import Path\n\n\ndef read_settings(folder: Path) -> dict:\n",
     "Photosynthesis is the process by which plants turn sunlight into chemical energy. It",
 )
-"""Beginnings of texts as people write them: how much a draft model gains depends on the text."""
+"""Beginnings of ordinary texts: how much a draft model gains depends on the text."""
 
 
 class Subject:
-    """An opened backend, and the blocks that can be run on it."""
+    """An opened backend, and the blocks to time on it."""
 
     def __init__(
         self,
@@ -67,16 +67,16 @@ class Subject:
         self.prompt_tokens = max(2 * EDITED, min(protocol.prompt, room))
 
     def ids(self, count: int, seed: int) -> list[int]:
-        """Ids drawn from the whole vocabulary: no two prompts share a beginning."""
+        """Random ids from the whole vocabulary, so that no two prompts share a prefix."""
         dice = random.Random(self.protocol.seed * 1_000_003 + seed)
         return [dice.randrange(self._known) for _ in range(count)]
 
-    def run(self, ids: Sequence[int], *, ahead: bool = False, **values: Any) -> list[Stats]:
-        """One generation that runs to its length; the statistics of each branch. Nothing is guessed
-        ahead unless `ahead` says so.
+    def run(self, ids: Sequence[int], *, speculate: bool = False, **values: Any) -> list[Stats]:
+        """One generation of full length; the statistics of each branch. It decodes speculatively
+        only if `speculate`.
         """
         request = asked(ids, **values)
-        if ahead:
+        if speculate:
             return ended(self.backend.stream(request, threading.Event()))
         with self.backend.speculating(lookup=False, draft=False):
             return ended(self.backend.stream(request, threading.Event()))
@@ -87,18 +87,18 @@ class Subject:
         return self.run(self.ids(LEAD, seed), branches=branches, **values)[0]
 
     def cold(self, seed: int) -> Stats:
-        """The first token after a long prompt that was never seen."""
+        """The first token after a long prompt that is not in the cache."""
         return self.run(self.ids(self.prompt_tokens, seed), sampling=GREEDY, max_tokens=1)[0]
 
     def edit(self, seed: int) -> Stats:
-        """The first token after the last words of the prompt of `cold` were changed."""
+        """The first token after the last words of `cold`'s prompt were changed."""
         ids = self.ids(self.prompt_tokens, seed)
         ids[-EDITED:] = self.ids(EDITED, -1 - seed)
         return self.run(ids, sampling=GREEDY, max_tokens=1)[0]
 
     def rewrite(self, seed: int) -> tuple[Stats, Stats]:
-        """A passage written token by token, and once more after a word of its prompt was changed,
-        guessing ahead from what stood there.
+        """A passage decoded token by token, then again after a word of its prompt was changed, by
+        prompt lookup in the first version.
         """
         ids = self.ids(4 * LEAD, seed)
         passage: list[int] = []
@@ -113,18 +113,16 @@ class Subject:
             if isinstance(event, Emitted):
                 passage += [token.id for token in event.tokens]
         ids[-LEAD] = self.ids(1, -1 - seed)[0]
-        again = self.run(ids, ahead=True, sources=(tuple(passage),), **values)
+        again = self.run(ids, speculate=True, sources=(tuple(passage),), **values)
         return ended(iter(events))[0], again[0]
 
     @property
     def drafts(self) -> bool:
-        """Whether a draft model is loaded, and there are texts to try it on."""
+        """Whether a draft model is loaded, and there are texts to measure it on."""
         return bool(self._openings) and self.backend.drafts
 
     def drafted(self, seed: int) -> tuple[Stats, Stats]:
-        """An opening completed token by token, and once more with the draft model's guesses and
-        no others.
-        """
+        """An opening completed token by token, then again with the draft model alone."""
         ids = self._openings[seed % len(self._openings)][:LEAD]
         values: dict[str, Any] = {
             "sampling": replace(SAMPLED, seed=seed),
@@ -132,7 +130,7 @@ class Subject:
         }
         once = self.run(ids, **values)[0]
         with self.backend.speculating(lookup=False, draft=True):
-            return once, self.run(ids, ahead=True, **values)[0]
+            return once, self.run(ids, speculate=True, **values)[0]
 
     def warm_up(self) -> None:
         """Every kind of block once, short: allocations, lazy kernels, pages of mapped weights."""
@@ -147,12 +145,12 @@ class Subject:
 
 
 def asked(ids: Sequence[int], **values: Any) -> Request:
-    """A request for a prompt of these ids that runs to its length."""
+    """A request for a prompt of these ids that runs to its full length."""
     return Request(tuple(Token(each, b"") for each in ids), **{"ignore_eos": True, **values})
 
 
 def ended(events: Iterator[Event]) -> list[Stats]:
-    """The statistics of every branch, in order; Trouble where one did not reach its length."""
+    """The statistics of every branch, in order; Trouble if one stopped early."""
     ends = sorted((each for each in events if isinstance(each, Finished)), key=lambda e: e.branch)
     for end in ends:
         if end.reason != "length":

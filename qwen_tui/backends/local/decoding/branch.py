@@ -1,4 +1,4 @@
-"""One generation under way: its branches as they grow, and the schedule of what was run.
+"""The state of one generation: its branches as they grow, and the schedule of forward passes.
 
 Law: a replay that follows the schedule runs the same forward passes, row for row.
 """
@@ -15,8 +15,10 @@ from qwen_tui.types import Stats
 
 @dataclass(slots=True)
 class DecodingBranch:
-    """One branch as it grows. `ids` are its own, after the prompt; `emitted` of them were let go;
-    `prefix` is what its first tokens must still spell; times are seconds of the engine's clock.
+    """One branch as it grows.
+
+    `ids` are its own, after the prompt; `emitted` of them were sent on; `prefix` are the bytes that
+    its first tokens must still spell; times are seconds of the engine's clock.
     """
 
     index: int
@@ -34,9 +36,10 @@ class DecodingBranch:
 
 @dataclass(slots=True)
 class Schedule:
-    """What was run. `chunks` are positions of the prompt run at a time, `batches` (token, rows)
-    where the number of rows changed, `drafts` (token, ids drafted) of every step that verified
-    some; `peak` is in bytes.
+    """What was run, for an exact replay.
+
+    `chunks`: prompt positions run at a time; `batches`: (token, rows) where the number of rows
+    changed; `drafts`: (token, ids drafted) of every step that verified some; `peak`: bytes.
     """
 
     prompt: int
@@ -49,18 +52,20 @@ class Schedule:
     drafts: list[tuple[int, int]] = field(default_factory=list)
 
     def step(self, token: int, rows: int, drafted: int) -> None:
-        """A decoding step of so many rows is about to run, after `token` tokens."""
+        """Record that a decoding step of `rows` rows is about to run, after `token` tokens."""
         if not self.batches or self.batches[-1][1] != rows:
             self.batches.append((token, rows))
         if drafted:
             self.drafts.append((token, drafted))
 
     def used(self, bytes_: int) -> None:
-        """So much memory was seen in use."""
+        """Record that so many bytes of memory were in use."""
         self.peak = max(self.peak, bytes_)
 
     def stats(self, branch: DecodingBranch, began: float) -> Stats:
-        """The statistics of one branch; `began`: when the request came."""
+        """The statistics of one branch; `began`: when the request came, in seconds of the engine's
+        clock.
+        """
         return Stats(
             prompt=self.prompt,
             reused=self.reused,
@@ -74,7 +79,7 @@ class Schedule:
         )
 
     def recorded(self, branches: int) -> dict[str, Any]:
-        """The schedule as a session file has it."""
+        """The schedule as a session file stores it."""
         return {
             "chunks": list(self.chunks),
             "reused": self.reused,

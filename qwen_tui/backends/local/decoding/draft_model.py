@@ -1,6 +1,6 @@
-"""A draft model: a smaller model of the same vocabulary that drafts what the model may say next.
+"""Drafts by a draft model: a smaller model with the same vocabulary.
 
-Law: whatever fails in drafting gives no draft, never a failed generation.
+Law: a failure in drafting gives no draft, never a failed generation.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from qwen_tui.backends.local.kv.prefix_cache import PrefixCache
 from qwen_tui.backends.local.nn.model import Cancelled, Model
 
 MOST_READ: Final = 32
-"""Ids the draft model may have to read for each id that may still come. Reading costs it little an
-id, but a short completion of a long text cannot win that back."""
+"""Most unread ids, for each id that may still come, that the draft model reads to catch up: for a
+short completion of a long text that would cost more than drafting saves."""
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,11 @@ Draw: TypeAlias = Callable[[Tensor, int], int | None]
 
 
 class Drafter:
-    """A draft model with a prefix cache of its own, which follows the text from one generation to
-    the next.
-    """
+    """A draft model with its own prefix cache, which is kept from one generation to the next."""
 
     def __init__(self, model: Model, *, known: int, context: int, cost: float = 0.1) -> None:
-        """`known`: ids from there on are padding; `context`: positions its memory is planned for;
-        `cost`: what a drafted id costs, in steps of the model.
+        """`known`: ids from this one on are padding; `context`: positions its memory is planned
+        for; `cost`: cost of one drafted id, in steps of the model.
         """
         self.cost = cost
         self._cache: PrefixCache | None = PrefixCache(model)
@@ -51,17 +49,17 @@ class Drafter:
         return self._cache.model.memory() if self._cache is not None else 0
 
     def begin(self) -> None:
-        """A generation begins, perhaps of another text: look among earlier segments once."""
+        """Start a generation, perhaps of another text: cached segments are searched once."""
         self._begins = True
 
     def draft(
         self, ids: list[int], most: int, room: int, draw: Draw, cancel: threading.Event
     ) -> list[int]:
-        """Up to `most` ids that may follow `ids`, where `room` may come; none before all of `ids`
-        was read.
+        """Up to `most` ids that may follow `ids`, when at most `room` more may come; none until it
+        has read all of `ids`.
 
-        One chunk is read in a call, so that a long text is caught up with between the tokens that
-        the model emits without it. Raises `Cancelled`; where it fails it closes itself.
+        Each call reads at most one chunk, so that catching up with a long text is spread over the
+        model's own steps. Raises `Cancelled`; on any other failure it closes itself.
         """
         if self._cache is None or most < 1 or len(ids) + most > self._context:
             return []
@@ -76,12 +74,12 @@ class Drafter:
         return []
 
     def reset(self) -> None:
-        """Give the cache's memory back."""
+        """Free the cache's memory."""
         if self._cache is not None:
             self._cache.reset()
 
     def close(self) -> None:
-        """Give weights and cache back; it drafts no more."""
+        """Free weights and cache; it drafts no more."""
         cache, self._cache = self._cache, None
         if cache is not None:
             cache.model.close()
@@ -110,8 +108,8 @@ class Drafter:
     def _caught_up(
         self, cache: PrefixCache, ids: list[int], room: int, cancel: threading.Event
     ) -> Tensor | None:
-        """The logits [1, V] after `ids`; None while more of them is unread than one chunk, or than
-        is worth reading.
+        """The logits [1, V] after `ids`; None while more than one chunk of them is unread, or while
+        too many are (`MOST_READ`).
         """
         start = cache.keep(ids) if self._begins else cache.trim(ids)
         self._begins = False

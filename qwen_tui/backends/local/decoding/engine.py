@@ -1,4 +1,4 @@
-"""What stays from one generation to the next: the model with its cache, and how it is run."""
+"""What persists between generations: the model with its cache, and the options it runs with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from qwen_tui.types import Token
 
 
 class TokenTable(Protocol):
-    """What decoding asks of a vocabulary; `qwen_tui.vocab.Vocab` has it."""
+    """What decoding needs of a vocabulary; `qwen_tui.vocab.Vocab` has it."""
 
     def data(self, id: int, /) -> bytes:
         """A token's bytes."""
@@ -28,9 +28,9 @@ class TokenTable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`known` is how many ids the tokenizer has: logits beyond are padding, cut off before any
-    statistic. `chunk`: positions prefilled at once. `clock` counts seconds. `max_draft`: most ids
-    drafted in a step (0: none), by prompt `lookup` or by the `drafter`.
+    """`known` is how many ids the tokenizer has; logits beyond are padding and are cut off first.
+    `chunk`: positions prefilled at once. `clock` counts seconds. `max_draft`: most ids drafted in a
+    step (0: none), by prompt `lookup` or by the `drafter`.
     """
 
     cache: PrefixCache
@@ -49,7 +49,7 @@ class Engine:
 
     @property
     def model(self) -> Model:
-        """The model behind the cache; only the cache changes it."""
+        """The model behind the cache; only the cache may change its state."""
         return self.cache.model
 
     def memory(self) -> int:

@@ -1,6 +1,6 @@
-"""From logits to tokens with their probabilities: one top-k and one logsumexp for a whole step.
+"""From logits to tokens with logprobs: one top-k and one logsumexp for a whole step.
 
-Law: a token's logprob is the natural log of its share under softmax of the raw logits, before any
+Law: a token's logprob is the natural log of its softmax probability over the raw logits, before any
 sampling stage.
 """
 
@@ -34,7 +34,7 @@ class TopLogits:
         return TopLogits(self.values[one], self.ids[one], self.log_mass[one])
 
     def finite(self, index: int) -> bool:
-        """Whether the row can be sampled: a NaN or +Inf anywhere in it shows in its logsumexp."""
+        """Whether the row can be sampled: a NaN or +Inf in it makes its logsumexp NaN or +Inf."""
         return math.isfinite(float(self.log_mass[index]))
 
 
@@ -51,7 +51,7 @@ def top_logits(logits: Tensor, count: int) -> TopLogits:
 
 
 def as_float64(row: Tensor) -> Tensor:
-    """A row in float64: where it is, or on the host if its device knows no float64 (Apple's)."""
+    """A row in float64; on the host if its device has no float64 (Apple's)."""
     try:
         return row.double()
     except TypeError:
@@ -63,7 +63,7 @@ def token_from(
 ) -> Token:
     """The token `chosen` from one row `logits` [V], with its logprob and the best alternatives.
 
-    `top` holds this row's candidates (at least `choices`); equal ones stand in order of id.
+    `top` has this row's candidates (at least `choices`); equal ones are in order of id.
     """
     mass = float(top.log_mass[0])
     pairs = sorted(

@@ -1,7 +1,7 @@
 """One generation: prefill, then draft → one forward pass → verify and sample → emit, until the end.
 
-Law: each branch ends with exactly one `Finished`; what was emitted stays; when it is over, by
-whatever way, the cache has one row again.
+Law: each branch ends with exactly one `Finished`; emitted tokens are never taken back; however it
+ends, the cache has one row again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MEMORY_EVERY: Final = 64
 
 
 class DecodingLoop:
-    """One request on its way through the engine."""
+    """Runs one request on the engine."""
 
     def __init__(self, engine: Engine, request: Request, cancel: threading.Event) -> None:
         self._engine, self._request, self._cancel = engine, request, cancel
@@ -112,7 +112,7 @@ class DecodingLoop:
             drafts = drafts[: logits.shape[1] - 1]
 
     def _draft(self) -> list[int]:
-        """Ids that may come next; none where there are several rows."""
+        """Ids to verify in the next step; none if there are several rows."""
         if len(self._rows) > 1:
             return []
         branch, most = self._rows[0], self._request.max_tokens
@@ -125,8 +125,8 @@ class DecodingLoop:
         )
 
     def _step(self, drafts: list[int]) -> Generator[Event, None, Tensor]:
-        """One forward pass over each row's newest token, and over the drafts after it; returns
-        logits [rows, 1 + drafts, known].
+        """One forward pass over each row's newest token and the drafts after it; returns logits
+        [rows, 1 + drafts, known].
         """
         newest = [[branch.ids[-1], *drafts] for branch in self._rows]
         self._schedule.step(len(self._rows[0].ids), len(newest), len(drafts))
@@ -147,7 +147,7 @@ class DecodingLoop:
 
     def _verify(self, drafts: list[int], logits: Tensor) -> Iterator[Event]:
         """Sample each position of logits [1 + drafts, known] as if it had been run alone, up to the
-        first draft that is not what was sampled; the cache forgets the drafts from there on.
+        first draft that differs from the sampled id; the cache is rewound to there.
         """
         branch = self._rows[0]
         branch.drafted += len(drafts)
@@ -166,7 +166,7 @@ class DecodingLoop:
     def _sample(
         self, branch: DecodingBranch, row: Tensor, top: TopLogits, draft: int | None = None
     ) -> Iterator[Event]:
-        """Sample one token from a row of logits [known], and end the branch if it was the last;
+        """Sample one token from a row of logits [known], and end the branch if it is the last;
         `draft` is the id drafted for this position.
         """
         engine, request = self._engine, self._request
@@ -201,7 +201,9 @@ class DecodingLoop:
         yield from self._take(branch, token)
 
     def _take(self, branch: DecodingBranch, token: Token) -> Iterator[Event]:
-        """Emit a sampled token, unless it may begin a stop string; end the branch where it ends."""
+        """Emit a sampled token, or hold it back while it may begin a stop string; end the branch if
+        it does.
+        """
         now = self._engine.clock()
         branch.first, branch.last = branch.first or now, now
         ms = round((now - self._began) * 1000)
@@ -222,7 +224,7 @@ class DecodingLoop:
             branch.emitted += 1
 
     def _spent(self, count: int) -> bool:
-        """Whether `count` tokens are all that may come."""
+        """Whether the request allows no more than `count` tokens."""
         most = self._request.max_tokens
         return 0 <= most <= count or len(self._prompt) + count >= self._engine.context
 
@@ -233,8 +235,8 @@ class DecodingLoop:
     # -- memory ------------------------------------------------------------------------------------
 
     def _retry_smaller(self) -> Generator[Event, None, Tensor]:
-        """Memory ran out: give the cache back and go on with the first branch alone, its text run
-        again in smaller chunks; the other branches end here. Logits [1, V].
+        """After memory ran out: free the cache and continue with the first branch alone, its text
+        prefilled again in smaller chunks; the other branches end. Returns logits [1, V].
         """
         first, *others = self._rows
         self._release_memory()

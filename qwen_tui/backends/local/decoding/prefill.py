@@ -1,6 +1,6 @@
-"""The prompt of one request: refused, or brought into the cache in chunks, and scored if asked.
+"""Prefill of one request: checks the prompt, runs it in chunks, and scores it if asked.
 
-Law: what the prefix cache or the disk has is not run again, unless the prompt is to be scored.
+Law: what the prefix cache or the disk cache has is not run again, unless the prompt is scored.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROGRESS_EVERY: Final = 0.25
 
 
 def refusal(engine: Engine, prompt: list[int]) -> tuple[str, str] | None:
-    """Why these ids cannot be run, and what to do; None if they can."""
+    """Why a prompt of these ids cannot be run, and what to do; None if it can."""
     if not prompt:
         return "the prompt is empty", "begin with <|endoftext|> or with a word"
     if min(prompt) < 0:
@@ -44,7 +44,7 @@ def refusal(engine: Engine, prompt: list[int]) -> tuple[str, str] | None:
 
 
 class Prefill:
-    """Runs one request's prompt; `schedule` notes what was run and reused."""
+    """Runs one request's prompt; `schedule` records what was run and reused."""
 
     def __init__(
         self, engine: Engine, request: Request, schedule: Schedule, cancel: threading.Event
@@ -78,7 +78,9 @@ class Prefill:
         return logits
 
     def _reuse(self) -> Iterator[Event]:
-        """Hold what is known of the prompt; nothing of it where every position is scored."""
+        """Restore the longest known prefix from memory and disk; nothing if every position is
+        scored.
+        """
         engine, prompt = self._engine, self._prompt
         if self._request.score:
             engine.cache.rewind(0)
@@ -90,8 +92,8 @@ class Prefill:
         self._schedule.reused = engine.cache.length
 
     def _forward(self, part: list[int]) -> Generator[Event, None, Tensor]:
-        """Append one chunk: logits [1, known], or [1, n, known] to be scored. Tells how far it is
-        when a chunk takes long.
+        """Append one chunk: logits [1, known], or [1, n, known] to be scored. Reports progress
+        within a long chunk.
         """
         if self._cancel.is_set():
             raise Cancelled
@@ -111,7 +113,7 @@ class Prefill:
         return logits[..., : self._engine.known]
 
     def _scored(self, start: int, logits: Tensor) -> Iterator[Event]:
-        """How probable the prompt's own tokens were: position p's logits weigh token p + 1."""
+        """Logprobs of the prompt's own tokens: the logits of position p score token p + 1."""
         choices, known, data = self._request.choices, self._engine.known, self._engine.vocab.data
         following = self._request.prompt[start + 1 : start + 1 + logits.shape[1]]
         if not following:

@@ -1,4 +1,6 @@
-"""Prefix constraint: the first tokens must spell given bytes (those a prompt's last word lost)."""
+"""Prefix constraint: the first tokens must spell given bytes (those cut off the prompt's last
+word).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from torch import Tensor
 
 
 class Spellings:
-    """The ordinary tokens of a vocabulary by their bytes; made by one look at every token."""
+    """The ordinary tokens of a vocabulary, indexed by their bytes; built once per vocabulary."""
 
     def __init__(
         self, size: int, data: Callable[[int], bytes], is_added: Callable[[int], bool]
@@ -20,7 +22,7 @@ class Spellings:
         self._bytes = [spelled for spelled, _ in self._pairs]
 
     def allowed(self, beginning: bytes) -> Tensor:
-        """Ids, int64, of the tokens that begin with `beginning` or that it begins with."""
+        """Ids, int64, of the tokens whose bytes begin with `beginning` or are a beginning of it."""
         start = bisect_left(self._bytes, beginning)
         ids = []
         for spelled, token_id in self._pairs[start:]:
@@ -37,5 +39,5 @@ class Spellings:
 
 
 def rest_of(beginning: bytes, spelled: bytes) -> bytes:
-    """What of `beginning` is still to be spelled after a token."""
+    """The part of `beginning` that is still to be spelled after a token of bytes `spelled`."""
     return beginning[len(spelled) :]

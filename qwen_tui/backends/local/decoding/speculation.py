@@ -1,6 +1,6 @@
 """Speculative decoding: drafts by prompt lookup, else by a draft model, for the loop to verify.
 
-Law: what is drafted depends on ids and on earlier acceptance, never on time.
+Law: what is drafted depends on ids and earlier acceptance, never on time.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Speculation:
         self._last.observe(drafted, accepted)
 
     def release(self) -> None:
-        """Memory is short: the draft model gives its cache back, and drafts no more here."""
+        """Free the draft model's cache; it drafts no more in this generation."""
         if self._drafter is not None:
             self._drafter.reset()
             self._drafter = None
@@ -110,8 +110,8 @@ class Speculation:
         seen = history.copy()
 
         def draw(row: Tensor, number: int) -> int | None:
-            """Drawn with the very number that the model's own token of that position will be drawn
-            with: where the distributions are alike, so are the ids.
+            """Sample with the random number that the model will use for the same position: where
+            both distributions are equal, so are the ids.
             """
             top = top_logits(row[None], HEADS[0])
             if not top.finite(0):

@@ -1,8 +1,7 @@
-"""Files of KV blocks: their names, their format, and which are deleted when room is short (LRU).
+"""Files of KV blocks: their names, their format, and which are deleted first (LRU).
 
-Law: a file is used only when every byte of it checks out and its name is its own; anything else
-raises `DamagedBlock` and nothing worse. Only files of these names are deleted. No torch here:
-commands list and delete too.
+Law: a file is used only if its checksum, ids and name agree; anything else raises `DamagedBlock`.
+Only files of these names are deleted. No torch here, since commands list and delete blocks too.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ from typing import BinaryIO, Final
 from qwen_tui.portable_os import is_ours, open_plain, process_runs
 
 VERSION: Final = 1
-"""Of the file format and of how blocks are chained; a change makes all older files useless."""
+"""Of the file format and of how block names are derived; files of another version are not used."""
 MODEL_NAME_LENGTH: Final = 40
-"""Characters of the model's name in the name of its folder of blocks."""
+"""Characters of the model's name that its folder of blocks is named by."""
 ROOT: Final = "0" * 20
 """The parent of a text's first block."""
 
@@ -39,12 +38,12 @@ _PARTIAL: Final = re.compile(r"[0-9a-f]{20}-[0-9a-f]{20}\.(?P<writer>\d+)\.\d+\.
 
 
 class DamagedBlock(Exception):
-    """A file that cannot be trusted; the message says why."""
+    """A file that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class BlockFolder:
-    """The folder of one fingerprint's blocks; `position_bytes` is what a position takes in them."""
+    """The folder of the blocks of one fingerprint; `position_bytes` is the size of one position."""
 
     path: Path
     fingerprint: str
@@ -83,12 +82,14 @@ class BlockFile:
 
 
 def chained(parent: str, ids: Sequence[int]) -> str:
-    """The name of the block of `ids` after `parent`: keys and values depend on all ids before."""
+    """The name of the block of `ids` after the block `parent`: a hash of all ids up to its end, on
+    which its keys and values depend.
+    """
     return hashlib.sha256(parent.encode() + _packed(ids)).hexdigest()[:20]
 
 
 def header(folder: BlockFolder, parent: str, ids: Sequence[int], data: memoryview) -> bytes:
-    """What a file has before its keys and values."""
+    """The bytes of a file before its keys and values."""
     fields = (folder.fingerprint.encode(), parent.encode(), len(ids), len(data), zlib.crc32(data))
     head = _HEAD.pack(_MAGIC, VERSION, *fields) + _packed(ids)
     return head + _SUM.pack(zlib.crc32(head))
@@ -103,7 +104,7 @@ def ids_in(folder: BlockFolder, path: Path) -> list[int]:
 def read(folder: BlockFolder, path: Path) -> tuple[list[int], bytearray]:
     """The ids of a block, and its keys and values; raises as `ids_in`.
 
-    Read, not mapped: touching a map of a file that was meanwhile cut short ends the process.
+    Read, not mapped: touching a map of a file that was truncated meanwhile kills the process.
     """
     with _opened(path) as stream:
         ids, checksum = _checked(stream, folder, path)
@@ -116,7 +117,7 @@ def read(folder: BlockFolder, path: Path) -> tuple[list[int], bytearray]:
 
 
 def _opened(path: Path) -> BinaryIO:
-    """The file, if it is a plain one of this user: no link, no pipe."""
+    """The opened file; raises unless it is a plain file of this user, no link or pipe."""
     try:
         descriptor = open_plain(path, os.O_RDONLY)
     except OSError:
@@ -170,8 +171,8 @@ def everything(top: Path) -> Iterator[BlockFile]:
 
 
 def trimmed(top: Path, room: int, before: int | None = None) -> int:
-    """Delete the least recently used until the rest fits into `room` bytes; returns how many bytes
-    that is. Nothing that was used at `before` (nanoseconds) or later is deleted.
+    """Delete the least recently used files until the rest fits into `room` bytes; returns the size
+    of the rest. Files used at `before` (nanoseconds) or later are kept.
     """
     found = sorted(everything(top), key=lambda each: each.used)
     total = sum(each.bytes for each in found)
@@ -184,7 +185,7 @@ def trimmed(top: Path, room: int, before: int | None = None) -> int:
 
 
 def delete(files: Iterable[BlockFile]) -> int:
-    """Delete them, and folders that are then empty; the bytes that were freed."""
+    """Delete files, and folders that are empty then; returns how many bytes were freed."""
     freed = 0
     for each in files:
         with suppress(OSError):
@@ -196,7 +197,7 @@ def delete(files: Iterable[BlockFile]) -> int:
 
 
 def sweep(top: Path) -> None:
-    """Delete the partial files of processes that have ended."""
+    """Delete the temporary files of processes that have ended."""
     for folder, _ in _folders(top):
         for name, _ in _plain_files(folder):
             named = _PARTIAL.fullmatch(name)

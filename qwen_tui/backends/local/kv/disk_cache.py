@@ -1,10 +1,10 @@
-"""The disk cache: KV blocks of long texts on disk, so that they resume without a prefill.
+"""The disk cache: KV blocks of long texts on disk, so that a text resumes without a prefill.
 
-Law: what comes back is what this very model computed for the very same ids; the prefix cache is
-whole at every moment; nothing on the disk raises out of here.
+Law: a block is used only for the same model and the same ids; the prefix cache is consistent at
+every moment; errors of the disk never leave this module.
 
-A block is a few hundred positions of one text, named by a hash of all ids up to its end: texts that
-begin alike share blocks, only new ones are written, and an edit costs the blocks behind it.
+A block is a few hundred positions of one text, named by a hash of all ids up to its end. Texts with
+a common beginning share blocks, and an edit invalidates only the blocks after it.
 """
 
 from __future__ import annotations
@@ -37,21 +37,22 @@ from qwen_tui.types import Progress
 from qwen_tui.vocab.alignment import shared_length
 
 CLOSING_S: Final = 0.3
-"""Seconds that closing may take: leaving the program must feel immediate."""
+"""Most seconds that closing may take: leaving the program must feel immediate."""
 CLOSING_BYTES: Final = 64 << 20
-"""About what a disk takes in that time."""
+"""Roughly what a disk writes in that time."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Thresholds:
-    """From how many positions on the disk is worth its while.
+    """Numbers of positions from which the disk is used.
 
-    `block`: positions in a file. `min_text`: shorter texts are not written. `min_new`: so many must
-    be new before anything is written, `min_new_at_end` when the program ends. `min_restored`: so
-    many more than the prefix cache has must come from the disk. `max_queued`: bytes that may wait
-    to be written; copying them delays the next generation, by about half a second at most.
+    `block`: positions in a file. `min_text`: shorter texts are not written. `min_new`: positions
+    not yet on disk that are needed for a write, `min_new_at_end` when the program ends.
+    `min_restored`: positions beyond the prefix cache that are needed for a read. `max_queued`:
+    bytes that may wait to be written; copying them delays the next generation by about half a
+    second at most.
     """
 
     block: int = 256
@@ -64,7 +65,7 @@ class Thresholds:
 
 @dataclass(frozen=True, slots=True)
 class KVShape:
-    """One position of a cache: [2, layers, kv_heads, head] numbers of one dtype."""
+    """The shape of one position: [2, layers, kv_heads, head] numbers of one dtype."""
 
     layers: int
     kv_heads: int
@@ -77,7 +78,7 @@ class KVShape:
         return 2 * self.layers * self.kv_heads * self.head * self.dtype.itemsize
 
     def sizes(self, positions: int) -> tuple[int, ...]:
-        """The shape of so many positions."""
+        """The shape of several positions."""
         return (2, self.layers, self.kv_heads, positions, self.head)
 
 
@@ -91,10 +92,10 @@ class StoredBlock:
 
 
 class DiskCache:
-    """Blocks of one model's texts below `top`, within `budget` bytes over all models there.
+    """The blocks of one model's texts below `top`, within `budget` bytes for all models there.
 
-    Used by the thread that runs the model; a thread of its own does the writing. `clock` is wall
-    time in nanoseconds.
+    Used by the thread that runs the model; another thread writes. `clock` is wall time in
+    nanoseconds.
     """
 
     def __init__(
@@ -142,8 +143,8 @@ class DiskCache:
         self._touch(blocks)
 
     def _stored(self, ids: Sequence[int]) -> list[StoredBlock]:
-        """The blocks on disk that lead along `ids`, as far as they go; only the last of them may
-        differ from `ids` before its end.
+        """The blocks on disk along `ids`, as far as they reach; only the last of them may differ
+        from `ids` before its end.
         """
         found: list[StoredBlock] = []
         blocks, parent, size = self._folder.blocks(), block_file.ROOT, self._thresholds.block
@@ -161,7 +162,7 @@ class DiskCache:
         return found
 
     def _nearest(self, parent: str, children: set[str], part: Sequence[int]) -> tuple[int, Path]:
-        """Of the blocks after `parent` the one that agrees longest with `part`: how far, and its
+        """The block after `parent` with the longest common prefix with `part`: that length, and its
         file.
         """
         best = (0, self._folder.path)
@@ -178,7 +179,7 @@ class DiskCache:
         return best
 
     def _read(self, block: StoredBlock, ids: Sequence[int]) -> Tensor | None:
-        """Keys and values of a block; None where they cannot be had."""
+        """Keys and values of a block; None if it is unreadable or damaged."""
         try:
             found, data = block_file.read(self._folder, block.file)
             if shared_length(found, ids[block.start : block.stop]) < block.stop - block.start:
@@ -192,8 +193,8 @@ class DiskCache:
         return flat.view(self._shape.sizes(len(found)))
 
     def _touch(self, blocks: Sequence[StoredBlock]) -> int:
-        """Mark them as used now, a block before those that depend on it, so that it is deleted
-        after them. Returns the time.
+        """Mark blocks as used now, each before those that depend on it, so that it is deleted after
+        them. Returns the time.
         """
         now = self._clock()
         for index, block in enumerate(blocks):
@@ -204,10 +205,10 @@ class DiskCache:
     # -- to the disk -------------------------------------------------------------------------------
 
     def keep_prompt(self, cache: PrefixCache, prompt: int) -> None:
-        """After a generation: write what `cache` holds of its first `prompt` ids.
+        """After a generation: write the first `prompt` ids' keys and values.
 
-        A completion is written once it is part of a prompt, at the end of the program, or where it
-        is a long text itself: most are rejected, and would only drive other texts out.
+        A completion is written once it is part of a prompt, when the program ends, or if it is a
+        long text itself: most completions are rejected, and would evict other texts.
         """
         ids = cache.ids
         long = len(ids) - prompt >= self._thresholds.min_text
@@ -215,8 +216,8 @@ class DiskCache:
         self._queue(cache, self._last, self._thresholds.min_new, self._thresholds.max_queued)
 
     def _queue(self, cache: PrefixCache, ids: Sequence[int], min_new: int, max_queued: int) -> int:
-        """Hand what `cache` holds of `ids` to the writer, if enough of it is new; returns how many
-        positions that are.
+        """Queue the blocks of `ids` for writing, if enough of them is new; returns how many
+        positions were queued.
         """
         size = (self._shape.nbytes + 8) * len(ids)
         short = len(ids) < self._thresholds.min_text or size > self._budget
@@ -255,7 +256,7 @@ class DiskCache:
         return missing
 
     def _copied(self, cache: PrefixCache, start: int, stop: int) -> memoryview | None:
-        """A copy in main memory of what `cache` holds there; None where it cannot be had."""
+        """A copy of the cache's positions in main memory; None if there is no memory for it."""
         try:
             part = cache.model.extract(0, start, stop)
             if not isinstance(part, Tensor) or part.dtype != self._shape.dtype:
@@ -271,7 +272,7 @@ class DiskCache:
     # -- the end -----------------------------------------------------------------------------------
 
     def finish(self, cache: PrefixCache, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Wait until the last prompt is on disk, at most so long; afterwards nothing is written."""
+        """Wait up to `seconds` until the last prompt is on disk; nothing is written afterwards."""
         end = time.monotonic() + seconds
         queued, thresholds = 0, self._thresholds
         while not stopped() and time.monotonic() < end:
@@ -287,7 +288,7 @@ class DiskCache:
         self._finished = True
 
     def close(self, cache: PrefixCache) -> None:
-        """Write the text as it is at the end, as far as that goes in a moment."""
+        """Write the current text as far as the time at closing allows, and end the writer."""
         self._queue(cache, cache.ids, self._thresholds.min_new_at_end, CLOSING_BYTES)
         self._writer.close(CLOSING_S)
 
@@ -305,8 +306,8 @@ def for_model(
     settings: Settings,
     thresholds: Thresholds | None = None,
 ) -> DiskCache | None:
-    """The disk cache of the checkpoint in `folder`, run as planned by our own forward; None where
-    nothing may be written.
+    """The disk cache of the checkpoint in `folder`, run as planned by our own forward pass; None if
+    writing is not allowed.
     """
     budget = int(settings.kv_disk * 2**30)
     if not budget or not settings.save:

@@ -1,7 +1,7 @@
-"""The thread that writes KV blocks to the disk.
+"""The thread that writes KV blocks to disk.
 
-Law: a file appears whole or not at all, and no partial file is left; a write that fails costs one
-line in the log and nothing else. No torch here: a daemon thread must not end inside of it.
+Law: a file is written whole or not at all, and no temporary file is left; a failed write costs one
+line in the log. No torch here: a daemon thread must not be inside it when the process ends.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from qwen_tui.portable_os import open_plain
 
 SPARE: Final = 1 << 30
 SPARE_SHARE: Final = 0.05
-"""Bytes of the disk, or the share of a small one, that stay free for everything else."""
+"""Bytes of the disk, or share of a small one, that are left free."""
 SLICE: Final = 1 << 20
-"""Bytes written between two looks at the clock: a block of a large model takes a while."""
+"""Bytes written between two checks of the time: a block of a large model takes a while."""
 POLL_S: Final = 0.05
-"""Seconds between two looks at whether a wait was called off."""
+"""Seconds between two checks of whether a wait was cancelled."""
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +45,11 @@ class QueuedBlock:
 
 
 class _Late(Exception):
-    """The program is ending and there is no time left to write this."""
+    """The program is ending and there is no time left for this block."""
 
 
 class _Full(Exception):
-    """All that could be deleted to make room was used more recently than this block."""
+    """No room: the remaining blocks were used more recently than this one."""
 
 
 class BlockWriter:
@@ -91,7 +91,9 @@ class BlockWriter:
                 self._thread = thread
 
     def wait(self, seconds: float, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Wait until all is written; False when it is not by then, or `stopped` says so."""
+        """Wait until everything is written; False if `seconds` pass or `stopped` returns True
+        first.
+        """
         end = time.monotonic() + seconds
         with self._changed:
             while self._waiting:
@@ -102,7 +104,7 @@ class BlockWriter:
         return True
 
     def close(self, seconds: float) -> None:
-        """Write what can be written within `seconds`, and end."""
+        """Write what can be written within `seconds`, and end the thread."""
         with self._changed:
             self._closed = True
             self._deadline = time.monotonic() + seconds
@@ -154,9 +156,9 @@ class BlockWriter:
             self._changed.notify_all()
 
     def _make_room(self, stored: int, block: QueuedBlock) -> int:
-        """Delete the least recently used until `block` fits beside the `stored` bytes, within the
-        budget and the disk's spare room; returns how many bytes are stored then. OSError where the
-        disk has too little, `_Full` where only blocks as recently used are left.
+        """Delete the least recently used blocks until `block` fits beside the `stored` bytes,
+        within the budget and the disk's free space; returns the bytes stored then. OSError if the
+        disk is too full, `_Full` if the rest was used more recently.
         """
         wanted = len(block.data)
         disk = shutil.disk_usage(self._top)
@@ -198,7 +200,7 @@ class BlockWriter:
             view = view[write(view[:SLICE]) or 0 :]
 
     def _supersede(self, block: QueuedBlock) -> None:
-        """Delete blocks that are only a beginning of this one."""
+        """Delete blocks that are a prefix of this one."""
         for own in self._folder.blocks().get(block.parent, set()) - {block.own}:
             older = self._folder.file(block.parent, own)
             with suppress(OSError, block_file.DamagedBlock):
@@ -208,8 +210,8 @@ class BlockWriter:
 
 
 def _created(file: Path) -> int:
-    """A new file's descriptor. Another process may delete the folder while it is still empty: then
-    it is made once more.
+    """The descriptor of a new file; its folder is created again if another process deletes it while
+    it is empty.
     """
 
     def create() -> int:

@@ -1,7 +1,8 @@
 """The prefix cache: a model's KV cache together with the ids it was computed from.
 
-Law: every row has as many ids as the model holds positions, whatever a method raised; nobody else
-makes the model's cache longer or shorter. A segment goes back only behind the ids it came after.
+Law: every row has as many ids as the model's cache has positions, also after an exception; only
+this class changes the length of the model's cache. A segment is restored only after the ids it was
+computed after.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from qwen_tui.backends.local.nn.model import Model
 from qwen_tui.vocab.alignment import shared_length
 
 LEAST_SEGMENT: Final = 8
-"""Positions; computing fewer again costs less than keeping them."""
+"""Positions; recomputing fewer costs less than keeping them."""
 SEGMENT_BUDGET: Final = 8192
-"""Positions kept in all segments together; the least recently used segment goes first."""
+"""Positions kept in all segments together; the least recently used segment is dropped first."""
 
 
 @dataclass(slots=True)
@@ -37,8 +38,8 @@ class Segment:
 
 
 class PrefixCache:
-    """A model's cache of one row, or of several while branches are decoded in one batch, and
-    segments of what it held before: going back to a sibling or an earlier text computes nothing.
+    """A model's KV cache of one row, or of several while branches are decoded in one batch, and
+    segments cut off it earlier, so that returning to a sibling or an earlier text computes nothing.
     """
 
     def __init__(self, model: Model) -> None:
@@ -49,7 +50,7 @@ class PrefixCache:
 
     @property
     def ids(self) -> Sequence[int]:
-        """The ids of the first row; not to be changed."""
+        """The ids of the first row; read only."""
         return self._rows[0]
 
     @property
@@ -84,7 +85,7 @@ class PrefixCache:
         return logits
 
     def graft(self, part: Any, first: int, ids: Sequence[int]) -> None:
-        """Make the one row hold all of `ids`, which begin with what it holds; `part` has keys and
+        """Extend the one row to all of `ids`, which begin with the ids it has; `part` has keys and
         values from position `first` on.
         """
         with self._consistent():
@@ -92,7 +93,8 @@ class PrefixCache:
         self._rows = [list(ids)]
 
     def keep(self, ids: Sequence[int]) -> int:
-        """Hold the longest prefix of `ids` that is known, segments included; returns its length.
+        """Rewind to the common prefix with `ids` and extend it with matching segments; returns the
+        length then.
 
         At most len(ids) − 1: one id must be run, or there would be no logits.
         """
@@ -110,8 +112,8 @@ class PrefixCache:
     # -- shorter -----------------------------------------------------------------------------------
 
     def rewind(self, length: int) -> int:
-        """Forget positions from `length` on; returns the length then: less (0) where the model's
-        kind of cache cannot go back.
+        """Forget positions from `length` on. Returns the length afterwards: 0 if this kind of cache
+        cannot be rewound.
         """
         with self._consistent():
             self.model.rewind(min(length, self.length))
@@ -122,7 +124,7 @@ class PrefixCache:
         return self.rewind(self._shared(ids))
 
     def reset(self) -> None:
-        """Forget everything, segments too, and give the memory back."""
+        """Forget everything, segments too, and free the memory."""
         self.segments = []
         self._rows = [[]]
         self.model.reset()
@@ -130,14 +132,14 @@ class PrefixCache:
     # -- rows --------------------------------------------------------------------------------------
 
     def branch(self, rows: int) -> None:
-        """From the one row make `rows` equal ones."""
+        """Turn the one row into `rows` equal rows."""
         self.model.branch(rows)
         self._branched_at = self.length
         self._rows += [list(self._rows[0]) for _ in range(rows - 1)]
 
     def select(self, rows: Sequence[int]) -> None:
-        """Keep these rows only, each once; of the others a segment is kept from where they
-        branched, for their text may be taken up again.
+        """Keep these rows only, each once; the others are kept as segments from where they branched
+        off, because their texts may be continued later.
         """
         for row in range(self.rows):
             if row not in rows:
@@ -146,7 +148,7 @@ class PrefixCache:
         self._rows = [self._rows[row] for row in rows]
 
     def _remember(self, row: int, start: int) -> None:
-        """Keep a segment of what a row holds from position `start` on."""
+        """Keep a row's positions from `start` on as a segment."""
         ids = self._rows[row]
         if not LEAST_SEGMENT <= len(ids) - start <= SEGMENT_BUDGET:
             return
@@ -170,7 +172,7 @@ class PrefixCache:
             del self.segments[0]
 
     def _next_segment(self, ids: Sequence[int], most: int) -> Segment | None:
-        """The segment that leads furthest along `ids` from where the cache ends."""
+        """The segment that extends the cache furthest along `ids`."""
         reaches = [
             (min(shared_length(segment.ids, ids), most), segment)
             for segment in self.segments
@@ -184,8 +186,8 @@ class PrefixCache:
 
     @contextmanager
     def _consistent(self) -> Iterator[None]:
-        """Afterwards no row has more ids than the model has positions, however it went: some
-        models lose all of their cache when a pass is left in the middle.
+        """On leaving, cut ids to the model's positions, also after an exception: some models lose
+        their whole cache when a forward pass is interrupted.
         """
         try:
             yield

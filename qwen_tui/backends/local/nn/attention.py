@@ -1,6 +1,6 @@
-"""A layer between its products: rotary embedding, attention, the gated activation.
+"""Attention and activation of one decoder layer: rotary embedding, KV cache, the gated activation.
 
-Law: written so that TorchScript can run it on a CPU and Python anywhere; the numbers are the same.
+Law: plain tensor functions that give the same numbers whether TorchScript or Python runs them.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 KEYS_MULTIPLE: Final = 16
-"""In 16 bits on a CPU a step of few positions attends to a multiple of so many keys, the last of
-them masked: torch's kernel sums a remainder in another order, and what a position gives must not
-depend on how many are run beside it."""
+"""On a CPU in 16 bits, a step of few positions attends to a number of keys rounded up to a multiple
+of this, the surplus masked. Torch's kernel sums a remainder in another order, and the result for a
+position must not depend on how many positions run beside it."""
 FOLDED_POSITIONS: Final = 8
-"""Up to this many new positions folding pays on a CPU too: torch's kernel there goes over the keys
-once for every query head, and in bf16 a single position takes its slowest path."""
+"""Up to this many new positions the queries of a group are folded (see `folded`) on a CPU too:
+torch's CPU kernel reads the keys once for every query head, and is slowest for one position in
+bf16."""
 
 
 def attended(
@@ -31,12 +32,15 @@ def attended(
     few: int = FOLDED_POSITIONS,
     most_rows: int = 32,
 ) -> Tensor:
-    """Rotate queries and keys of a fused [B·T, (H + 2·Hkv)·D], store keys and values from position
-    `start` on, attend over all that is stored → [B·T, H·D]. `sin` has its first half negated.
-    Without a mask attention is causal: T is 1, or `start` 0; a mask [T, N] may reach beyond the new
-    positions. Up to `few` positions are folded on a CPU, in 16 bits at most `most_rows` rows at a
-    time, for the same reason as `KEYS_MULTIPLE` (arguments: TorchScript reads no constants of a
-    module).
+    """Rotary embedding, KV-cache update and attention: fused `qkv` [B·T, (H + 2·Hkv)·D] → [B·T,
+    H·D].
+
+    `cos`, `sin` are [T, D], the first half of `sin` negated. The new keys and values are stored in
+    `keys`, `values` [B, Hkv, capacity, D] from position `start` on. Without a mask attention is
+    causal, and either T is 1 or `start` is 0; a `mask` is additive [T, N], where N may exceed
+    `start` + T. On a CPU up to `few` positions are folded, in 16 bits at most `most_rows` rows at a
+    time, for the reason given at `KEYS_MULTIPLE`. (They are arguments because TorchScript cannot
+    read module constants.)
     """
     count, kv_heads, head = cos.shape[0], keys.shape[1], cos.shape[1]
     qkv = qkv.view(keys.shape[0], count, -1, head).transpose(1, 2)
@@ -80,10 +84,12 @@ def attended(
 
 
 def folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of grouped queries [B, H, T, D] to keys and values [B, Hkv, N, D] with the queries
-    of a group as further positions of its head, so that a key is read once for all of them. On GPUs
-    the kernels that take a mask do not take groups, and what serves both copies every key for every
-    query head.
+    """Grouped-query attention of `query` [B, H, T, D] to keys and values [B, Hkv, N, D] → [B, H, T,
+    D].
+
+    The queries of a group are laid out as further positions of one head, so that each key is read
+    once for the whole group. GPU kernels that take a mask do not take groups; torch's fallback
+    would copy every key for every query head.
     """
     batch, heads, count, head = query.shape
     kv_heads = keys.shape[1]

@@ -1,6 +1,6 @@
-"""bitsandbytes, imported without its offer to fetch a kernel from the hub.
+"""Imports bitsandbytes without letting it download a kernel from the hub.
 
-Law: it is imported here first, by whoever needs it: its import may ask the network otherwise.
+Law: every use of bitsandbytes imports it through here first; a plain import may use the network.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import sys
 
 
 def load() -> None:
-    """Import it; from then on its log says only errors, for it would tell of a cast at every
-    product. Raises ImportError.
+    """Import bitsandbytes and silence its log below errors (it logs a cast at every product).
+    Raises ImportError.
     """
     log = logging.getLogger("bitsandbytes")
     log.setLevel(logging.CRITICAL)

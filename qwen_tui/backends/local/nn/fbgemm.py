@@ -1,8 +1,7 @@
-"""Linear layers in FBGEMM's own layout, for x86 CPUs: 16-bit or 8-bit weights under float32
-activations, read at the speed of memory.
+"""Linear layers in FBGEMM's own layout, for x86 CPUs: 16-bit or 8-bit weights, float32 activations.
 
-Law: the 8-bit product is integer arithmetic on activations of 14 bits: all its error is the
-weights' own rounding, and what a row gives does not depend on the rows beside it.
+Law: the 8-bit product is integer arithmetic on activations of 14 bits: its only error is the
+rounding of the weights, and the result for a row does not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ STEPS: Final = 63
 """Integer steps on either side of zero: 7 bits. With 8, pairs of products overflow the 16-bit sums
 of CPUs without VNNI."""
 ZERO: Final = STEPS + 1
-"""The unsigned byte that stands for zero."""
+"""The unsigned byte that represents zero."""
 
 
 @dataclass(slots=True)
@@ -66,7 +65,7 @@ class Packed16(Unfused):
 
     @property
     def row_cost(self) -> float:
-        """Memory is what takes the time, for a few rows."""
+        """Small: for a few rows the product is bound by memory."""
         return 0.05
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -74,7 +73,7 @@ class Packed16(Unfused):
         return _product16(x, self.parts, self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing can be kept in a file: the layout is not public."""
+        """Raises TypeError: the layout is not public, so it cannot be stored."""
         raise TypeError("FBGEMM's layout cannot be written down")
 
 
@@ -83,9 +82,10 @@ class Packed8:
     """int8 weights, one scale per output row, under float32 activations.
 
     Each row of x is scaled to its largest magnitude and written as two 7-bit terms, the second 126
-    times finer than the first: x ≈ a·(h + l/126)/63. Both go through the integer product as rows of
-    their own, which costs little where memory is what takes the time. A single term (the usual
-    W8A8) would lose all small activations of a row with an outlier, and Qwen2.5 has such rows.
+    times finer than the first: x ≈ a·(h + l/126)/63. Both terms go through the integer product as
+    rows of their own, which costs little because the product is bound by memory. A single term (the
+    usual W8A8) would lose all small activations of a row with an outlier, and Qwen2.5 has such
+    rows.
     """
 
     packed: Any
@@ -113,7 +113,7 @@ class Packed8:
 
     @property
     def row_cost(self) -> float:
-        """Memory is what takes the time up to about four rows, which are eight here."""
+        """Bound by memory up to about four rows, which are eight in the integer product."""
         return 0.15
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -125,11 +125,11 @@ class Packed8:
         return _normed(x, weight, eps, self.packed, self.bias)
 
     def added_to(self, sums: Tensor, x: Tensor) -> Tensor:
-        """`sums` plus the product of x; a layer with a bias has no sums to go onto."""
+        """`sums` plus the product of x, plus the bias if there is one."""
         return _product(x, self.packed, sums if self.bias is None else sums + self.bias)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Nothing can be kept in a file: the layout is not public."""
+        """Raises TypeError: the layout is not public, so it cannot be stored."""
         raise TypeError("FBGEMM's layout cannot be written down")
 
 
@@ -137,7 +137,7 @@ class Packed8:
 def _in_steps(
     x: Tensor, packed: Prepacked, most: int = STEPS, zero: int = ZERO
 ) -> tuple[Tensor, Tensor]:
-    """x [M, K] → its product in steps [M, N], and what a step is worth in each row [M, 1]."""
+    """x [M, K] → its product in integer steps [M, N], and the size of a step in each row [M, 1]."""
     terms, step = two_terms(x, most)
     both = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         terms, 1.0, zero, packed
@@ -162,7 +162,9 @@ def _product(x: Tensor, packed: Prepacked, onto: Tensor | None) -> Tensor:
 def _normed(
     x: Tensor, weight: Tensor, eps: float, packed: Prepacked, onto: Tensor | None
 ) -> Tensor:
-    """The same after RMSNorm with `weight` [K]: what that divides a row by is left to its step."""
+    """The product of RMSNorm(x)·`weight` [K], plus `onto`; the norm's division is applied to each
+    row's step.
+    """
     steps, step = _in_steps(x * weight, packed)
     size = torch.linalg.vector_norm(x, 2, [1], True)
     step.mul_((size.square() / x.shape[1]).add_(eps).rsqrt_())
@@ -202,8 +204,8 @@ def _layer(
 
 
 def whole(qkv: Linear, out: Linear, gate_up: Linear, down: Linear) -> Callable[..., Tensor] | None:
-    """A Qwen2 layer of these products as one function of what `_layer` takes from `x` on; None
-    where they are not all in 8 bits and shaped like Qwen2's.
+    """A whole Qwen2 layer as one scripted function, called with `_layer`'s arguments from `x` on;
+    None unless all four are 8-bit layers and only `qkv` has a bias.
     """
     found = [part for part in (qkv, out, gate_up, down) if isinstance(part, Packed8)]
     if len(found) < 4 or any(part.bias is not None for part in found[1:]):
@@ -214,7 +216,9 @@ def whole(qkv: Linear, out: Linear, gate_up: Linear, down: Linear) -> Callable[.
 
 
 def laid_out(layer: Linear) -> Linear:
-    """The same layer in FBGEMM's layout, where FBGEMM has one for it; call it while `packing`."""
+    """The same layer in FBGEMM's layout, unchanged if FBGEMM has none for it; call it within
+    `packing()`.
+    """
     if isinstance(layer, Int8):
         return Packed8.of(layer.weight, layer.scale, layer.bias)
     if isinstance(layer, Dense):
@@ -224,8 +228,8 @@ def laid_out(layer: Linear) -> Linear:
 
 @contextmanager
 def packing() -> Iterator[None]:
-    """While this holds, torch packs for FBGEMM, whatever its engine was, and does not warn that its
-    quantised tensors will go some day.
+    """A context in which torch packs for FBGEMM, whatever engine was set, and does not warn that
+    its quantised tensors are deprecated.
     """
     engine = torch.backends.quantized.engine
     torch.backends.quantized.engine = "fbgemm"
@@ -239,10 +243,10 @@ def packing() -> Iterator[None]:
 
 @cache
 def available() -> bool:
-    """Whether this torch has both products and they compute what they should here.
+    """Whether this torch has both products and they compute correctly on this machine.
 
-    torch has announced that its quantised tensors will go; then this says no, and other kernels
-    serve.
+    torch has deprecated its quantised tensors; once they are removed this returns False and other
+    kernels are used.
     """
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False

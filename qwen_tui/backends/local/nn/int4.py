@@ -79,7 +79,7 @@ class Int4(Unfused):
         return block > 0 and self.rows % block == 0
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The weights it stands for, [N, K] in `dtype`; N a multiple of the layout's block."""
+        """Dequantised weights, [N, K] in `dtype`; N must be a multiple of the layout's block."""
         steps = _steps(self.weight, *_layout()).view(self.rows, -1, GROUP)
         scale, zero = self.groups.to(dtype).transpose(0, 1).unbind(-1)
         return ((steps.to(dtype) - 8) * scale[..., None] + zero[..., None]).view(self.rows, -1)
@@ -89,8 +89,8 @@ class Int4(Unfused):
         return with_bias({"weight": self.weight, "groups": self.groups}, self.bias)
 
 
-def cuts(weight: Tensor) -> bool:
-    """Whether a weight [N, K] has a shape for the kernel."""
+def fits(weight: Tensor) -> bool:
+    """Whether the kernel takes a weight [N, K] of this shape."""
     rows, columns = weight.shape
     return columns % GROUP == 0 and rows % ROWS == 0 and weight.device.type == "cpu"
 
@@ -98,9 +98,10 @@ def cuts(weight: Tensor) -> bool:
 def _steps(packed: Tensor, block: int, halves: bool) -> Tensor:
     """Packed bytes [N, K/2] → 0 … 15 as [N, K] uint8.
 
-    `block` rows stand together. Of each column either the first half of them is in the low nibbles
-    and the other half in the high ones (x86), or each byte holds two neighbours (elsewhere;
-    `weight_to_int4pack_kernel` in torch's int4mm_kernel.cpp).
+    Rows are packed in blocks of `block`. With `halves` (x86) a byte of a column has a row of the
+    block's first half in its low nibble and one of the second half in its high nibble; else (Arm) a
+    byte has two neighbouring columns of one row. See `weight_to_int4pack_kernel` in torch's
+    int4mm_kernel.cpp.
     """
     rows, half = packed.shape
     bytes_ = packed.view(rows // block, 2 * half, block // 2)
@@ -111,8 +112,8 @@ def _steps(packed: Tensor, block: int, halves: bool) -> Tensor:
 
 @cache
 def _layout() -> tuple[int, bool]:
-    """How many rows this CPU's layout packs together (64 with AVX-512, 32 with AVX2, 16 on an Arm),
-    and whether in halves; (0, …) where it is another one, and cannot be unpacked here.
+    """Rows that this CPU's layout packs together (64 with AVX-512, 32 with AVX2, 16 on an Arm), and
+    whether in halves (see `_steps`); (0, …) for a layout that cannot be unpacked here.
     """
     steps = torch.randint(0, 16, (64, GROUP), generator=torch.Generator().manual_seed(0))
     packed = torch._convert_weight_to_int4pack_for_cpu(steps.to(torch.int32), 1)
@@ -124,5 +125,5 @@ def _layout() -> tuple[int, bool]:
 
 
 def block_rows() -> int:
-    """Rows that stand together in a packed weight; 0 where it cannot be unpacked."""
+    """Rows packed together in a weight's layout; 0 if it cannot be unpacked here."""
     return _layout()[0]

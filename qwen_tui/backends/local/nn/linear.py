@@ -1,6 +1,6 @@
-"""The linear layer behind one call, and its plain kinds: dense, and int8 per channel.
+"""The interface of a linear layer, and the formats dense and int8 per channel.
 
-Law: a kind stores its weight once; what a kernel needs besides is made for each call.
+Law: a layer stores its weight once; whatever else a kernel needs is built for each call.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Linear(Protocol):
         ...
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a packed file must hold to rebuild it, by short name."""
+        """The tensors that `linear_factory.rebuilt` needs, by short name."""
         ...
 
     @property
@@ -58,12 +58,12 @@ class Linear(Protocol):
 
     @property
     def row_cost(self) -> float:
-        """What a second, third, … row adds on a CPU, as a share of a product of one row."""
+        """The cost on a CPU of each further row, as a share of the cost of a product of one row."""
         ...
 
 
 class Unfused:
-    """Base of kinds that fuse nothing: norm, product and sum one after the other."""
+    """Base of layers without fused kernels: norm, product and sum run one after the other."""
 
     __slots__ = ()
 
@@ -98,7 +98,7 @@ class Dense(Unfused):
         return self.weight.nbytes
 
     def __call__(self, x: Tensor) -> Tensor:
-        """One matrix product, on a GPU one kernel with the bias."""
+        """One matrix product, on a GPU fused with the bias."""
         if x.device.type != "cpu":
             return F.linear(x, self.weight, self.bias)
         out = product(x, self.weight)
@@ -116,8 +116,8 @@ class Dense(Unfused):
 
     @property
     def row_cost(self) -> float:
-        """Little where the CPU has 16-bit products, almost a row where it has not; in float32
-        between the two.
+        """Little where the CPU has 16-bit products, almost a whole row where it has none; float32
+        is in between.
         """
         if self.weight.dtype == torch.float32:
             return 0.3
@@ -137,7 +137,7 @@ class Int8(Unfused):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None) -> Int8:
-        """Quantise `weight` [N, K], a thousand rows at a time: no second full copy is made."""
+        """Quantise `weight` [N, K], 1024 rows at a time, which avoids a second full copy."""
         quantised = torch.empty(weight.shape, dtype=torch.int8, device=weight.device)
         scale = torch.empty(weight.shape[0], dtype=torch.float32, device=weight.device)
         for start in range(0, weight.shape[0], 1024):
@@ -163,8 +163,8 @@ class Int8(Unfused):
         return 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Integers for few rows where a GPU multiplies them, the weight-only kernel on a CPU, else
-        one product over converted weights.
+        """On a GPU with integer products these for few rows; on a CPU in bf16 the weight-only
+        kernel for few rows; else one product over the converted weights.
         """
         if len(x) <= INT8_DIRECT_ROWS and x.device.type == "cuda" and integers(x.device):
             try:
@@ -184,8 +184,8 @@ class Int8(Unfused):
         return out if self.bias is None else out + self.bias
 
     def in_integers(self, x: Tensor) -> Tensor:
-        """x [M, K] → [M, N]: each row of x as two 8-bit terms, so that the weights are read as they
-        lie and all the error is theirs.
+        """x [M, K] → [M, N]: each row of x as two 8-bit terms, so that the int8 weights are used
+        unconverted and their rounding is the only error.
         """
         terms, step = two_terms(x.float(), 127)
         both = torch.ops.bitsandbytes.int8_linear_matmul(terms.round_().to(torch.int8), self.weight)
@@ -201,8 +201,8 @@ class Int8(Unfused):
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x·Wᵀ for x [M, K] and weight [N, K] of x's dtype or int8 → [M, N] in x's dtype.
 
-    oneDNN's kernel for one row sums in another order than the one for several, and what a row gives
-    must not depend on the rows beside it: one row is run as two, which reads the weights once too.
+    oneDNN sums a single row in another order than several, and the result for a row must not depend
+    on the rows beside it: a single row is run twice, which reads the weights only once.
     """
     if len(x) == 1 and x.device.type == "cpu" and x.dtype != torch.float32 and multiplies(x.dtype):
         return F.linear(torch.cat((x, x)), weight.to(x.dtype))[:1]
@@ -225,15 +225,15 @@ def two_terms(x: Tensor, most: int) -> tuple[Tensor, Tensor]:
 
 
 def one_sum(both: Tensor, most: int) -> Tensor:
-    """The products of `two_terms` [2·M, N] → their sum, in steps, [M, N]."""
+    """The products of `two_terms` [2·M, N] → the sum of both terms in steps [M, N]."""
     count = both.shape[0] // 2
     return torch.add(both[:count], both[count:], alpha=1 / (2.0 * most))
 
 
 @cache
 def multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has matrix products of its own in a dtype. An Arm has them in bf16 from
-    Armv8.6 on; in fp16 its vectors have them, if not its matrices.
+    """Whether this CPU has native matrix products in `dtype`. Arm has bf16 from Armv8.6 on; its
+    vector units have fp16.
     """
     if dtype == torch.float32:
         return True
@@ -244,12 +244,14 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 
 def has(probe: str) -> bool:
-    """What torch says of this CPU; no where it does not know the question."""
+    """Whether torch reports a CPU feature by its probe `torch.cpu.<probe>`; False if torch lacks
+    the probe.
+    """
     return bool(getattr(torch.cpu, probe, lambda: False)())
 
 
 def _arm_bf16() -> bool:
-    """What torch's own bf16 products ask; no where it has no oneDNN."""
+    """Whether torch's own bf16 products run natively on an Arm; False without oneDNN."""
     try:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     except (AttributeError, RuntimeError):
@@ -258,7 +260,7 @@ def _arm_bf16() -> bool:
 
 @cache
 def integers(device: torch.device) -> bool:
-    """Whether bitsandbytes multiplies int8 matrices on this device, and rightly: tried once."""
+    """Whether bitsandbytes multiplies int8 matrices correctly on this device; tried once."""
     dice = torch.Generator().manual_seed(0)
     rows = torch.randint(-127, 128, (2, 64), generator=dice)
     weight = torch.randint(-127, 128, (128, 64), generator=dice)
@@ -272,5 +274,5 @@ def integers(device: torch.device) -> bool:
 
 
 def with_bias(parts: dict[str, Tensor], bias: Tensor | None) -> dict[str, Tensor]:
-    """A layer's parts, its bias among them if it has one."""
+    """`parts`, with the bias added if there is one."""
     return parts if bias is None else {**parts, "bias": bias}

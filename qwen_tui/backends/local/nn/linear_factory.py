@@ -1,4 +1,4 @@
-"""Every kind of linear layer: made from a full weight, and made again from its stored parts."""
+"""Builds a linear layer of any format, from a full weight or from its stored parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from qwen_tui.backends.local.nn.nf4 import Nf4
 def quantised(
     kind: Kind, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, own: bool = False
 ) -> Linear:
-    """A layer of `kind` from a full weight [N, K], `own`: for our own kernel, if it is not dense
-    and finite. Without it a weight that four bits cannot cut becomes int8.
+    """A layer of format `kind` from a full weight [N, K]. `own` selects our own kernel, if the
+    weight is finite and `kind` not "dense". Otherwise a weight whose shape does not divide into
+    4-bit groups becomes int8.
     """
     if own and kind != "dense":
         library = installed.available()
@@ -30,7 +31,7 @@ def quantised(
     bias = None if bias is None else bias.to(dtype)
     if kind == "nf4" and weight.shape[1] % nf4.NF4_BLOCK == 0:
         return Nf4.of(weight.to(dtype), bias, dtype)
-    if kind == "int4" and int4.cuts(weight):
+    if kind == "int4" and int4.fits(weight):
         return Int4.of(weight, bias)
     if kind != "dense":
         return Int8.of(weight, bias)
@@ -52,7 +53,9 @@ def rebuilt(parts: Mapping[str, Tensor]) -> Linear:
 
 
 def layout(kind: Kind, *, own: bool = False) -> str:
-    """How the weights of a kind lie on this machine's CPU; part of a packed file's key."""
+    """The memory layout of weights of this format on this machine's CPU; part of a packed file's
+    key.
+    """
     if own and kind != "dense":
         return kernel_linear.LAYOUT
     if kind == "nf4":

@@ -39,18 +39,18 @@ class Model(Protocol):
 
     @property
     def chunk(self) -> int:
-        """How many positions are best prefilled at once."""
+        """How many positions to prefill at once."""
         ...
 
     @property
     def row_cost(self) -> float:
-        """What a further row adds to the cost of a decoding step of one."""
+        """The cost of each further row of a decoding step, in steps of one row."""
         ...
 
     @property
     def max_draft(self) -> int:
-        """How many drafted ids are worth verifying in a decoding step; 0 where the cache cannot
-        forget them again exactly.
+        """The most drafted ids to verify in a decoding step; 0 if the cache cannot be rewound
+        exactly.
         """
         ...
 
@@ -66,33 +66,33 @@ class Model(Protocol):
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes that one position takes in a row of the cache; 0 where it cannot be told."""
+        """Bytes that one position takes in a row of the cache; 0 if unknown."""
         ...
 
     def forward(
         self, ids: Sequence[Sequence[int]], *, every: bool = False, cancel: threading.Event
     ) -> Tensor:
-        """Run `ids` [rows][n] after what the cache holds, and append them to it.
+        """Append `ids` [rows][n] to the cache and run them.
 
         Returns float32 logits of the last position, [rows, V], or with `every` of all n positions,
-        [rows, n, V]. Asks `cancel` between layers when n is large, and raises `Cancelled`.
+        [rows, n, V]. Checks `cancel` between layers when n is large, and raises `Cancelled`.
         """
         ...
 
     def prefill(
         self, ids: Sequence[int], *, every: bool = False, cancel: threading.Event
     ) -> Generator[float, None, Tensor]:
-        """`forward` for a chunk of one row's prompt; yields which share of it is done."""
+        """`forward` for a chunk of one row's prompt; yields the share that is done."""
         ...
 
     def rewind(self, length: int) -> int:
-        """Forget all positions from `length` on; returns the length then: less (0) where this kind
-        of cache cannot go back.
+        """Forget all positions from `length` on. Returns the length afterwards: 0 if this kind of
+        cache cannot be rewound.
         """
         ...
 
     def branch(self, rows: int) -> None:
-        """From one row make `rows` equal ones."""
+        """Turn the one row into `rows` equal rows."""
         ...
 
     def select(self, rows: Sequence[int]) -> None:
@@ -100,8 +100,8 @@ class Model(Protocol):
         ...
 
     def extract(self, row: int, start: int, stop: int) -> Any | None:
-        """A copy of a row's keys and values at positions start … stop − 1; None where this kind of
-        cache cannot be taken apart.
+        """A copy of a row's keys and values at positions start … stop − 1; None if this kind of
+        cache cannot be copied in parts.
         """
         ...
 

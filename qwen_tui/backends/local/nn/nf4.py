@@ -1,9 +1,8 @@
-"""NF4 by bitsandbytes' own operators: the layer, the layout its CPU kernel wants, and a quicker
-quantiser in the place that bitsandbytes leaves for one.
+"""NF4 by bitsandbytes' operators: the layer, the layout of its CPU kernel, and a faster quantiser.
 
-bitsandbytes 0.50 has no CPU kernel for `quantize_4bit` and falls back to a search per weight; its
-C++ kernel for 8-bit codes does the same work several times faster when each of the sixteen NF4
-values stands sixteen times in the code book.
+bitsandbytes 0.50 has no CPU kernel for `quantize_4bit` and searches the code book for every weight.
+Its C++ kernel for 8-bit codes gives the same result several times faster from a code book in which
+each of the 16 NF4 values is repeated 16 times; it is registered in that place.
 """
 
 from __future__ import annotations
@@ -27,10 +26,11 @@ NF4_DIRECT_ROWS: Final = 160
 
 @dataclass(slots=True)
 class Nf4(Unfused):
-    """NF4 (QLoRA, arXiv 2305.14314) in blocks of 64 along a row, plain absmax.
+    """NF4 (QLoRA, arXiv 2305.14314) in blocks of 64 along a row, without double quantisation.
 
-    On a CPU with AVX512-BF16 `weight` [N, K/2] and `scale` [K/64, N] bf16 lie in the interleaved
-    layout of bitsandbytes' kernel; elsewhere in the canonical one, `scale` float32 [N·K/64].
+    On a CPU with AVX512-BF16 `weight` [N, K/2] and `scale` [K/64, N] bf16 are in the interleaved
+    layout of bitsandbytes' kernel; on other devices in the canonical layout, `scale` float32
+    [N·K/64].
     """
 
     weight: Tensor
@@ -65,7 +65,9 @@ class Nf4(Unfused):
 
     @property
     def row_cost(self) -> float:
-        """The kernel takes rows in fours, and unpacking does not count them."""
+        """The kernel takes rows in fours, and the cost of unpacking does not depend on their
+        number.
+        """
         return 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -94,7 +96,7 @@ class Nf4(Unfused):
         return out
 
     def unpacked(self, dtype: torch.dtype) -> Tensor:
-        """The weights it stands for, [N, K] in `dtype`."""
+        """The dequantised weights, [N, K] in `dtype`."""
         weight, scale = self.weight, self.scale
         if self.interleaved:
             weight, scale = _canonical(weight), scale.T.float().contiguous().view(-1)
@@ -113,12 +115,12 @@ class Nf4(Unfused):
 
 
 def layout() -> str:
-    """How NF4 weights lie on this machine's CPU; part of the packed file's key."""
+    """The memory layout of NF4 weights on this machine's CPU; part of a packed file's key."""
     return "interleaved32" if _bitsandbytes() else "canonical"
 
 
 def _bitsandbytes() -> bool:
-    """Import it; True where its CPU kernel runs."""
+    """Import bitsandbytes; whether its CPU kernel runs here."""
     bitsandbytes.load()
     from bitsandbytes.functional import has_avx512bf16
 
@@ -142,7 +144,7 @@ def _nf4_code(device: torch.device) -> Tensor:
 def interleaved(packed: Tensor) -> Tensor:
     """Canonical NF4 bytes [N, K/2] → the layout of bitsandbytes' AVX512-BF16 kernel.
 
-    Thirty-two rows stand together; for each pair of columns 32 bytes hold rows 0–15 in their low
+    Rows are packed in blocks of 32: for each pair of columns 32 bytes have rows 0–15 in their low
     nibbles and rows 16–31 in their high ones (`_convert_weight_packed_for_cpu`, done here without
     its int32 copies).
     """
@@ -175,9 +177,9 @@ def rebuilt(parts: Mapping[str, Tensor]) -> Nf4:
 
 @cache
 def install() -> None:
-    """Register the kernel once per process; bitsandbytes must be importable.
+    """Register the quantiser once per process; bitsandbytes must be importable.
 
-    Where an operator has a CPU kernel already (a later bitsandbytes), that one stays.
+    An operator that already has a CPU kernel (in a later bitsandbytes) keeps it.
     """
     bitsandbytes.load()
     from bitsandbytes.functional import get_4bit_type

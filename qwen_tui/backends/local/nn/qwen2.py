@@ -1,7 +1,7 @@
-"""Our own Qwen2 forward over fused weights: q, k and v in one product, gate and up in another.
+"""Our own Qwen2 forward pass over fused weights: one product for q, k and v, one for gate and up.
 
 Law: in float32 its greedy ids are the reference's, for any batch, chunking and reused prefix. A
-forward that is cancelled leaves the cache as long as it was.
+cancelled forward pass leaves the cache's length unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from qwen_tui.hub import Shape
 KV_GROWTH: Final = 512
 """Positions the cache grows by at least; it doubles beyond that."""
 WHOLE_ROWS: Final = 16
-"""Up to this many positions a layer is too short to be cancelled inside."""
+"""Up to this many positions a layer runs as one scripted function, too short to need cancelling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +41,18 @@ class DecoderLayer:
 
 
 class KV:
-    """Preallocated keys and values, [B, kv_heads, capacity, head] a layer; grows, never `cat`s.
+    """The KV cache: preallocated keys and values, one [B, kv_heads, capacity, head] pair per layer;
+    it grows by reallocation, never by concatenation.
 
-    Rows share one `length`: the positions that are valid in every row.
+    All rows have the same `length`, in positions.
     """
 
     def __init__(
         self, shape: Shape, dtype: torch.dtype, device: torch.device, context: int = 0
     ) -> None:
-        """`context`: most positions it makes room for in advance; 0: the checkpoint's."""
+        """`context`: the most positions to allocate ahead of need; 0: the checkpoint's context
+        length.
+        """
         self.shape, self.dtype, self.device = shape, dtype, device
         self.context = context or shape.context
         self.rows = 1
@@ -65,7 +68,7 @@ class KV:
         return sum(part.nbytes for part in (*self.keys, *self.values))
 
     def reserve(self, positions: int) -> None:
-        """Room for `positions` in every row; what is there is kept."""
+        """Make room for `positions` in every row; the contents are kept."""
         if positions <= self.capacity:
             return
         room = min(max(2 * self.capacity, KV_GROWTH), self.context)
@@ -73,8 +76,8 @@ class KV:
         self._reshape(self.rows, grown, list(range(self.rows)))
 
     def pad(self, positions: int) -> None:
-        """Make room for `positions`, finite numbers where nothing was written: masked positions
-        count for nothing, unless they are NaN.
+        """Make room for `positions` and zero what was not written yet: masked positions have no
+        weight, but a NaN among them would still spread.
         """
         self.reserve(positions)
         start = max(self._finite, self.length)
@@ -84,13 +87,13 @@ class KV:
             self._finite = positions
 
     def rewind(self, positions: int) -> None:
-        """Forget all beyond the first `positions`."""
+        """Forget all positions after the first `positions`."""
         if not 0 <= positions <= self.length:
             raise ValueError(f"cannot rewind {self.length} positions to {positions}")
         self.length = positions
 
     def select(self, rows: list[int]) -> None:
-        """Row i becomes a copy of row `rows[i]`: fan out, drop or reorder branches."""
+        """Row i becomes a copy of row `rows[i]`: duplicate, drop or reorder rows."""
         if rows == list(range(self.rows)):
             return
         # More rows with all of one row's room could be more than was planned for.
@@ -110,8 +113,8 @@ class KV:
         """Append the positions of what `extract` returned to the one row."""
         end = self.length + part.shape[3]
         self.reserve(end)
-        for side, held in zip((self.keys, self.values), part, strict=True):
-            for layer, positions in zip(side, held, strict=True):
+        for side, added in zip((self.keys, self.values), part, strict=True):
+            for layer, positions in zip(side, added, strict=True):
                 layer[0, :, self.length : end] = positions
         self.length = end
 
@@ -124,9 +127,9 @@ class KV:
                     rows, heads, capacity, head, dtype=self.dtype, device=self.device
                 )
                 if self.length:
-                    held = side[layer][:, :, : self.length]
+                    old = side[layer][:, :, : self.length]
                     for row, source in enumerate(sources):
-                        fresh[row, :, : self.length] = held[source]
+                        fresh[row, :, : self.length] = old[source]
                 if layer < len(side):
                     side[layer] = fresh
                 else:
@@ -136,7 +139,7 @@ class KV:
 
 @dataclass(frozen=True, slots=True)
 class Positions:
-    """The new positions of one pass, the same for every layer: RoPE tables [T, head] (see
+    """What all layers share in one forward pass: RoPE tables [T, head] for the new positions (see
     `attended`), and an additive mask or None.
     """
 
@@ -146,7 +149,7 @@ class Positions:
 
 
 class Qwen2:
-    """The network: ids and a cache in, logits out; it keeps no state of a generation."""
+    """The network, ids and a cache in, logits out; it has no state of its own between calls."""
 
     def __init__(
         self,
@@ -187,7 +190,7 @@ class Qwen2:
         return self.nbytes_per_token + (0 if shared else self.embed.nbytes)
 
     def cache(self, context: int = 0) -> KV:
-        """An empty cache for this network, for texts of up to `context` tokens."""
+        """An empty cache for this network, sized for texts of up to `context` tokens."""
         return KV(self.shape, self.dtype, self.device, context)
 
     def forward(
@@ -216,12 +219,12 @@ class Qwen2:
         last: int = 1,
         stopped: Callable[[], bool] | None = None,
     ) -> Generator[float, None, Tensor]:
-        """Run ids [B, T] (int64) after what the cache holds; B is the cache's rows.
+        """Run ids [B, T] (int64) after the cache's contents; B is the cache's number of rows.
 
-        Returns float32 logits [B, last, V] of the last `last` positions (none when 0), and leaves
-        T more positions in the cache. `stopped` is asked before every large product; when it says
-        yes `Cancelled` is raised and the cache's length is as before. Yields the share of layers
-        that is done.
+        Returns float32 logits [B, last, V] of the last `last` positions (none when 0); the cache is
+        then T positions longer. `stopped` is called before every large product; if it returns True
+        `Cancelled` is raised and the cache's length is as before. Yields the share of layers that
+        is done.
         """
         batch, count = ids.shape
         end = cache.length + count
@@ -243,7 +246,7 @@ class Qwen2:
         return F.embedding(ids, self.embed).to(self.dtype).view(ids.numel(), -1)
 
     def positions(self, count: int, cache: KV) -> Positions:
-        """The next `count` positions of every row; room for them is reserved in the cache."""
+        """The next `count` positions of every row; the cache makes room for them."""
         start, end = cache.length, cache.length + count
         cache.reserve(end)
         self._reach(end)
@@ -294,8 +297,8 @@ class Qwen2:
         return mask
 
     def _reach(self, positions: int) -> None:
-        """RoPE tables [positions, D] in the compute dtype, computed in float32; the sines'
-        first half negated.
+        """RoPE tables [positions, D] in the compute dtype, computed in float32; the first half of
+        the sines is negated.
         """
         if positions <= self._cos.shape[0]:
             return

@@ -1,6 +1,6 @@
-"""`Model` over our own Qwen2 forward: one network, one preallocated KV cache.
+"""`Model` over our own Qwen2 forward pass: one network, one preallocated KV cache.
 
-Law: a forward that is cancelled or runs out of memory leaves the cache as long as it was.
+Law: a forward pass that is cancelled or runs out of memory leaves the cache's length unchanged.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from qwen_tui.backends.local.nn.qwen2 import KV, Qwen2
 
 DENSE_DRAFT: Final = 7
 QUANTISED_DRAFT: Final = 3
-"""Drafted ids worth verifying in a step: the kernels of quantised kinds take rows in fours; a dense
-product reads its weights once for many more."""
+"""Most drafted ids to verify in a step with quantised weights: their kernels take rows in fours. A
+dense product reads its weights once for many more."""
 GPU_ROW_COST: Final = 0.02
 CHUNKS: Final = {"cpu": 256, "cuda": 512, "mps": 256}
-"""Positions prefilled at once, by kind of device: a mask over a long context grows with them."""
+"""Positions prefilled at once, by device; the mask over a long context grows with them."""
 UNPACKED_CHUNK: Final = 1024
-"""The same on a CPU that multiplies quantised weights quickly once they are unpacked: each chunk
-unpacks every matrix once more."""
+"""The same on a CPU that unpacks quantised weights for a prefill: each chunk unpacks every matrix
+again, so there should be few chunks."""
 FBGEMM_CHUNK: Final = 64
-"""FBGEMM is as quick an id with few rows as with many, and a cancel is heard sooner."""
+"""With FBGEMM more rows are no faster per id, and small chunks can be cancelled sooner."""
 ROW_BY_ROW_CHUNK: Final = 16
-"""Where every position unpacks all weights anew, a cancel must be heard between few of them."""
+"""Where every position unpacks all weights again, only small chunks can be cancelled in time."""
 
 
 class FastModel:
-    """`Model` over a `Qwen2` network; `packed` is the file its weights are mapped from, if any;
-    `context` is how many positions memory was planned for (0: the checkpoint's).
+    """`Model` over a `Qwen2` network. `packed` is the file its weights are mapped from, if any;
+    `context` is how many positions memory was planned for (0: the checkpoint's context length).
     """
 
     def __init__(self, network: Qwen2, *, packed: Path | None = None, context: int = 0) -> None:
@@ -46,22 +46,22 @@ class FastModel:
 
     @property
     def _linear(self) -> Linear:
-        """The largest linear layer; all of a network are of one kind."""
+        """The largest linear layer; all layers of a network have the same format."""
         return self._network.layers[0].gate_up
 
     @property
     def row_cost(self) -> float:
-        """What a further row adds to the cost of a decoding step of one."""
+        """The cost of each further row of a decoding step, in steps of one row."""
         return self._linear.row_cost if self._on_cpu else GPU_ROW_COST
 
     @property
     def max_draft(self) -> int:
-        """Drafted ids worth verifying in a step."""
+        """Most drafted ids to verify in a step."""
         return DENSE_DRAFT if self._dense else QUANTISED_DRAFT
 
     @property
     def chunk(self) -> int:
-        """Positions worth prefilling at once."""
+        """Positions to prefill at once."""
         if isinstance(self._linear, Packed8 | Packed16):
             return FBGEMM_CHUNK
         if isinstance(self._linear, Int4) and not block_rows():
@@ -71,8 +71,8 @@ class FastModel:
         return CHUNKS.get(self._network.device.type, 256)
 
     def step_cost(self, of: FastModel) -> float:
-        """What one of its steps costs in steps of another model: the ratio of bytes read, and on a
-        GPU, where launching kernels counts too, no less than that of layers.
+        """The cost of one of its steps in steps of the model `of`: the ratio of bytes read, and on
+        a GPU, where kernel launches count too, at least the ratio of layers.
         """
         ours, theirs = self._network, of._network
         cost = ours.nbytes_per_token / theirs.nbytes_per_token
@@ -122,8 +122,8 @@ class FastModel:
     ) -> Tensor:
         """Run `ids` [rows][n]; float32 logits [rows, V], or [rows, n, V] with `every`.
 
-        Cancelling is asked before every large product of more than one position: a step of
-        decoding is short enough, and is not interrupted.
+        `cancel` is checked before every large product of more than one position; a single decoding
+        step is short and is not interrupted.
         """
         batch = torch.tensor(ids, dtype=torch.int64, device=self._network.device)
         count = batch.shape[1]
@@ -151,7 +151,7 @@ class FastModel:
         return self._cache.length
 
     def branch(self, rows: int) -> None:
-        """From one row make `rows` equal ones."""
+        """Turn the one row into `rows` equal rows."""
         self._cache.select([0] * rows)
 
     def select(self, rows: Sequence[int]) -> None:
@@ -175,6 +175,6 @@ class FastModel:
         return self._network.nbytes + self._cache.nbytes
 
     def close(self) -> None:
-        """Let go of the weights."""
+        """Release the weights."""
         self.reset()
         self._network = None  # type: ignore[assignment]  # nothing may be called after it

@@ -1,11 +1,11 @@
-"""Functions of many small operators without Python between them.
+"""Runs functions of many small tensor operators by TorchScript's interpreter instead of Python's.
 
-Law: what runs is the function as it is written, operator by operator; nothing is fused, no number
-changes. Where torch can no longer script it, Python runs it.
+Law: operators run one by one as written; nothing is fused and no number changes. If torch cannot
+script a function, Python runs it.
 
-A product streams megabytes through the caches and leaves them cold; Python's way from one operator
-to the next then costs more than a small operator does. TorchScript's interpreter takes a third of
-that time. torch has announced its end; nothing but speed hangs on it.
+A large product evicts everything else from the CPU's caches, and Python's overhead per operator
+then exceeds the operator itself; TorchScript's is about a third of it. torch has deprecated
+TorchScript; only speed depends on it.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 
 def scripted(function: Function) -> Function:
-    """`function` for tensors on a CPU, scripted if this torch can. On a GPU TorchScript would fuse
-    operators: give it none of those.
+    """`function` scripted, if this torch can. Only for tensors on a CPU: on a GPU TorchScript would
+    fuse operators.
     """
     try:
         with warnings.catch_warnings():

@@ -1,7 +1,7 @@
-"""The KV cache of the reference path; nothing else touches a cache of transformers.
+"""The KV cache of the reference path; no other module touches a cache of transformers.
 
-Law: after any call each row holds exactly `length` positions, also when a forward pass was left in
-the middle; a cache that cannot be rewound is emptied.
+Law: after any call each row has exactly `length` positions, also if a forward pass was interrupted;
+a cache that cannot be rewound is emptied.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 ARGUMENTS: Final = ("past_key_values", "cache")
-"""What networks call the cache they are given: until transformers 5.23, and from 5.24 on."""
+"""The name of a network's cache argument: before transformers 5.24, and since."""
 LEAST_ROOM: Final = 256
-"""Positions a layer's buffer has room for at least; beyond that it grows by a quarter."""
+"""The smallest buffer of a layer, in positions; beyond that it grows by a quarter."""
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """One layer's keys and values in buffers with room to grow, instead of a copy for every token.
 
-    `keys` and `values` are views [B, heads, length, head] of the buffers, so whoever reads them
-    sees an ordinary dynamic layer.
+    `keys` and `values` are views [B, heads, length, head] of the buffers, so it reads like an
+    ordinary dynamic layer.
     """
 
     def __init__(self) -> None:
@@ -55,15 +55,15 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self._rooms = None
 
     def _reserve(
-        self, held: int, wanted: int, key_states: Tensor, value_states: Tensor
+        self, length: int, wanted: int, key_states: Tensor, value_states: Tensor
     ) -> tuple[Tensor, Tensor]:
         rooms = self._rooms
         if rooms is None or rooms[0].shape[2] < wanted:
             capacity = max(wanted + wanted // 4, LEAST_ROOM)
             rooms = (_room(key_states, capacity), _room(value_states, capacity))
-            if held:
-                rooms[0][:, :, :held] = self.keys
-                rooms[1][:, :, :held] = self.values
+            if length:
+                rooms[0][:, :, :length] = self.keys
+                rooms[1][:, :, :length] = self.values
             self._rooms = rooms
         return rooms
 
@@ -74,7 +74,7 @@ def _room(states: Tensor, capacity: int) -> Tensor:
 
 
 class TransformersCache:
-    """A transformers cache with what `Model` needs: length, rewind, rows."""
+    """A transformers cache with the operations `Model` needs: length, rewind, rows."""
 
     def __init__(self, config: Any, argument: str) -> None:
         """`argument` is one of `ARGUMENTS`."""
@@ -84,7 +84,9 @@ class TransformersCache:
         self.states = self._fresh()
 
     def _fresh(self) -> DynamicCache:
-        """An empty cache; ordinary attention layers grow in place, others are transformers' own."""
+        """An empty cache; ordinary attention layers become `GrowingLayer`s, others stay as they
+        are.
+        """
         states = DynamicCache(config=self._config)
         states.layers = [
             GrowingLayer() if type(layer) is DynamicLayer else layer for layer in states.layers
@@ -95,14 +97,14 @@ class TransformersCache:
 
     @property
     def plain(self) -> bool:
-        """Whether all its layers are attention layers of the classes known here."""
+        """Whether all its layers are attention layers that this module can rewind and copy."""
         known = (GrowingLayer, DynamicSlidingWindowLayer)
         if not self.states.layers:
             return self.states.layer_class_to_replicate is GrowingLayer
         return all(type(layer) in known for layer in self.states.layers)
 
     def inputs(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """What the network is called with to append `ids` [rows][n]."""
+        """Keyword arguments for the network to append `ids` [rows][n]."""
         return {
             "input_ids": torch.tensor(ids, dtype=torch.int64),
             self._argument: self.states,
@@ -110,14 +112,15 @@ class TransformersCache:
         }
 
     def took(self, ids: Sequence[Sequence[int]]) -> None:
-        """The forward pass that appended `ids` is complete."""
+        """Record that the forward pass over `ids` is complete."""
         self.length += len(ids[0])
 
     def rewind(self, length: int) -> int:
-        """Forget positions from `length` on, in every layer, however far each one had come.
+        """Forget positions from `length` on, in every layer, even if an interrupted pass left
+        layers of different lengths.
 
-        Returns the length then: 0 when this kind of cache cannot go back (sliding windows that
-        have slid, recurrent states). `crop` takes a negative count in transformers 5.
+        Returns the length afterwards: 0 if this kind of cache cannot be rewound (sliding windows
+        that have moved, recurrent states). `crop` takes a negative count in transformers 5.
         """
         back = length < self.length
         for layer in self.states.layers:
@@ -134,13 +137,13 @@ class TransformersCache:
         return self.length
 
     def repair(self) -> int:
-        """After a forward pass that was left: back to the length before it, or to 0."""
+        """After an interrupted forward pass: rewind to the length before it, or to 0."""
         if all(layer.is_croppable for layer in self.states.layers):
             return self.rewind(self.length)
         return self.reset()
 
     def select(self, rows: Sequence[int]) -> None:
-        """Row i becomes a copy of what row `rows[i]` held."""
+        """Row i becomes a copy of the former row `rows[i]`."""
         if list(rows) == list(range(self.rows)):
             return
         for layer in self.states.layers:
@@ -160,8 +163,8 @@ class TransformersCache:
 
 
 class NoCache:
-    """For networks whose state cannot be fed in parts: only ids are kept, and each forward pass
-    runs all of them again.
+    """For networks whose state cannot be fed in parts: it keeps only the ids, and every forward
+    pass runs all of them again.
     """
 
     plain = True
@@ -171,7 +174,7 @@ class NoCache:
 
     @property
     def length(self) -> int:
-        """How many positions each row holds."""
+        """How many positions each row has."""
         return len(self._texts[0])
 
     @property
@@ -180,12 +183,12 @@ class NoCache:
         return len(self._texts)
 
     def inputs(self, ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """What the network is called with to append `ids` [rows][n]."""
+        """Keyword arguments for the network to append `ids` [rows][n]."""
         whole = [[*text, *new] for text, new in zip(self._texts, ids, strict=True)]
         return {"input_ids": torch.tensor(whole, dtype=torch.int64), "use_cache": False}
 
     def took(self, ids: Sequence[Sequence[int]]) -> None:
-        """The forward pass that appended `ids` is complete."""
+        """Record that the forward pass over `ids` is complete."""
         for text, new in zip(self._texts, ids, strict=True):
             text.extend(new)
 
@@ -200,7 +203,7 @@ class NoCache:
         return self.length
 
     def select(self, rows: Sequence[int]) -> None:
-        """Row i becomes a copy of what row `rows[i]` held."""
+        """Row i becomes a copy of the former row `rows[i]`."""
         self._texts = [list(self._texts[row]) for row in rows]
 
     def reset(self) -> int:

@@ -1,6 +1,6 @@
 """`Model` over transformers: any causal LM, one plain forward pass at a time.
 
-Correct first: it is the reference for our own forward, and runs what that cannot.
+It is the reference for our own forward pass, and runs the architectures that ours does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CHUNKS: Final = {"cpu": 128, "cuda": 1024, "mps": 256}
 
 
 class Reference:
-    """A transformers model as a `Model`; it takes one in eval mode, weights in place."""
+    """A transformers model in eval mode, with its weights loaded, as a `Model`."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
@@ -41,14 +41,12 @@ class Reference:
 
     @property
     def recomputes(self) -> bool:
-        """Whether every step runs the whole text again, for want of a cache that can be fed in
-        parts.
-        """
+        """Whether each step runs the whole text again because the cache cannot be fed in parts."""
         return isinstance(self._cache, NoCache)
 
     @property
     def length(self) -> int:
-        """How many positions each row holds."""
+        """How many positions each row has."""
         return self._cache.length
 
     @property
@@ -64,7 +62,7 @@ class Reference:
 
     @property
     def chunk(self) -> int:
-        """Small enough for progress to be seen and a cancel to be heard between chunks."""
+        """Small enough that progress is shown and a cancel is checked often."""
         return CHUNKS.get(self._device.type, 256)
 
     @property
@@ -92,7 +90,7 @@ class Reference:
 
     @property
     def kv_bytes(self) -> int:
-        """0: the kinds of cache behind this path are too many."""
+        """0: unknown, since it differs between the many cache classes."""
         return 0
 
     @torch.inference_mode()
@@ -134,7 +132,7 @@ class Reference:
         self._cache.select(rows)
 
     def extract(self, row: int, start: int, stop: int) -> None:
-        """None: the kinds of cache behind this path are too many to take apart."""
+        """None: the many cache classes cannot be copied in parts."""
 
     def graft(self, part: object, start: int, stop: int) -> None:
         """Never called: nothing is extracted."""
@@ -154,8 +152,8 @@ class Reference:
         self._network = None
 
     def _agrees(self) -> bool:
-        """Whether four ids fed in two parts give the logits of four fed at once: recurrent states
-        of some architectures take a prompt whole, or not at all.
+        """Whether four ids run in two parts give the same logits as all at once; recurrent states
+        of some architectures do not.
         """
         known = min(4, self.vocab_rows - 1)
         probe = list(range(known))

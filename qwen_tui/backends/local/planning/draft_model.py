@@ -33,10 +33,10 @@ class DraftModel:
 
     @property
     def why(self) -> str:
-        """One sentence for those who ask how the model runs."""
+        """One sentence for the plan's reasons."""
         plan = self.plan
         how = plan.dtype if plan.quant == "none" else plan.quant
-        return f"guesses by {self.name} in {how} ({gib(_share(plan))} more), each of them verified"
+        return f"drafts by {self.name} in {how} ({gib(_share(plan))} more), each of them verified"
 
 
 def plan_draft(
@@ -47,8 +47,8 @@ def plan_draft(
     plan: Plan,
     machine: Machine,
 ) -> DraftModel:
-    """The draft model for the model in `snapshot`, planned as `plan` on `machine`; raises
-    Trouble 2 where it does not go with the model, 75 where both do not fit.
+    """The draft model for the model in `snapshot`, planned as `plan` on `machine`; raises Trouble 2
+    if their vocabularies differ, 75 if both do not fit into memory.
     """
     if draft.path.resolve() == snapshot.path.resolve():
         raise Trouble("the draft is the model itself, and no quicker", hint=CURE, code=USAGE)
@@ -61,8 +61,8 @@ def plan_draft(
 
 
 def leave_room(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) -> Plan:
-    """The model's plan with a context that leaves room for the draft's weights and cache, where
-    nobody asked for a context of a certain size.
+    """The model's plan with a context that leaves room for the draft model's weights and cache,
+    unless the settings ask for a context size.
     """
     if settings.context:
         return plan
@@ -79,7 +79,7 @@ def leave_room(plan: Plan, card: hub.Card, draft: hub.Card, settings: Settings) 
 
 
 def find_card(settings: Settings) -> hub.Card:
-    """The card of the draft model that the settings name; Trouble 66 when it is not here."""
+    """The card of the draft model that the settings name; Trouble 66 if it is not on disk."""
     try:
         snapshot = hub.find(settings.draft)
         return hub.card(snapshot.path, snapshot.name)
@@ -90,7 +90,9 @@ def find_card(settings: Settings) -> hub.Card:
 
 
 def _compare(draft: hub.Card, vocab: Vocab) -> None:
-    """Trouble where an ordinary id means other bytes to the draft than to the model."""
+    """Trouble if an ordinary id has other bytes in the draft model's vocabulary than in the
+    model's.
+    """
     file = draft.path / "tokenizer.json"
     if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == vocab.sha256:
         return
@@ -104,18 +106,18 @@ def _compare(draft: hub.Card, vocab: Vocab) -> None:
 
 
 def _spellings(one: Vocab, other: Vocab) -> Iterator[tuple[bytes, bytes]]:
-    """What each id spells in both; nothing where it is an added token or padding."""
+    """The bytes of each id in both vocabularies, without added tokens and padding."""
     for id in range(max(one.rows_known, other.rows_known)):
         ours, theirs = (b"" if each.is_added(id) else each.data(id) for each in (one, other))
         yield ours, theirs
 
 
 def _planned(card: hub.Card, settings: Settings, plan: Plan, machine: Machine) -> Plan:
-    """How the draft runs on the model's device, in what the model leaves free."""
+    """The draft model's plan on the model's device, in the memory that the model leaves free."""
     card = replace(card, context=min(card.context or plan.context, plan.context))
     left = max(0, machine.free[plan.device] - int(_share(plan) / KEPT_FREE))
     there = replace(machine, devices=(plan.device,), free={"cpu": 0, plan.device: left})
-    # A guess need not be exact, only quick: the draft is quantised where the model is.
+    # Drafts need not be exact, only quick: the draft model is quantised where the model is.
     quant = "auto" if plan.quant == "none" or card.quantised else plan.quant
     wishes = replace(
         settings, device=plan.device, dtype="auto", quant=quant, context=0, threads=plan.threads
@@ -136,5 +138,5 @@ def _planned(card: hub.Card, settings: Settings, plan: Plan, machine: Machine) -
 
 
 def _share(plan: Plan) -> int:
-    """The bytes of weights and cache alone: the rest is needed once, not by each model."""
+    """Bytes of weights and cache; the runtime's memory is shared by both models."""
     return max(0, plan.need_bytes - RUNTIME_BYTES)

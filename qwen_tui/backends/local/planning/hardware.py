@@ -1,4 +1,4 @@
-"""Finds what a plan is told of the machine. Nothing is decided here."""
+"""Probes devices, memory and libraries for planning. Nothing is decided here."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def _installed(module: str) -> bool:
 
 
 def _cuda_free(index: int) -> int | None:
-    """Free bytes of a GPU; None if nothing can run there: it is full, another process has it alone,
-    or this torch has no kernels for it.
+    """Free bytes of a GPU; None if nothing can run on it: it is full, another process has exclusive
+    use of it, or this torch has no kernels for it.
     """
     try:
         free = torch.cuda.mem_get_info(index)[0]
@@ -71,11 +71,11 @@ def _cuda_free(index: int) -> int | None:
 
 
 def _cuda_native(index: int) -> tuple[str, ...]:
-    """bf16 from Ampere on, and on whatever ROCm drives."""
+    """Dtypes that a GPU runs natively: bf16 from Ampere on, and with ROCm."""
     newer = torch.version.hip is not None or torch.cuda.get_device_capability(index)[0] >= 8
     return ("bf16", "fp16", "fp32") if newer else ("fp16", "fp32")
 
 
 def _cpu_native() -> tuple[str, ...]:
-    """bf16 where the CPU multiplies it (AVX512-BF16, AMX, Armv8.6), else fp32."""
+    """Dtypes that this CPU runs natively: bf16 with AVX512-BF16, AMX or Armv8.6, else fp32."""
     return ("bf16", "fp32") if multiplies(torch.bfloat16) else ("fp32",)

@@ -1,8 +1,8 @@
-"""Main memory and processors that this process may still take: the system's, within every limit of
-the control groups it is in (containers, Slurm, systemd), nested ones too.
+"""Main memory and processors available to this process: the system's, within the limits of all
+control groups it is in (containers, Slurm, systemd), nested ones too.
 
-Law: page cache that the kernel gives back at once counts as free; what cannot be read limits
-nothing. `root` is where `/proc` and `/sys` are looked for.
+Law: page cache that the kernel can reclaim counts as free; a limit that cannot be read is ignored.
+`root` is the folder above `/proc` and `/sys`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Final, NamedTuple
 
 SYSTEM: Final = Path("/")
 FALLBACK_BYTES: Final = 8 << 30
-"""What is taken to be free where the system says nothing at all."""
+"""Assumed to be free if the system reports nothing."""
 
 
 class Files(NamedTuple):
-    """How a version of control groups calls a limit on memory, what is used, and, in memory.stat,
-    the cache that is given back at once.
+    """File names of one version of control groups: the memory limit, the usage, and the key of
+    reclaimable cache in memory.stat.
     """
 
     limits: tuple[str, ...]
@@ -66,7 +66,7 @@ def _available(root: Path) -> int:
 
 
 def _left(group: Path, files: Files, otherwise: int) -> int:
-    """Bytes below the limit of one group; `otherwise` where it has none."""
+    """Bytes left below the limit of one group; `otherwise` if it has none."""
     limits = [int(text) for name in files.limits if (text := _text(group / name)).isdigit()]
     used = _text(group / files.used)
     if not limits or not used.isdigit():

@@ -1,8 +1,8 @@
-"""Which of several right kernels this CPU runs fastest: measured once, then remembered.
+"""Measures which of several equivalent kernels is fastest on this CPU, and remembers it.
 
-Law: a remembered measurement belongs to one CPU and one torch; anything else is measured anew, and
-what cannot be written down is measured again next time. What else the machine does must not count:
-so it is one thread's own processor time.
+Law: a stored measurement is used only for the same CPU and torch version; if it cannot be stored it
+is repeated at the next start. Times are one thread's processor time, so that other load does not
+count.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from qwen_tui.backends.local.nn.linear import Dense, Int8
 from qwen_tui.backends.local.planning.machine import Speeds
 
 SHAPE: Final = (16_384, 4096)
-"""Rows and columns of the matrix that is tried: beyond any cache in 8 bits."""
+"""Rows and columns of the test matrix: larger than any cache in 8 bits."""
 ROWS: Final = (1, 64)
 """Positions it is multiplied with: a decoding step and a piece of a prompt."""
 TRIES: Final = 3
 FILE: Final = "kernels.json"
 OWN: Final[dict[str, KernelKind]] = {"8": "int8", "4": "int4", "_nf4": "nf4"}
-"""Our kernel's kinds, by the ends of their names in `Speeds`."""
+"""Our kernel's weight formats, by the suffix of their names in `Speeds`."""
 
 
 def speeds(file: Path | None = None, *, clock: Callable[[], float] = time.thread_time) -> Speeds:
-    """What was measured on this machine; measures now (some seconds) if nothing was."""
+    """This machine's stored measurement; measures now (some seconds) if there is none."""
     file = file or paths.cache_dir() / FILE
     key = _machine()
     known = _read(file)
@@ -108,7 +108,7 @@ def _timed(shape: tuple[int, int], clock: Callable[[], float]) -> Speeds:
 
 
 def _own(shape: tuple[int, int], kind: KernelKind, library: Library) -> KernelLinear:
-    """A layer of our kernel; what it holds does not matter to its speed."""
+    """A layer of our kernel with arbitrary contents, which do not affect its speed."""
     rows, columns = shape
     panels, groups = math.ceil(rows / PANEL), math.ceil(columns / GROUP)
     weight = torch.full((panels, groups, 16 if kind == "int8" else 8, 64), 0x78, dtype=torch.uint8)

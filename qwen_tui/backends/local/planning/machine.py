@@ -1,6 +1,6 @@
-"""What a plan is told of the machine: devices, free memory, dtypes, and how fast each kernel is.
+"""The facts about a machine that planning needs: devices, free memory, dtypes, kernel speeds.
 
-Law: values alone; `hardware` and `kernel_speed` find them, and planning needs no torch.
+Law: values only; `hardware` and `kernel_speed` find them, so planning needs no torch.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 Packing: TypeAlias = Literal["", "fbgemm", "kernel"]
-"""Who lays linear layers out: torch's own row-major kernels, FBGEMM, or our own kernel."""
+"""The layout of linear layers: "" torch's row-major, "fbgemm" FBGEMM's, "kernel" our own
+kernel's."""
 
 GIB: Final = 1 << 30
 FBGEMM_GAIN: Final = 1.3
-"""How many times faster FBGEMM must be: weights are laid out for it at every start."""
+"""How many times faster FBGEMM must be to be chosen: its layout is rebuilt at every start."""
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
-    """Milliseconds of one thread for one decoded and one prompt token, by kernel, over one
-    matrix; 0 for a kernel that is not there. `own8`, `own4` and `own_nf4` are our kernel's.
+    """Milliseconds of one thread per decoded and per prompt token, by kernel, over one matrix; 0 if
+    the kernel is not available. `own8`, `own4` and `own_nf4` are our kernel's.
     """
 
     bf16: float
@@ -35,29 +36,31 @@ class Speeds:
     own_nf4: float = 0.0
 
     def dense(self) -> tuple[str, Packing]:
-        """The dtype of unquantised weights, and their packing. bf16 stays where it is about as
-        fast: it is what checkpoints are published in.
+        """The dtype of unquantised weights, and their packing. bf16, in which checkpoints are
+        published, is kept if it is about as fast.
         """
         if self.fbgemm16 and self.fbgemm16 * FBGEMM_GAIN < min(self.bf16, self.fp32):
             return "fp16", "fbgemm"
         return ("bf16", "") if self.bf16 <= self.fp32 else ("fp32", "")
 
     def packing8(self) -> Packing:
-        """Who multiplies with 8-bit weights. Our kernel's are mapped at every start."""
+        """The packing of 8-bit weights. Our kernel's are mapped from a file, so they cost nothing
+        at start.
+        """
         rest = min(self.int8, self.fbgemm8 * FBGEMM_GAIN or self.int8)
         if self.own8 and self.own8 < rest:
             return "kernel"
         return "fbgemm" if rest < self.int8 else ""
 
     def packing(self, quant: str) -> Packing:
-        """Who multiplies with weights quantised to `quant`."""
+        """The packing of weights quantised to `quant`."""
         if quant == "int8":
             return self.packing8()
         own, torchs = (self.own4, self.int4) if quant == "int4" else (self.own_nf4, self.nf4)
         return "kernel" if own and not 0 < torchs <= own else ""
 
     def words(self) -> str:
-        """The figures, for a person."""
+        """The figures in one sentence."""
         shown = {"bf16": self.bf16, "fp32": self.fp32, "int8": self.int8}
         shown |= {"FBGEMM fp16": self.fbgemm16, "FBGEMM int8": self.fbgemm8}
         shown |= {"int4": self.int4, "nf4": self.nf4}
@@ -67,11 +70,12 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What was found: torch device names, free bytes by device ("cpu" always), which dtypes run
-    natively, whether bitsandbytes is installed, and which of the `libraries` that run quantised
-    checkpoints are (by module). `speeds` measures the CPU's kernels when it is
-    asked for the first time; None where there is nothing to choose from. `nf4_kernel`: the CPU
-    multiplies NF4 weights as they lie, and need not unpack them for every token.
+    """What was found on this machine.
+
+    `devices` are torch device names, `free` bytes by device ("cpu" always), `native` the dtypes
+    that run natively; `libraries` are the installed modules that run quantised checkpoints.
+    `speeds` measures the CPU's kernels on first use; None if there is only one. `nf4_kernel`: the
+    CPU multiplies NF4 weights without unpacking them for every token.
     """
 
     devices: tuple[str, ...]

@@ -1,7 +1,7 @@
-"""What this machine can do with a checkpoint, decided before a byte of it is read.
+"""Decides how a checkpoint runs on this machine, before any of its weights are read.
 
-Law: every choice has its reason in `why`; what cannot fit is refused here, with numbers and offers.
-Nothing is loaded, so `doctor` can print it.
+Law: every choice has its reason in `why`; what cannot fit is refused here, with the sizes and what
+to try instead. Nothing is loaded, so `doctor` can print it.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ SMALL_BYTES: Final = 256 << 20
 """Weights that take no more than this in float32 run in float32 on a CPU: it costs little, and the
 ids are exact."""
 CACHED_BYTES: Final = 64 << 20
-"""Weights no larger than this in float32 run on one thread: waiting for each other costs threads
-more than the arithmetic, and many times as much when another program wants the cores."""
+"""Weights no larger than this in float32 run on one thread: with more, threads spend longer waiting
+for each other than computing, and far longer when other programs use the cores."""
 LEAST_CONTEXT: Final = 2048
 """A plan must have room for this many tokens (or the checkpoint's own context, when smaller)."""
 HEAVY_BYTES: Final = 2 << 30
 """16-bit weights beyond this are read so slowly by a CPU that int8 is the better default."""
 UNPACKED_ON_CPU: Final = {"fp8": 2, "compressed-tensors": 2, "mxfp4": 4}
-"""How many times as large weights are once they are unpacked to bf16, as transformers does for
-want of a GPU (transformers/quantizers/quantizer_finegrained_fp8.py, quantizer_mxfp4.py)."""
+"""The growth of weights that transformers unpacks to bf16 when there is no GPU for their format
+(transformers/quantizers/quantizer_finegrained_fp8.py, quantizer_mxfp4.py)."""
 QUANTISED: Final = ("int8", "int4", "nf4")
 SLOW_NF4: Final = (
     "nf4 is slow on this CPU: there is no kernel for it, and every token unpacks all weights; "
@@ -38,7 +38,7 @@ KEPT_FREE: Final = 0.95
 
 
 class PlanSettings(Protocol):
-    """What a plan needs of the settings; `qwen_tui.settings.Settings` has them."""
+    """The settings that a plan depends on; `qwen_tui.settings.Settings` has them."""
 
     @property
     def device(self) -> str:
@@ -57,12 +57,12 @@ class PlanSettings(Protocol):
 
     @property
     def context(self) -> int:
-        """Most tokens, 0: the checkpoint's."""
+        """Most tokens; 0: the checkpoint's context length."""
         ...
 
     @property
     def threads(self) -> int:
-        """CPU threads, 0: as the machine allows."""
+        """CPU threads; 0: chosen by the plan."""
         ...
 
 
@@ -72,10 +72,10 @@ class Plan:
 
     `device` is a torch device ("cpu", "cuda:0", "mps"); `dtype` bf16, fp16 or fp32: the weights',
     or what quantised ones compute in; `quant` none, int8, int4 or nf4; `attn` the attention
-    implementation; `spread` says that accelerate lays the layers over several devices. Bytes are
-    what weights, KV cache and runtime need at `context` tokens, and what is free. `why` are
-    sentences, one per choice. `packing` "fbgemm": linear layers in FBGEMM's layout, activations and
-    KV cache in float32. `warnings` are for whoever runs it, not only for those who ask why.
+    implementation; `spread`: accelerate distributes the layers over several devices. Byte counts
+    are for weights, KV cache and runtime at `context` tokens, and what is free. `packing` "fbgemm":
+    linear layers in FBGEMM's layout, activations and KV cache in float32. `warnings` are shown to
+    everyone; `why`, one sentence per choice, on request.
     """
 
     device: str
@@ -98,9 +98,7 @@ class Plan:
 
 
 def plan(card: Card, settings: PlanSettings, machine: Machine) -> Plan:
-    """Decide; raises `Trouble` 75 with GiB and offers when it cannot fit, 2 for a setting that this
-    machine or checkpoint cannot grant.
-    """
+    """Raises `Trouble` 75, with sizes and alternatives, if it cannot fit, 2 for a bad setting."""
     if card.refused:
         raise Trouble(f"{card.name} {card.refused}", hint=card.cure, code=NO_INPUT)
     _check_context(card, settings)
@@ -138,8 +136,8 @@ def lines(found: Plan) -> Iterator[str]:
 
 
 def _runnable(card: Card, machine: Machine, device: str) -> Card:
-    """The card, as large as transformers makes it on this device; Trouble 66 for a quantised
-    checkpoint that lacks what runs its format.
+    """The card with the sizes that transformers needs on this device; Trouble 66 for a quantised
+    checkpoint whose library is not installed.
     """
     if not card.quantised:
         return card
@@ -178,7 +176,7 @@ def _device(settings: PlanSettings, machine: Machine, why: list[str]) -> str:
 
 
 def _chooses(card: Card, machine: Machine, device: str) -> bool:
-    """Whether there is a choice of kernels: our own forward on an x86 CPU."""
+    """Whether there is a choice of kernels: for our own forward pass on an x86 CPU."""
     return device == "cpu" and machine.speeds is not None and card.shape is not None
 
 
@@ -189,7 +187,7 @@ def _small(card: Card) -> bool:
 def _dtype(
     card: Card, settings: PlanSettings, machine: Machine, device: str, why: list[str]
 ) -> tuple[str, Packing]:
-    """The dtype of unquantised weights, and who lays them out."""
+    """The dtype of unquantised weights, and their packing."""
     if settings.dtype != "auto":
         why.append(f"{settings.dtype}: asked for")
         packs = settings.dtype == "fp16" and _chooses(card, machine, device)
@@ -225,7 +223,7 @@ def _computing(
     dtype: str,
     why: list[str],
 ) -> tuple[str, Packing]:
-    """What quantised weights compute in, and who lays them out."""
+    """The compute dtype of quantised weights, and their packing."""
     packs = quant in QUANTISED and settings.dtype in ("auto", "fp32")
     if packs and machine.speeds is not None and _chooses(card, machine, device):
         small: Packing = "fbgemm" if quant == "int8" else ""
@@ -243,7 +241,7 @@ def _computing(
 
 
 def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
-    """Memory; with a packing the KV cache is 32 bits wide, and unquantised weights 16."""
+    """Memory needs; with a packing the KV cache has 32 bits and unquantised weights 16."""
     if not packing:
         return hub.needs(card, dtype, quant)
     found = hub.needs(card, "fp16", quant)
@@ -253,7 +251,7 @@ def needs(card: Card, dtype: str, quant: str, packing: Packing) -> hub.Needs:
 def _quant(
     card: Card, settings: PlanSettings, machine: Machine, device: str, dtype: str, why: list[str]
 ) -> tuple[str, bool]:
-    """The quantisation, and whether the layers are spread over devices."""
+    """The quantisation, and whether the layers are spread over several devices."""
     if card.quantised:
         if settings.quant in QUANTISED:
             raise Trouble(
@@ -292,7 +290,7 @@ def _check_quant(card: Card, settings: PlanSettings, machine: Machine, device: s
     if settings.quant == "int4" and not (device == "cpu" and card.shape):
         raise Trouble(
             "--quant int4 is for our own forward of Qwen2 models, on a CPU",
-            hint="--quant nf4 is four bits elsewhere",
+            hint="--quant nf4 is 4 bits on other devices",
             code=USAGE,
         )
     ours = settings.quant == "int8" and card.shape is not None
@@ -305,7 +303,7 @@ def _check_quant(card: Card, settings: PlanSettings, machine: Machine, device: s
 
 
 def _four_bits(card: Card, machine: Machine, device: str) -> str:
-    """Which four bits this device multiplies with; "" for none."""
+    """The 4-bit format that this device multiplies; "" for none."""
     if device == "cpu" and card.shape and not (machine.nf4_kernel and machine.bitsandbytes):
         return "int4"
     return "nf4" if machine.bitsandbytes else ""
@@ -331,7 +329,7 @@ def _threads(
 def _must_spread(
     card: Card, machine: Machine, device: str, dtype: str, *, gpus_only: bool = False
 ) -> bool:
-    """Whether one GPU is too small and all devices together are large enough."""
+    """Whether one GPU is too small while all devices together are large enough."""
     if not device.startswith("cuda") or _fits(card, dtype, "none", machine.free[device]):
         return False
     free = sum(
@@ -353,7 +351,9 @@ def _fits(card: Card, dtype: str, quant: str, free: int) -> bool:
 def _context(
     card: Card, settings: PlanSettings, needs: hub.Needs, free: int, why: list[str]
 ) -> int:
-    """As many tokens as asked for or as the checkpoint knows, cut to what memory can hold."""
+    """The context in tokens: as asked for or as the checkpoint has it, reduced to what memory can
+    hold.
+    """
     full = card.context or LEAST_CONTEXT
     if settings.context:
         return settings.context

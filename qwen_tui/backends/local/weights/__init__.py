@@ -1,1 +1,1 @@
-"""From files to layers: published checkpoints, packed weights, transformers' loader."""
+"""Loads weights into layers: published checkpoints, packed files, and transformers' loader."""

@@ -1,7 +1,7 @@
-"""A Qwen2 checkpoint as fused layers: quantised once while it is read, kept in a packed file.
+"""A Qwen2 checkpoint as fused layers: quantised once while it is read, then kept in a packed file.
 
-Law: at most one layer's unpacked weights are in memory beside what is packed. The packed
-file is written beside its place, synced, then renamed; one that does not check out is not used.
+Law: at most one layer's unpacked weights are in memory at a time beside the packed ones. A packed
+file is written to a temporary name, synced, then renamed; a damaged one is not used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from qwen_tui.hub import Shape
 from qwen_tui.types import Progress, Stage, Trouble
 
 LAYOUT: Final = 2
-"""Version of the packed layout; after a change old files are packed again."""
+"""Version of the packed layout; files of another version are packed again."""
 HEADER_ROOM: Final = (1 << 20) - 8
 """Bytes kept free for the header, which is known only when the last tensor is written."""
 ALIGN: Final = 64
@@ -60,8 +60,8 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class PackedNetwork:
-    """A network ready to run; `packed` is the file it is mapped from, `note` what was odd about
-    that; `warnings` say what is odd about the checkpoint.
+    """A network ready to run. `packed` is the file it is mapped from; `note` says what went wrong
+    with that file, `warnings` what is unusual about the checkpoint.
     """
 
     network: Qwen2
@@ -82,45 +82,46 @@ def load(
     stopped: Callable[[], bool] = lambda: False,
     packing: Packing = "",
 ) -> PackedNetwork:
-    """Load the Qwen2 checkpoint in `folder` with linear layers of `kind`, computing in `dtype`.
+    """Load the Qwen2 checkpoint in `folder` with linear layers of format `kind`, computing in
+    `dtype`.
 
-    A quantised kind on a CPU is read from `cache` when it was packed before, else packed there and
-    mapped; `cache` None, or a full disk, keeps it in memory. With `packing` "fbgemm" dense and int8
-    layers are laid out for FBGEMM, at every loading; with "kernel" quantised ones are packed for
-    our own kernel. Raises `Trouble` for missing tensors.
+    On a CPU quantised weights are mapped from a packed file in `cache`, which is written first if
+    there is none; with `cache` None, or a full disk, they stay in memory. `packing` "fbgemm" lays
+    dense and int8 layers out for FBGEMM at every loading; "kernel" quantises for our own kernel.
+    Raises `Trouble` for missing tensors.
     """
     reader = CheckpointReader(folder, shape)
     untied = reader.shape != shape
-    wanted = _Wanted(reader.shape, kind, dtype, device, report, stopped, packing, untied)
-    found = _network(folder, reader, wanted, cache)
+    loading = _Loading(reader.shape, kind, dtype, device, report, stopped, packing, untied)
+    found = _network(folder, reader, loading, cache)
     return replace(found, warnings=(UNTIED,)) if untied else found
 
 
 def _network(
-    folder: Path, reader: CheckpointReader, wanted: _Wanted, cache: Path | None
+    folder: Path, reader: CheckpointReader, loading: _Loading, cache: Path | None
 ) -> PackedNetwork:
     """Read into memory, or mapped from the packed file, which is written if there is none."""
-    kind, device = wanted.kind, wanted.device
+    kind, device = loading.kind, loading.device
     if kind == "dense" or device.type != "cpu" or cache is None:
-        return PackedNetwork(_assembled(reader, wanted), None)
-    file = cache / f"{_key(folder, wanted)}.safetensors"
+        return PackedNetwork(_assembled(reader, loading), None)
+    file = cache / f"{_key(folder, loading)}.safetensors"
     note = ""
     if file.exists():
         try:
-            return PackedNetwork(_mapped(file, wanted), file)
+            return PackedNetwork(_mapped(file, loading), file)
         except _Unusable as why:
             note = f"the packed weights in {file.name} were packed again: {why}"
     try:
-        _pack(reader, file, wanted)
+        _pack(reader, file, loading)
     except OSError as why:
         note = f"the packed weights could not be kept ({why.strerror}); quantised in memory instead"
-        return PackedNetwork(_assembled(reader, wanted), None, note)
-    return PackedNetwork(_mapped(file, wanted), file, note)
+        return PackedNetwork(_assembled(reader, loading), None, note)
+    return PackedNetwork(_mapped(file, loading), file, note)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """What is loaded, and whom to tell."""
+class _Loading:
+    """The options of one loading, its progress report and cancellation."""
 
     shape: Shape
     kind: Kind
@@ -133,19 +134,19 @@ class _Wanted:
 
     @property
     def head(self) -> Kind:
-        """The lm_head is a fifth of a 4-bit model's bytes if left alone; int8 costs little
-        quality.
+        """The format of the lm_head: int8 where the layers are quantised, since in 16 bits it would
+        be a fifth of a 4-bit model's bytes and int8 costs little quality.
         """
         return "dense" if self.kind == "dense" else "int8"
 
     def check(self) -> None:
-        """Raise Trouble when the person gave up."""
+        """Raise Trouble if loading was cancelled."""
         if self.stopped():
             raise Trouble("loading was stopped", hint="generate again to load the model")
 
     def table(self, embed: Tensor) -> Tensor:
-        """The token table in memory: where it is not the head too, never wider than the
-        checkpoint has it.
+        """The token embedding table in memory; unless it is the head too, in no wider dtype than
+        the checkpoint's.
         """
         shared = self.kind == "dense" and not self.packing
         return embed.to(self.dtype) if shared or embed.itemsize > self.dtype.itemsize else embed
@@ -154,9 +155,11 @@ class _Wanted:
         """A linear layer from a full weight [N, K], on the device and in its final layout."""
         if kind == "dense" and self.packing == "fbgemm":
             return self.laid_out(Dense(weight, bias))
-        return self.laid_out(self.made(kind, weight.to(self.device), _moved(bias, self.device)))
+        return self.laid_out(
+            self.quantised(kind, weight.to(self.device), _moved(bias, self.device))
+        )
 
-    def made(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
+    def quantised(self, kind: Kind, weight: Tensor, bias: Tensor | None) -> Linear:
         """A linear layer from a full weight [N, K], as a packed file keeps it."""
         return quantised(kind, weight, bias, self.dtype, own=self.packing == "kernel")
 
@@ -170,9 +173,11 @@ def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def _layer_map(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
-    """A `map` that makes linear layers; FBGEMM packs on one thread, so several pack at once."""
-    if wanted.packing != "fbgemm":
+def _layer_map(loading: _Loading) -> Iterator[Callable[..., Iterator[Linear]]]:
+    """A `map` that builds linear layers; FBGEMM packs on one thread, so several layers are packed
+    in parallel.
+    """
+    if loading.packing != "fbgemm":
         yield map
         return
     pool = ThreadPoolExecutor(torch.get_num_threads())
@@ -186,24 +191,24 @@ def _layer_map(wanted: _Wanted) -> Iterator[Callable[..., Iterator[Linear]]]:
 # -- straight into memory --------------------------------------------------------------------------
 
 
-def _assembled(reader: CheckpointReader, wanted: _Wanted) -> Qwen2:
-    shape, dtype, device = wanted.shape, wanted.dtype, wanted.device
+def _assembled(reader: CheckpointReader, loading: _Loading) -> Qwen2:
+    shape, dtype, device = loading.shape, loading.dtype, loading.device
     layers = []
-    stage: Stage = "load" if wanted.kind == "dense" else "quantise"
-    with _layer_map(wanted) as each:
+    stage: Stage = "load" if loading.kind == "dense" else "quantise"
+    with _layer_map(loading) as each:
         for index in range(shape.layers):
-            wanted.check()
+            loading.check()
             done = index * reader.total // (shape.layers + 1)
-            wanted.report(Progress(stage, done, reader.total))
+            loading.report(Progress(stage, done, reader.total))
             norm1, norm2 = (norm.to(device) for norm in norms(reader, index, dtype))
             whole = fused(reader, index)
-            made = each(lambda part: wanted.layer(wanted.kind, *part), whole.values())
-            parts = dict(zip(whole, made, strict=True))
+            layers = each(lambda part: loading.layer(loading.kind, *part), whole.values())
+            parts = dict(zip(whole, layers, strict=True))
             layers.append(DecoderLayer(norm1=norm1, norm2=norm2, **parts))
-        embed = wanted.table(reader.take("model.embed_tokens.weight")).to(device)
-        (head,) = each(lambda weight: _head(weight, wanted), [_head_weight(reader, shape, embed)])
+        embed = loading.table(reader.take("model.embed_tokens.weight")).to(device)
+        (head,) = each(lambda weight: _head(weight, loading), [_head_weight(reader, shape, embed)])
     norm = reader.take("model.norm.weight").to(device=device, dtype=dtype)
-    wanted.report(Progress(stage, reader.total, reader.total))
+    loading.report(Progress(stage, reader.total, reader.total))
     return Qwen2(shape, embed, layers, norm, head, dtype=dtype)
 
 
@@ -211,8 +216,8 @@ def _head_weight(reader: CheckpointReader, shape: Shape, embed: Tensor) -> Tenso
     return embed if shape.tied else reader.take("lm_head.weight")
 
 
-def _head(weight: Tensor, wanted: _Wanted) -> Linear:
-    return wanted.layer(wanted.head, weight, None)
+def _head(weight: Tensor, loading: _Loading) -> Linear:
+    return loading.layer(loading.head, weight, None)
 
 
 # -- the packed file -------------------------------------------------------------------------------
@@ -222,18 +227,20 @@ class _Unusable(Exception):
     """A packed file that cannot be trusted; the message says why."""
 
 
-def _key(folder: Path, wanted: _Wanted) -> str:
-    """Names the packed file: the checkpoint, the layout's version, the instruction set."""
-    kind, digest = wanted.kind, sampled(folder)
-    lies = layout(kind, own=wanted.packing == "kernel")
-    untied = "\0untied" if wanted.untied else ""
-    digest.update(f"{LAYOUT}\0{kind}\0{wanted.dtype}\0{lies}{untied}".encode())
+def _key(folder: Path, loading: _Loading) -> str:
+    """The name of the packed file: a hash of the checkpoint, the layout's version and the weight
+    layout.
+    """
+    kind, digest = loading.kind, sampled(folder)
+    lies = layout(kind, own=loading.packing == "kernel")
+    untied = "\0untied" if loading.untied else ""
+    digest.update(f"{LAYOUT}\0{kind}\0{loading.dtype}\0{lies}{untied}".encode())
     return f"{folder.name[:40]}-{kind}-{digest.hexdigest()[:24]}"
 
 
 def sampled(folder: Path) -> Any:
-    """A SHA-256 that tells checkpoints apart without reading 15 GB: it covers each file's header,
-    size and modification time and 64 KiB at sixteen places.
+    """A SHA-256 that identifies a checkpoint without reading all 15 GB of it: it covers each file's
+    header, size, modification time, and 64 KiB at sixteen places.
     """
     digest = hashlib.sha256()
     names = ["config.json", *hub.weight_files(folder).names]
@@ -247,27 +254,27 @@ def sampled(folder: Path) -> Any:
     return digest
 
 
-def _pack(reader: CheckpointReader, file: Path, wanted: _Wanted) -> None:
-    """Quantise layer by layer into `file`; it appears whole or not at all."""
-    shape, dtype = wanted.shape, wanted.dtype
+def _pack(reader: CheckpointReader, file: Path, loading: _Loading) -> None:
+    """Quantise layer by layer into `file`, which is replaced atomically."""
+    shape, dtype = loading.shape, loading.dtype
     paths.ensure_folder(file.parent)
     with paths.replacing(file, mode=0o600, sync=True) as stream:
         writer = _PackedWriter(stream)
         for index in range(shape.layers):
             done = index * reader.total // (shape.layers + 1)
-            wanted.report(Progress("quantise", done, reader.total))
+            loading.report(Progress("quantise", done, reader.total))
             for name, (weight, bias) in fused(reader, index).items():
-                wanted.check()
-                writer.linear(f"{index}.{name}", wanted.made(wanted.kind, weight, bias))
+                loading.check()
+                writer.linear(f"{index}.{name}", loading.quantised(loading.kind, weight, bias))
             for name, norm in zip(("norm1", "norm2"), norms(reader, index, dtype), strict=True):
                 writer.tensor(f"{index}.{name}", norm)
-        embed = wanted.table(reader.take("model.embed_tokens.weight"))
+        embed = loading.table(reader.take("model.embed_tokens.weight"))
         writer.tensor("embed", embed)
         writer.tensor("norm", reader.take("model.norm.weight").to(dtype))
-        head = wanted.made(wanted.head, _head_weight(reader, shape, embed), None)
+        head = loading.quantised(loading.head, _head_weight(reader, shape, embed), None)
         writer.linear("lm_head", head)
         writer.close()
-    wanted.report(Progress("quantise", reader.total, reader.total))
+    loading.report(Progress("quantise", reader.total, reader.total))
 
 
 class _PackedWriter:
@@ -313,29 +320,29 @@ class _PackedWriter:
         self._stream.write(struct.pack("<Q", HEADER_ROOM) + header.ljust(HEADER_ROOM))
 
 
-def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
-    """The network over a memory map of `file`: pages are read as the first token needs them, or
-    when they are laid out anew.
+def _mapped(file: Path, loading: _Loading) -> Qwen2:
+    """The network over a memory map of `file`: pages are read when the first token needs them, or
+    when the layers are laid out for FBGEMM.
     """
     parts, size = _parts(file), file.stat().st_size
-    stage: Stage = "pack" if wanted.packing == "fbgemm" else "load"
-    wanted.report(Progress(stage, 0, size))
+    stage: Stage = "pack" if loading.packing == "fbgemm" else "load"
+    loading.report(Progress(stage, 0, size))
     groups: dict[str, dict[str, Tensor]] = {}
     for key, part in parts.items():
         name, _, of = key.rpartition(".")
         groups.setdefault(name, {})[of] = part
-    shape = wanted.shape
+    shape = loading.shape
     # The head first: it takes the longest, and something else can be done beside it.
     names = ["lm_head"]
     names += [f"{layer}.{name}" for layer in range(shape.layers) for name in LINEARS]
     linears: dict[str, Linear] = {}
     try:
         stored = [rebuilt(groups[name]) for name in names]
-        with _layer_map(wanted) as each:
-            for name, made in zip(names, each(wanted.laid_out, stored), strict=True):
-                wanted.check()
-                linears[name] = made
-                wanted.report(Progress(stage, len(linears) * size // (len(names) + 1), size))
+        with _layer_map(loading) as each:
+            for name, layer in zip(names, each(loading.laid_out, stored), strict=True):
+                loading.check()
+                linears[name] = layer
+                loading.report(Progress(stage, len(linears) * size // (len(names) + 1), size))
         layers = [
             DecoderLayer(
                 norm1=parts[f"{layer}.norm1"],
@@ -349,15 +356,17 @@ def _mapped(file: Path, wanted: _Wanted) -> Qwen2:
         raise _Unusable(f"{missing.args[0]} is missing") from None
     except ValueError as wrong:
         raise _Unusable(str(wrong)) from None
-    wanted.report(Progress(stage, size, size))
-    return Qwen2(shape, embed, layers, norm, linears["lm_head"], dtype=wanted.dtype)
+    loading.report(Progress(stage, size, size))
+    return Qwen2(shape, embed, layers, norm, linears["lm_head"], dtype=loading.dtype)
 
 
 def _parts(file: Path) -> Mapping[str, Tensor]:
-    """Tensors of a packed file as views of one private map; raises `_Unusable` if it is damaged."""
+    """The tensors of a packed file as views of one private map; raises `_Unusable` if it is
+    damaged.
+    """
     size = file.stat().st_size
     raw = torch.from_file(str(file), shared=False, size=size, dtype=torch.uint8)
-    kinds = {name: dtype for dtype, name in DTYPES.items()}
+    dtypes = {name: dtype for dtype, name in DTYPES.items()}
     parts = {}
     try:
         (length,) = struct.unpack("<Q", bytes(raw[:8].tolist()))
@@ -371,7 +380,7 @@ def _parts(file: Path) -> Mapping[str, Tensor]:
             data = body[start:end]
             if _checksum(data.numpy()) != sums.get(name):
                 raise _Unusable(f"the checksum of {name} differs")
-            parts[name] = data.view(kinds[entry["dtype"]]).view(entry["shape"])
+            parts[name] = data.view(dtypes[entry["dtype"]]).view(entry["shape"])
     except (struct.error, AttributeError, KeyError, RuntimeError, TypeError, ValueError):
         raise _Unusable("its header is damaged") from None
     return parts

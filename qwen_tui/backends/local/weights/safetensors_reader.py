@@ -1,7 +1,7 @@
-"""A published Qwen2 checkpoint, read one tensor at a time and fused a layer at a time.
+"""A published Qwen2 checkpoint, read one tensor at a time and fused one layer at a time.
 
-Law: a tensor that is not as the configuration has it is an error that names it; nothing is read
-before it is asked for.
+Law: a tensor that does not match the configuration raises an error that names it; a tensor is read
+only when it is requested.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ COMPARED: Final = 4096
 class CheckpointReader:
     """Tensors of a checkpoint by their published names, one at a time.
 
-    `shape` is what was asked for, with `tied` False where the head differs from the token table
-    though the configuration ties them: then both are used, as transformers does (`tie_weights`).
+    `shape` is the one given, with `tied` False if the checkpoint's head differs from its token
+    table although the configuration ties them: then both are used, as in transformers
+    (`tie_weights`).
     """
 
     def __init__(self, folder: Path, shape: hub.Shape) -> None:
@@ -48,7 +49,7 @@ class CheckpointReader:
         self.shape = replace(shape, tied=False) if both and self._heads_differ() else shape
 
     def _heads_differ(self) -> bool:
-        """Whether the head's rows are others than the token table's; read a piece at a time."""
+        """Whether the head differs from the token table; compared a piece at a time."""
         table, head = (
             self._open[self._where[name]].get_slice(name)
             for name in ("model.embed_tokens.weight", "lm_head.weight")
@@ -64,7 +65,7 @@ class CheckpointReader:
 
 
 def _checked(folder: Path, shape: hub.Shape) -> hub.WeightFiles:
-    """The files that hold the weights; Trouble 66 where a tensor is not as it should be."""
+    """The files that hold the weights; Trouble 66 if a tensor's shape or dtype is wrong."""
     try:
         weights, tensors = hub.contents(folder)
     except ValueError as error:

@@ -1,7 +1,7 @@
-"""Load a checkpoint through transformers and accelerate, with progress and without remote code.
+"""Loads a checkpoint through transformers and accelerate, with progress and without remote code.
 
 Law: only safetensors from a local folder, no remote code, no request; a tensor that is missing or
-of the wrong shape is an error that names it, never a random one.
+of the wrong shape raises an error that names it and is never filled with random values.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ MOST_NAMED: Final = 5
 Report = Callable[[Progress], None]
 
 
-class _Stopped(Exception):
+class _LoadCancelled(Exception):
     """Loading was cancelled."""
 
 
@@ -64,7 +64,7 @@ def quiet() -> None:
 def load(
     card: hub.Card, plan: Plan, report: Report, cancel: threading.Event
 ) -> tuple[Any, tuple[str, ...]]:
-    """The transformers model in eval mode, on the plan's devices, and what to warn of.
+    """The transformers model in eval mode, on the plan's devices, and warnings for the person.
 
     Reports `import`, then `load` (or `quantise`) in bytes of the checkpoint. Raises `Trouble` 66
     for tensors that are missing, mismatched or unreadable, 75 when memory runs out.
@@ -82,7 +82,7 @@ def load(
     try:
         with _silenced(), _hooked(transformers.logging, counting), torch.inference_mode(False):
             network, found = _from_pretrained(transformers, folder, plan)
-    except _Stopped:
+    except _LoadCancelled:
         raise Trouble("loading was stopped", hint="generate again to load the model") from None
     except Exception as error:
         raise _trouble(error, card, plan) from error
@@ -96,7 +96,7 @@ def load(
 
 
 def prepare(plan: Plan, published: str = "") -> None:
-    """Quiet environment, and bitsandbytes ready where the plan quantises or the checkpoint was
+    """Set `QUIET`, and prepare bitsandbytes if the plan quantises with it or the checkpoint was
     `published` quantised by it.
     """
     quiet()
@@ -108,8 +108,8 @@ def prepare(plan: Plan, published: str = "") -> None:
 
 
 def interleave(network: Any, report: Report, cancel: threading.Event) -> None:
-    """Lay NF4 weights out for the CPU's kernel now; left alone, bitsandbytes would do it slowly in
-    the first forward (`functional._convert_weight_packed_for_cpu`).
+    """Convert NF4 weights to the CPU kernel's layout now; bitsandbytes would do it slowly in the
+    first forward pass (`functional._convert_weight_packed_for_cpu`).
     """
     from bitsandbytes.nn import Linear4bit
 
@@ -164,7 +164,9 @@ def _from_pretrained(transformers: Any, folder: Path, plan: Plan) -> tuple[Any, 
 
 
 def _config(transformers: Any, folder: Path) -> Any:
-    """config.json, which may begin with a byte order mark, and which file names the weights."""
+    """The configuration from config.json, which may begin with a byte order mark, with the weight
+    index's file name.
+    """
     config: Any
     if (folder / "config.json").read_bytes().startswith(codecs.BOM_UTF8):
         stated = hub.read_json(folder / "config.json")
@@ -178,7 +180,7 @@ def _config(transformers: Any, folder: Path) -> Any:
 
 
 def _untied(network: Any) -> bool:
-    """Whether the head is another table than the tokens' though the configuration ties them."""
+    """Whether the head differs from the token table although the configuration ties them."""
     head, table = network.get_output_embeddings(), network.get_input_embeddings()
     tied = getattr(network.config.get_text_config(), "tie_word_embeddings", False)
     return bool(tied) and head is not None and head.weight is not table.weight
@@ -215,7 +217,7 @@ def _sizes(folder: Path) -> dict[str, int]:
 def _counting(
     sizes: Mapping[str, int], stage: Stage, report: Report, cancel: threading.Event
 ) -> Callable[..., Any]:
-    """What transformers makes its progress bars with: they report bytes and ask `cancel`."""
+    """A factory of progress bars for transformers that report bytes and check `cancel`."""
     total = sum(sizes.values())
 
     def bar(factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -227,7 +229,7 @@ def _counting(
         done = 0
         for item in items:
             if cancel.is_set():
-                raise _Stopped
+                raise _LoadCancelled
             report(Progress(stage, done, total))
             yield item
             done += _bytes_of(item, sizes, total // max(1, len(items)))
@@ -266,7 +268,7 @@ def _silenced() -> Iterator[None]:
 
 
 def _refuse_gaps(found: Mapping[str, Any], folder: Path) -> None:
-    """Missing, mismatched or left-over tensors are an error that names them."""
+    """Raise Trouble that names missing, mismatched or unexpected tensors."""
     mismatched = [each[0] if isinstance(each, tuple) else each for each in found["mismatched_keys"]]
     for names, what in (
         (found["missing_keys"], "lacks"),
@@ -290,7 +292,7 @@ def _named(names: Iterable[str]) -> str:
 
 
 def _trouble(error: Exception, card: hub.Card, plan: Plan) -> Exception:
-    """What a person can mend as `Trouble`; anything else as it is."""
+    """An error that the person can mend as `Trouble`; any other unchanged."""
     if isinstance(error, Trouble):
         return error
     if memory.ran_out(error):

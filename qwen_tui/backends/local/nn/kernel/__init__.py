@@ -1,4 +1,4 @@
-"""Our own linear layers in C: weights in 4 and 8 bits, multiplied as integers where they lie.
+"""Our own linear layers in C: weights in 4 or 8 bits, multiplied as integers without unpacking.
 
-Law: with no library, or one that fails its self-test, nothing here is used and torch's kernels are.
+Law: with no library, or one that fails its self-test, torch's kernels are used instead.
 """

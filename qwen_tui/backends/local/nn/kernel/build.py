@@ -1,7 +1,7 @@
-"""Compiles `kernel.c` with whatever C compiler is there. Only the standard library: it also runs
-while the package is being built, when nothing else of it can be imported.
+"""Compiles `kernel.c` with whichever C compiler is found. Uses only the standard library, since it
+also runs while the package is being built.
 
-Law: it raises nothing that a missing or broken compiler causes; it says what was tried.
+Law: a missing or broken compiler raises nothing; the result says what was tried.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SOURCES: Final = ("kernel.c", "kernel.h", "x86.h", "vnni.h", "vnni256.h", "arm.h
 SUFFIX: Final = {"Windows": ".dll", "Darwin": ".dylib"}.get(platform.system(), ".so")
 LIBRARY: Final = f"libkernel{SUFFIX}"
 NOTE: Final = "not_built.txt"
-"""Stands in the library's place when it could not be compiled, and says why."""
+"""The file written in place of the library when it could not be compiled; it says why."""
 FLAGS: Final = (
     "-std=c11", "-O2", "-Wall", "-Wextra", "-fvisibility=hidden", "-shared",
     # Every level computes the same bits only where a·b + c is fused when the source says so.
@@ -37,19 +37,19 @@ ZIG_TARGETS: Final = {
     ("Darwin", "arm64"): "aarch64-macos",
     ("Windows", "AMD64"): "x86_64-windows-gnu",
 }
-"""What `zig cc` builds for, by system and machine; its own default is this very CPU."""
+"""Targets for `zig cc` by (system, machine); its own default is the CPU it runs on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """Whether the library was written, and what to tell a person: how, or what was tried."""
+    """Whether the library was written, and a message: how it was built, or what was tried."""
 
     done: bool
     said: str
 
 
 def digest() -> str:
-    """Names the source: a library carries it, so that an old one is known."""
+    """A hash of the source; a library carries it, so that an outdated one is recognised."""
     found = hashlib.sha256()
     for name in SOURCES:
         found.update((HERE / name).read_bytes().replace(b"\r\n", b"\n"))
@@ -72,7 +72,7 @@ def compilers() -> list[list[str]]:
 
 
 def build(to: Path, *, flags: tuple[str, ...] = ()) -> Built:
-    """Compile to the file `to`, with further `flags`; one of that name is replaced whole."""
+    """Compile to the file `to` with additional `flags`; an existing file is replaced atomically."""
     commands = compilers()
     if not commands:
         return Built(False, "no C compiler was found ($CC, cc, clang, gcc, the package ziglang)")
@@ -98,7 +98,7 @@ def build(to: Path, *, flags: tuple[str, ...] = ()) -> Built:
 
 
 def main() -> int:
-    """Compile in place: for an editable checkout whose source changed."""
+    """Compile beside the source, for an editable checkout whose source changed."""
     found = build(HERE / LIBRARY)
     print(found.said)
     return 0 if found.done else 1

@@ -1,6 +1,6 @@
-"""The kernel that came with the package: found beside its source and tried before it is trusted.
+"""The kernel that came with the package: found beside its source and tested before it is used.
 
-Law: what is wrong with it is never an error; torch's kernels serve, and `state` says why.
+Law: a fault in it is never an error; torch's kernels are used instead, and `state` says why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def available() -> Library | None:
 
 @cache
 def state() -> str:
-    """What `doctor` says of it."""
+    """One line for `doctor`: which kernel runs, or why there is none."""
     try:
         library = found()
     except Unusable as why:
@@ -39,7 +39,7 @@ def state() -> str:
 
 
 def found() -> Library:
-    """The library that came with the package, tried; raises `Unusable`."""
+    """The library that came with the package, after its self-test; raises `Unusable`."""
     asked = os.environ.get(VARIABLE, "")
     if asked == "off":
         raise Unusable(f"{VARIABLE}=off")
@@ -56,7 +56,7 @@ def found() -> Library:
 
 
 def _self_test(library: Library) -> str | None:
-    """The kind that does not multiply as torch does, if any."""
+    """The first weight format whose product differs from torch's, or None."""
     dice = torch.Generator().manual_seed(0)
     weight = torch.randn(40, 200, generator=dice)
     x = torch.randn(9, 200, generator=dice)

@@ -1,6 +1,6 @@
-"""The linear layer that our own kernel multiplies, in each of its kinds.
+"""The linear layer of our own kernel, for int8, int4 and NF4 weights.
 
-Law: float32 in, float32 out; a row of the result is the same bits whatever stands beside it.
+Law: float32 in, float32 out; the bits of a result row do not depend on the rows beside it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from qwen_tui.backends.local.nn.kernel.library import GROUP, PANEL, CLayer, Kern
 from qwen_tui.backends.local.nn.linear import with_bias
 
 LAYOUT: Final = "panels1"
-"""Names how the weights lie; the same on every CPU. A packed file's key has it."""
+"""Version of the weight layout, the same on every CPU; part of a packed file's key."""
 TERMS: Final[dict[str, int]] = {"int4": 1, "nf4": 1, "int8": 1}
 """8-bit terms that an activation is written as: one, or two, the second 254 times finer."""
 
@@ -43,7 +43,9 @@ class KernelLinear:
     _layer: CLayer = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Check what is handed to C; ValueError if it does not fit together."""
+        """Check the tensors that are handed to C; ValueError if their shapes or dtypes do not fit
+        together.
+        """
         rows, columns, unit = (float(each) for each in self.size.tolist())
         panels, groups = math.ceil(rows / PANEL), math.ceil(columns / GROUP)
         lines = 16 if self.kind == "int8" else 8
@@ -76,8 +78,8 @@ class KernelLinear:
         library: Library,
         terms: int = 0,
     ) -> KernelLinear:
-        """Quantise `weight` [N, K]; ValueError for one that is not finite. `terms` 0: as the
-        kind has them.
+        """Quantise `weight` [N, K]; ValueError if it is not finite. `terms` 0: the default for the
+        kind.
         """
         low, high = (float(each) for each in weight.aminmax())
         largest = max(-low, high)
@@ -89,7 +91,7 @@ class KernelLinear:
         panels, groups = math.ceil(rows / PANEL), math.ceil(columns / GROUP)
         lines = 16 if kind == "int8" else 8
         scale = torch.empty(panels, groups, PANEL, dtype=torch.float16)
-        made = cls(
+        layer = cls(
             kind,
             torch.empty(panels, groups, lines, 64, dtype=torch.uint8),
             scale,
@@ -99,8 +101,8 @@ class KernelLinear:
             library,
             terms or TERMS[kind],
         )
-        library.pack(made._layer, weight if weight.dtype in kernel.TYPES else weight.float())
-        return made
+        library.pack(layer._layer, weight if weight.dtype in kernel.TYPES else weight.float())
+        return layer
 
     @property
     def rows(self) -> int:
@@ -115,7 +117,7 @@ class KernelLinear:
 
     @property
     def row_cost(self) -> float:
-        """Memory is what takes the time for a few rows."""
+        """Small: for a few rows the product is bound by memory."""
         return 0.1
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -158,8 +160,8 @@ class KernelLinear:
 
 
 def rebuilt(parts: Mapping[str, Tensor], library: Library | None) -> KernelLinear | None:
-    """The layer whose `tensors()` these are; None where they are another kind's. ValueError for
-    tensors that do not fit together, or with no kernel here.
+    """The layer whose `tensors()` these are; None if they are another class's. ValueError if they
+    do not fit together, or if there is no kernel here.
     """
     kind = next((kind for kind in kernel.KINDS if f"{kind}_panels" in parts), "")
     if not kind:

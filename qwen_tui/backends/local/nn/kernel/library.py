@@ -1,6 +1,6 @@
 """The compiled kernel, opened by ctypes.
 
-Law: raw pointers cross only here, after shapes, dtypes, devices, contiguity and alignment were
+Law: raw pointers are passed only here, after shapes, dtypes, devices, contiguity and alignment were
 checked; the library allocates nothing that outlives a call.
 """
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from qwen_tui.backends.local.nn.kernel import build
 
 PANEL: Final = 16
-"""Output rows that lie interleaved."""
+"""Output rows that are interleaved."""
 GROUP: Final = 64
 """Columns that share one scale, of weights and of activations."""
 ALIGN: Final = 64
@@ -27,13 +27,13 @@ KINDS: Final = ("int4", "nf4", "int8")
 LEVELS: Final = ("scalar", "avx2", "avx-vnni", "avx512-vl", "avx512", "neon")
 """Instruction sets by the library's numbers. Every one computes the same bits."""
 FASTEST: Final = ("avx512", "avx-vnni", "avx2", "neon")
-"""Those worth running, best first."""
+"""Those that may be chosen automatically, best first."""
 MODES: Final = {"plain": 0, "normed": 1, "gated": 2}
 TYPES: Final = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 
 
 class Unusable(Exception):
-    """No kernel here; the message says why."""
+    """The kernel cannot be used here; the message says why."""
 
 
 class CLayer(ctypes.Structure):
@@ -63,7 +63,7 @@ class Library:
 
     @classmethod
     def opened(cls, file: Path, level: str = "") -> Library:
-        """Open `file` to run at `level`, "": the best here. Raises `Unusable`."""
+        """Open `file` to run at `level` ("": the fastest that this CPU has). Raises `Unusable`."""
         try:
             handle = ctypes.CDLL(str(file))
             handle.qwen_tui_digest.restype = ctypes.c_char_p
@@ -122,7 +122,7 @@ class Library:
             raise ValueError("the kernel refused this layer")
 
     def numbered(self, kind: str, terms: int) -> dict[str, int]:
-        """The numbers of a `CLayer` that say how it is multiplied."""
+        """The fields of a `CLayer` that say how it is multiplied."""
         return {"kind": KINDS.index(kind), "terms": terms, "level": LEVELS.index(self.level)}
 
 
@@ -135,7 +135,7 @@ def checked(tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype = torch.f
 
 
 def _parallel_for() -> int | None:
-    """The address of torch's own `parallel_for`, so that there is one pool of threads."""
+    """The address of torch's own `parallel_for`, so that the process has one pool of threads."""
     for file in (Path(torch.__file__).parent / "lib").glob("*torch_cpu.*"):
         try:
             return ctypes.cast(ctypes.CDLL(str(file)).torch_parallel_for, ctypes.c_void_p).value
