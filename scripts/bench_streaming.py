@@ -40,7 +40,7 @@ class Either:
         return getattr(self._backend, name)
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """As the backend, guessing nothing ahead."""
+        """As the backend, without speculative decoding."""
         with self._backend.speculating(lookup=False, draft=False):
             events = self._backend.stream(request, cancel)
             if self.bare:
