@@ -36,14 +36,15 @@ MAX_COUNT: Final = 2**40
 
 @dataclass(frozen=True, slots=True)
 class Card:
-    """A checkpoint in numbers and words. Unknown numbers are 0, unknown texts "".
+    """What a checkpoint is. Unknown numbers are 0, unknown texts "".
 
     `bytes` are the weights' bytes on disk in `dtype` (bf16, fp16, fp32, or `mixed`); `context` is
     in tokens; `window` is the sliding window's width (0: none); `template` names the chat template;
     `instruct`: it was tuned to answer turns; `infill`: its tokenizer has the fill-in-the-middle
-    tokens; `quantised`: the method the checkpoint itself is packed with ("" for plain weights);
-    `shape`: the numbers of our own forward, None where transformers' runs it. `notes` are for
-    everybody who loads it. `refused` says why its weights can be run nowhere, with its `cure`.
+    tokens; `quantised`: the method the checkpoint itself is quantised with ("" for plain weights);
+    `shape`: the numbers of our own forward pass, None if transformers' runs it. `notes` are shown
+    to everyone who loads it. `refused` says why its weights cannot be run anywhere, `cure` what to
+    do.
     """
 
     name: str
@@ -83,7 +84,7 @@ class Card:
 
 
 def card(folder: Path, name: str = "") -> Card:
-    """Describe a checkpoint's folder; Trouble 66 when its config or weights cannot be read."""
+    """Describe a checkpoint's folder; Trouble 66 if its config or weights cannot be read."""
     name = name or folder.name
     try:
         config = safetensors_header.read_json(folder / "config.json")
@@ -147,9 +148,9 @@ def _counts(config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _rope(config: Mapping[str, Any]) -> tuple[str, int]:
-    """The rope scaling's name and the context that YaRN stretches to (0: none).
+    """The rope scaling's name and the context that YaRN extends to (0: none).
 
-    A YaRN checkpoint of Qwen keeps max_position_embeddings at the unstretched length and carries
+    A YaRN checkpoint of Qwen keeps max_position_embeddings at the original length and states
     `factor` and `original_max_position_embeddings` (its model card).
     """
     for key in ("rope_scaling", "rope_parameters"):
@@ -203,7 +204,7 @@ def _refused(
     shape: Shape | None,
     tensors: Sequence[safetensors_header.Tensor],
 ) -> tuple[str, str]:
-    """Why the weights can be run nowhere, and the cure; "" where they can."""
+    """Why the weights cannot be run anywhere, and what to do; "" if they can."""
     if quantised:
         return quantisation.obstacle(quantised, config, tensors), quantisation.CURE
     if why := quantisation.undeclared(tensors):

@@ -1,7 +1,7 @@
-"""What a checkpoint's folder says of itself in words: licence, citation, chat template, and whether
-it was tuned to answer turns.
+"""What a checkpoint's folder says in words: licence, citation, chat template, and whether it was
+tuned to answer turns.
 
-Law: read from its own files, else as published; a file that cannot be read says nothing.
+Law: read from its own files, else from the published catalogue; an unreadable file counts as empty.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def citation(name: str, readme: str) -> str:
 
 
 def chat_template(folder: Path) -> str:
-    """Where the chat template stands and what family it is: `ChatML (tokenizer_config.json)`; ""
-    for none.
+    """Which file has the chat template, and its family, as `ChatML (tokenizer_config.json)`; "" if
+    none.
     """
     text, where = text_of(folder / "chat_template.jinja"), "chat_template.jinja"
     if not text:
@@ -111,9 +111,9 @@ def chat_template(folder: Path) -> str:
 def is_instruct(folder: Path, name: str) -> bool:
     """Whether a checkpoint was tuned to answer turns.
 
-    The published Qwen2.5 base checkpoints carry a chat template too, so its presence alone says
-    nothing: what counts is the name, and whether the tokenizer's or the generation's end of text
-    ends a turn.
+    The published Qwen2.5 base checkpoints have a chat template too, so that alone says nothing: the
+    name decides, and whether the end-of-text id of the tokenizer or the generation config ends a
+    turn.
     """
     known = _published(name)
     if known is not None:

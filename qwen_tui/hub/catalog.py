@@ -1,6 +1,6 @@
 """The Qwen2.5 checkpoints as they were published: shapes, licence, citation, size of the download.
 
-For what is not on this disk yet; a snapshot on disk is described by its own files (`card`).
+For checkpoints not on this disk; a snapshot on disk is described by its own files (`card`).
 """
 
 from __future__ import annotations

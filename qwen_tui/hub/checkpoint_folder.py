@@ -1,7 +1,7 @@
-"""What keeps a folder from being a checkpoint that can be loaded, in words.
+"""Why a folder is not a checkpoint that can be loaded, in words.
 
-Law: only headers and small files are read, milliseconds for 15 GB; what is of another kind is
-called by its name, with what to do.
+Law: only headers and small files are read, which takes milliseconds for 15 GB; a folder of another
+kind (an adapter, an image model) is named, with what to do.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ CAUSAL_CURE: Final = "take a causal language model, as Qwen/Qwen2.5-0.5B"
 
 
 class OtherKind(NamedTuple):
-    """A folder of another kind: what it is, and what to do instead."""
+    """What a folder holds instead of a checkpoint, and what to do."""
 
     what: str
     cure: str
 
 
 def other_kind(folder: Path) -> OtherKind | None:
-    """Say what a folder holds when it is no language model's checkpoint; None when it may be."""
+    """What a folder holds if it is certainly no language model's checkpoint, else None."""
     if (folder / "model_index.json").is_file():
         return OtherKind("is a diffusers pipeline, which makes pictures", CAUSAL_CURE)
     config = _config(folder)
@@ -46,12 +46,12 @@ def generator_names(config: Mapping[str, Any]) -> list[str]:
 
 
 def _generates(architecture: str) -> bool:
-    """Whether a class of transformers continues text, as its name has it."""
+    """Whether a class of transformers continues text, judged by its name."""
     return any(part in architecture for part in ("CausalLM", "LMHead", "ConditionalGeneration"))
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    """config.json, {} where it cannot be read; None where there is none."""
+    """config.json as a dictionary, {} if it cannot be read; None if there is none."""
     if not (folder / "config.json").exists():
         return None
     try:
@@ -79,7 +79,7 @@ def _without_config(folder: Path) -> OtherKind | None:
 
 
 def problems(folder: Path) -> tuple[str, ...]:
-    """What keeps a folder from being loaded, a line each; empty when nothing does."""
+    """The reasons why a folder cannot be loaded, a line each; empty if it can."""
     if not folder.is_dir():
         return (f"{folder} is not a folder",)
     other = other_kind(folder)
@@ -103,7 +103,9 @@ def problems(folder: Path) -> tuple[str, ...]:
 
 
 def _damaged(folder: Path, weights: WeightFiles) -> list[str]:
-    """Weight files that are not whole, or lack what the index places in them."""
+    """Weight files that are truncated or damaged, or lack tensors that the index assigns to
+    them.
+    """
     found = []
     for name in weights.names:
         try:

@@ -2,7 +2,7 @@
 verified.
 
 Law: only when a person asked; only safetensors, configuration, tokenizer and licence; every failure
-is one line with its cure and an exit code.
+is one line with what to do and an exit code.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def pull(
     env: Mapping[str, str] | None = None,
     pause: Callable[[float], object] | None = None,
 ) -> Snapshot:
-    """Download `owner/name` or `owner/name@revision`, or finish a download that broke off.
+    """Download `owner/name` or `owner/name@revision`, or finish an interrupted download.
 
-    `report` gets `Progress("download", bytes, bytes)` over all files. Every file is checked against
-    the hub's hash before it gets its name; a broken connection is resumed where it broke, now and
-    in a later run. Trouble: 66 no such model, 69 no network or requests forbidden, 74 disk, 75 too
-    many requests, 77 not allowed. Raises `Stopped` when cancelled; what was fetched stays. `pause`
-    waits some seconds before a request is made again.
+    `report` gets `Progress("download", bytes, bytes)` over all files. A file gets its name only
+    after it matched the hub's hash; a broken connection is resumed, now and in a later run.
+    Trouble: 66 no such model, 69 no network or requests forbidden, 74 disk, 75 too many requests,
+    77 not allowed. Raises `Stopped` when cancelled; what was downloaded is kept. `pause` waits some
+    seconds before a request is repeated.
     """
     env = os.environ if env is None else env
     if not is_hub_id(model):
@@ -93,7 +93,7 @@ def pull(
 
 
 class _Bar:
-    """Bytes that are on disk, of all there will be."""
+    """Progress over all files: bytes on disk of the total."""
 
     def __init__(self, report: Report, total: int) -> None:
         self._report = report
@@ -117,7 +117,7 @@ def _fetch(
     cancel: threading.Event,
     pause: Callable[[float], object],
 ) -> None:
-    """Get one file's content under its hash and link the snapshot to it."""
+    """Download one file's content, stored under its hash, and link the snapshot to it."""
     blob = top / "blobs" / file.etag
     link = top / "snapshots" / commit / file.name
     if blob.is_file() and blob.stat().st_size == file.size:
@@ -181,15 +181,15 @@ def _download(
 
 
 def _new_digest(file: RemoteFile) -> Any:
-    """The hub names large files by SHA-256, small ones as Git does."""
+    """An empty digest of the hub's kind: SHA-256 for large files, Git's SHA-1 for small ones."""
     if len(file.etag) == 64:
         return hashlib.sha256()
     return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
 
 
 def _already(stream: Any, file: RemoteFile) -> Any:
-    """Hash what an earlier run left, and stand behind it; what is too long is no beginning of the
-    file.
+    """Hash what an earlier run downloaded and seek behind it; a file that is too long is truncated
+    to nothing.
     """
     digest = _new_digest(file)
     stream.seek(0, os.SEEK_END)
@@ -236,7 +236,7 @@ def _append(
 
 
 def _check_room(top: Path, files: tuple[RemoteFile, ...], commit: str, name: str) -> None:
-    """Refuse before the first byte what cannot fit."""
+    """Refuse before the download starts if the disk has too little room."""
     wanted = 0
     for each in files:
         blob = top / "blobs" / each.etag
@@ -257,7 +257,9 @@ def _check_room(top: Path, files: tuple[RemoteFile, ...], commit: str, name: str
 
 
 def _note_sizes(commit: str, files: tuple[RemoteFile, ...], env: Mapping[str, str]) -> None:
-    """Keep what a whole snapshot is, so that a part of it knows how far it got."""
+    """Record the sizes of all files of a commit, so that an incomplete snapshot knows its
+    progress.
+    """
     sizes = {each.name: each.size for each in files}
     with suppress(OSError):
         _write(sizes_file(commit, env), json.dumps(sizes))

@@ -1,7 +1,7 @@
 """SHA-256 of a checkpoint's files, remembered so that 15 GB are hashed once; and the check that
 they still match.
 
-Law: a remembered hash counts only while path, size, modification time and inode are what they were.
+Law: a remembered hash is valid only while path, size, modification time and inode are unchanged.
 """
 
 from __future__ import annotations
@@ -31,12 +31,14 @@ Report = Callable[[Progress], None]
 
 
 class Stopped(Exception):
-    """The person stopped it."""
+    """The person cancelled the operation."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Hashes of a checkpoint. `files`: file name → SHA-256 in hex, of all whose hash is known."""
+    """Hashes of a checkpoint. `files`: file name → SHA-256 in hex, for every file whose hash is
+    known.
+    """
 
     files: Mapping[str, str]
     config_sha256: str
@@ -45,8 +47,8 @@ class Fingerprint:
 
     @property
     def weights(self) -> str:
-        """One hash over the weight files' names and hashes, or "" while one is unknown: a cache
-        key.
+        """One hash over the weight files' names and hashes, for use as a cache key; "" while one is
+        unknown.
         """
         if not self.whole:
             return ""
@@ -55,8 +57,8 @@ class Fingerprint:
 
 
 def names(folder: Path) -> tuple[str, ...]:
-    """The files that a checkpoint's identity is made of: configuration, tokenizer, weights; Trouble
-    66.
+    """The files that identify a checkpoint: configuration, tokenizer, weights; Trouble 66 if they
+    cannot be read.
     """
     small = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
     try:
@@ -77,9 +79,9 @@ def fingerprint(
 ) -> Fingerprint:
     """The hashes of a checkpoint's files.
 
-    Small files are always hashed. A weight file's hash comes from what is remembered or from its
-    name in the hub's cache (there a large file is named by its SHA-256); else it is computed only
-    with `hash_weights`, reporting `Progress("load", bytes, bytes)`, and left out without. Raises
+    Small files are always hashed. A weight file's hash is the remembered one or its name in the
+    hub's cache (where a large file is named by its SHA-256); otherwise it is computed only with
+    `hash_weights`, reporting `Progress("load", bytes, bytes)`, and omitted without. Raises
     `Stopped`.
     """
     known_hashes = _HashCache(env)
@@ -103,7 +105,7 @@ def fingerprint(
 def sha256(
     file: Path, *, report: Report | None = None, cancel: threading.Event | None = None
 ) -> str:
-    """The SHA-256 of a file in hex; Trouble 66 when it cannot be read, `Stopped` when cancelled."""
+    """The SHA-256 of a file in hex; Trouble 66 if it cannot be read, `Stopped` if cancelled."""
     return _digest(file, hashlib.sha256(), report, cancel)
 
 
@@ -130,8 +132,8 @@ def _digest(file: Path, digest: Any, report: Report | None, cancel: threading.Ev
 
 
 def blob_name(file: Path) -> str:
-    """What the hub's cache calls the content that a snapshot's link points at; "" outside such a
-    cache.
+    """The name in the hub's cache of the content that a snapshot's link points to; "" outside such
+    a cache.
     """
     try:
         target = Path(os.readlink(file))  # noqa: PTH115
@@ -141,17 +143,17 @@ def blob_name(file: Path) -> str:
 
 
 def blob_hash(file: Path) -> str:
-    """The SHA-256 that the hub's cache states for a large file; "" when it states none."""
+    """The SHA-256 of a large file that is its name in the hub's cache; "" otherwise."""
     name = blob_name(file)
     return name if _SHA256.fullmatch(name) else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One file of a verification. `expected` "" means nothing was on record to compare with.
+    """One file of a verification. `expected` is "" if no hash was on record.
 
-    `source` says where the expectation came from: `hub` (the cache's name for it) or `recorded` (an
-    earlier hash of ours).
+    `source` is where the expected hash came from: `hub` (its name in the hub's cache) or `recorded`
+    (an earlier hash of ours).
     """
 
     name: str
@@ -175,9 +177,9 @@ def verify(
     """Hash every file of a checkpoint again and compare with what is on record; Trouble 66,
     `Stopped`.
 
-    A first verification outside the hub's cache records what it found, for the next one. A file
-    that was written anew since is reported once and recorded; one that changed without being
-    written (bit rot) stays reported.
+    A first verification outside the hub's cache records the hashes for the next one. A file that
+    was rewritten since is reported once and recorded; one that changed without being rewritten (bit
+    rot) is reported every time.
     """
     known_hashes = _HashCache(env)
     results = []
@@ -235,14 +237,14 @@ class _HashCache:
         return digest if digest and stamp == now else ""
 
     def recorded(self, file: Path) -> str:
-        """The hash of the file of that path and size, whenever it was last written: bit rot keeps
-        both.
+        """The recorded hash for this path and size, whatever the modification time: bit rot changes
+        neither.
         """
         stamp, digest, now = self._entry(file)
         return digest if digest and stamp[:1] == now[:1] else ""
 
     def put(self, file: Path, digest: str) -> str:
-        """Remember, and give back."""
+        """Remember the hash and return it."""
         with suppress(OSError):
             key, stamp = self._key(file)
             self._known[key] = [stamp, digest]
@@ -250,7 +252,7 @@ class _HashCache:
         return digest
 
     def write(self) -> None:
-        """Store atomically; a cache that cannot be written is no failure."""
+        """Store atomically; errors are ignored."""
         if not self._changed:
             return
         with suppress(OSError):

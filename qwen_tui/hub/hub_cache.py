@@ -1,6 +1,6 @@
 """The hub library's cache on this disk: models--OWNER--NAME/{refs,blobs,snapshots/<commit>}.
 
-Law: read as it lies, whoever wrote it; no request is made and nothing is written.
+Law: read only, no requests; folders written by any program are accepted.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def hub_cache(env: Mapping[str, str] | None = None) -> Path:
 
 
 def offline(env: Mapping[str, str] | None = None) -> bool:
-    """Whether the person forbade requests (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
+    """Whether requests are forbidden (`HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`)."""
     env = os.environ if env is None else env
     value = env.get("HF_HUB_OFFLINE") or env.get("TRANSFORMERS_OFFLINE") or ""
     return value.upper() in ("1", "ON", "YES", "TRUE")
 
 
 def folder_bytes(folder: Path) -> int:
-    """What the files of a folder take, links followed, folders inside not entered."""
+    """The total size of a folder's files in bytes; links are followed, subfolders not entered."""
     total = 0
     try:
         for each in folder.iterdir():
@@ -52,12 +52,12 @@ def folder_bytes(folder: Path) -> int:
 
 
 def storage(name: str, env: Mapping[str, str] | None = None) -> Path:
-    """The hub cache's folder of one model, there or not."""
+    """The hub cache's folder of one model, existing or not."""
     return hub_cache(env) / ("models--" + name.replace("/", "--"))
 
 
 def commit_of(top: Path, revision: str) -> str:
-    """The commit that a revision names in the cache; "" when nothing of it is there."""
+    """The commit that a revision names in the cache; "" if none of it is there."""
     if COMMIT.fullmatch(revision):
         return revision if (top / "snapshots" / revision).is_dir() else ""
     try:
@@ -76,7 +76,7 @@ def commit_of(top: Path, revision: str) -> str:
 
 
 def snapshot_folders(top: Path) -> list[Path]:
-    """The snapshots of one model, whole or not."""
+    """The snapshots of one model, complete or not."""
     try:
         return [each for each in (top / "snapshots").iterdir() if COMMIT.fullmatch(each.name)]
     except OSError:
@@ -86,10 +86,10 @@ def snapshot_folders(top: Path) -> list[Path]:
 def progress(
     top: Path, folder: Path, commit: str, env: Mapping[str, str] | None = None
 ) -> tuple[int, int]:
-    """How much of a snapshot is on disk, unfinished files included, and how much there should be.
+    """Bytes of a snapshot on disk, unfinished files included, and its total.
 
-    The whole (0: unknown) is what `pull` noted, else the cache's tree listing (huggingface_hub ≥
-    2), else what the weights' index says.
+    The total (0: unknown) is what `pull` recorded, else from the cache's tree listing
+    (huggingface_hub ≥ 2), else from the weights' index.
     """
     present = folder_bytes(folder)
     with suppress(OSError):
@@ -98,7 +98,7 @@ def progress(
 
 
 def sizes_file(commit: str, env: Mapping[str, str] | None = None) -> Path:
-    """Where `pull` notes the size of each file of a commit."""
+    """Where `pull` records the size of each file of a commit."""
     return paths.cache_dir(env) / "downloads" / f"{commit}.json"
 
 
@@ -135,7 +135,7 @@ _SHARD: Final = re.compile(r"model-[\w.-]+\.safetensors")
 
 
 def is_wanted(name: str, among: list[str]) -> bool:
-    """Whether `models pull` fetches a file of a repository that holds `among`: never pickles, never
+    """Whether `models pull` downloads a file of a repository with the files `among`: no pickles, no
     code.
     """
     if name.startswith((".", "-")):

@@ -1,6 +1,7 @@
 """Requests to the model hub, through huggingface_hub's own session (proxies, token, user agent).
 
-Law: every failure is one line with its cure and an exit code; the library is imported here alone.
+Law: every failure is one line with what to do and an exit code; only this module imports the
+library.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class Hub:
         self._resolve = hub.hf_hub_url
 
     def listing(self, revision: str) -> tuple[str, tuple[RemoteFile, ...]]:
-        """The commit that a revision names now, and what we take of it, small files first."""
+        """The commit that a revision names now, and the files to download, small ones first."""
         api = self._hub.HfApi(endpoint=self.endpoint)
         with self.troubles():
             info = api.model_info(
@@ -97,7 +98,7 @@ class Hub:
 
     @contextmanager
     def troubles(self) -> Iterator[None]:
-        """Turn what the hub and the network raise into Trouble."""
+        """A context that turns errors of the hub and the network into Trouble."""
         try:
             yield
         except (self._http_error, self._errors.OfflineModeIsEnabled) as error:
@@ -106,16 +107,16 @@ class Hub:
             raise Trouble(f"{self.name!r} is no hub id", code=USAGE) from None
 
     def is_transient(self, error: Exception) -> bool:
-        """Whether the same request may succeed when made again: no answer, or one broken off."""
+        """Whether the same request may succeed if repeated: no answer, or an interrupted one."""
         return isinstance(error, self._http_error) and getattr(error, "response", None) is None
 
     @property
     def http_error(self) -> type[Exception]:
-        """The base of all that a request raises."""
+        """The base class of the errors that a request raises."""
         return self._http_error
 
     def trouble(self, error: Exception) -> Trouble:
-        """One line: what, and what to do."""
+        """The error as one line: what happened, and what to do."""
         response = getattr(error, "response", None)
         if response is None:
             reason = str(error).partition("\n")[0][:200] or type(error).__name__

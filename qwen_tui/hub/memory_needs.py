@@ -15,9 +15,8 @@ from qwen_tui.hub.catalog import Known
 FOUR_BITS: Final = 0.5 + 4 / 64
 INT8_BYTES: Final = 1.0
 RUNTIME_BYTES: Final = 900 << 20
-"""Python, torch and transformers themselves, and room for one prefill chunk: a generous round
-number (the small model that ships was seen to need 0.2 GiB with its weights).
-"""
+"""Python, torch and transformers themselves, and room for one prefill chunk: rounded up generously
+(the demo model takes 0.2 GiB with its weights)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,7 @@ class Needs:
     runtime: int = RUNTIME_BYTES
 
     def total(self, tokens: int) -> int:
-        """All of it with `tokens` in the KV cache."""
+        """The total with `tokens` in the KV cache."""
         return self.weights + self.runtime + self.kv_per_token * tokens
 
 
@@ -37,8 +36,8 @@ def needs(what: Card | Known, dtype: str = "bf16", quant: str = "none") -> Needs
     """What a checkpoint takes in a dtype (bf16, fp16, fp32) and quantisation (none, int8, int4,
     nf4).
 
-    Pure arithmetic: the linear layers are quantised, the token tables stay in `dtype`; the KV cache
-    is two vectors per layer and token in `dtype`.
+    The linear layers are quantised, the token tables stay in `dtype`; the KV cache is two vectors
+    per layer and token in `dtype`.
     """
     width = DTYPE_BYTES.get(dtype, 2)
     if isinstance(what, Known):
@@ -46,7 +45,7 @@ def needs(what: Card | Known, dtype: str = "bf16", quant: str = "none") -> Needs
     else:
         table = what.table_parameters
     per = {"nf4": FOUR_BITS, "int4": FOUR_BITS, "int8": INT8_BYTES}.get(quant, float(width))
-    held = max(0, int((what.parameters - table) * per)) + table * width
+    weights = max(0, int((what.parameters - table) * per)) + table * width
     if isinstance(what, Card) and what.quantised:
-        held = what.bytes
-    return Needs(held, 2 * what.layers * what.kv_heads * what.head_dim * width)
+        weights = what.bytes
+    return Needs(weights, 2 * what.layers * what.kv_heads * what.head_dim * width)

@@ -1,7 +1,7 @@
-"""Formats that a published checkpoint may be quantised in, and which of them can be run here.
+"""Formats in which a published checkpoint may be quantised, and which of them can be run here.
 
-Law: weights that are not plain numbers are never read as if they were: the format is known by name,
-and has what it needs, or the checkpoint is refused before it is loaded.
+Law: quantised weights are never read as plain numbers; a format that is unknown or lacks its
+library is refused before loading.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 from qwen_tui.hub.safetensors_header import Broken, Tensor, read_json
 
 PLAIN: Final = frozenset({"F64", "F32", "F16", "BF16"})
-"""Safetensors' names of the dtypes that hold the weights as they are, without a scale."""
+"""Safetensors' names of the dtypes of plain weights, which need no scale."""
 CURE: Final = (
     "load the checkpoint that it was quantised from; --quant int8 and --quant nf4 quantise here"
 )
@@ -22,8 +22,8 @@ CURE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How transformers runs a format: with these modules, which `install` brings; `gpu`: not on a
-    CPU; `readable` False: not at all. `title` is what people call it.
+    """How transformers runs a format: with these modules, installed by `install`; `gpu`: only on a
+    GPU; `readable` False: not at all. `title` is the format's usual name.
     """
 
     title: str
@@ -61,11 +61,11 @@ FORMATS: Final[Mapping[str, Format]] = {
     "exl3": Format("EXL3", readable=False),
 }
 """By the `quant_method` of config.json (transformers/quantizers/auto.py and each quantizer's
-`validate_environment`), and formats that it does not know."""
+`validate_environment`), and formats that transformers does not know."""
 
 
 def method(config: Mapping[str, Any], folder: Path) -> str:
-    """The method a checkpoint is quantised with, a key of `FORMATS` where it is known; "" for plain
+    """The method a checkpoint is quantised with, a key of `FORMATS` if known; "" for plain
     weights.
     """
     inner = config.get("text_config")
@@ -98,12 +98,12 @@ def modules() -> frozenset[str]:
 
 
 def title(quantised: str) -> str:
-    """What people call a method."""
+    """The usual name of a method."""
     return FORMATS[quantised].title if quantised in FORMATS else quantised
 
 
 def obstacle(quantised: str, config: Mapping[str, Any], tensors: Iterable[Tensor]) -> str:
-    """What keeps a quantised checkpoint from being read anywhere; "" for nothing."""
+    """Why a quantised checkpoint cannot be read anywhere; "" if it can."""
     known = FORMATS.get(quantised)
     if known is None or not known.readable:
         return f"is quantised with {title(quantised)}, which cannot be read here"
@@ -113,7 +113,7 @@ def obstacle(quantised: str, config: Mapping[str, Any], tensors: Iterable[Tensor
 
 
 def _unstated(config: Mapping[str, Any], names: Iterable[str]) -> str:
-    """Why weights that bitsandbytes quantised lack what says how; "" when they have it."""
+    """Which quantisation data weights by bitsandbytes lack; "" if they are complete."""
     packed = config.get("quantization_config") or {}
     if packed.get("load_in_8bit"):
         mark = ".SCB"
@@ -128,7 +128,9 @@ def _unstated(config: Mapping[str, Any], names: Iterable[str]) -> str:
 
 
 def undeclared(tensors: Iterable[Tensor]) -> str:
-    """Name a weight that is no plain number though config.json says nothing of quantisation."""
+    """The name of a weight that is not a plain number although config.json states no quantisation;
+    "" if none.
+    """
     for each in tensors:
         if each.name.endswith("weight") and len(each.shape) > 1 and each.dtype not in PLAIN:
             return (
@@ -139,8 +141,8 @@ def undeclared(tensors: Iterable[Tensor]) -> str:
 
 
 def refusal(quantised: str, libraries: Iterable[str], device: str) -> tuple[str, str]:
-    """Why a format that can be read cannot be run on `device` with these `libraries`, and the cure;
-    "" for nothing.
+    """Why a readable format cannot be run on `device` with these `libraries`, and what to do; "" if
+    it can.
     """
     known = FORMATS[quantised]
     missing = sorted(set(known.modules) - set(libraries))

@@ -1,7 +1,7 @@
-"""Whether our own Qwen2 forward runs a checkpoint, and the numbers it needs of the configuration.
+"""Whether our own Qwen2 forward pass runs a checkpoint, and the numbers it needs.
 
-Law: anything the forward does not do (scaled RoPE, sliding windows, another activation) is left to
-transformers; this is the one place where that is decided.
+Law: anything it does not support (scaled RoPE, sliding windows, another activation) is left to
+transformers; this is decided only here.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from qwen_tui.hub.safetensors_header import Tensor
 FETCH_AGAIN: Final = "fetch the model again; nothing is ever filled in at random"
 MOST_NAMED: Final = 3
 OFTEN_LEFT: Final = ".rotary_emb.inv_freq"
-"""How a buffer ends that old checkpoints carry and no forward reads."""
+"""The suffix of a buffer in old checkpoints that no forward pass reads."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The numbers of a Qwen2 checkpoint that the forward needs: widths, counts, RoPE's base."""
+    """The numbers of a Qwen2 checkpoint that the forward pass needs: widths, counts, RoPE's
+    base.
+    """
 
     hidden: int
     intermediate: int
@@ -37,7 +39,7 @@ class Shape:
 
     @classmethod
     def of(cls, config: Mapping[str, Any]) -> Shape | None:
-        """Read a config.json; None where our own forward does not run it."""
+        """Read a config.json; None if our own forward pass does not run it."""
         if not _plain(config):
             return None
         rope = config.get("rope_parameters") or {}
@@ -61,7 +63,7 @@ class Shape:
 
 
 def _plain(config: Mapping[str, Any]) -> bool:
-    """Whether the configuration asks for nothing that the forward does not do."""
+    """Whether the configuration needs only what the forward pass supports."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     layers = config.get("layer_types") or ()
     return (
@@ -97,8 +99,8 @@ def wanted(shape: Shape) -> dict[str, tuple[int, ...]]:
 
 
 def tensor_fault(shape: Shape, tensors: Iterable[Tensor]) -> str:
-    """What is wrong with a checkpoint's tensors: missing, of the wrong shape or dtype, or unknown;
-    "" when all are as its configuration has it.
+    """What is wrong with a checkpoint's tensors: missing, unknown, or of the wrong shape or dtype;
+    "" if nothing.
     """
     here = {each.name: each for each in tensors}
     # A count in a configuration may be anything; one layer more than there are tensors is missing.

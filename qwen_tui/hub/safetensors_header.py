@@ -1,6 +1,6 @@
-"""Safetensors on disk: read their headers, and say in words what is wrong with a file.
+"""Reads safetensors headers and says in words what is wrong with a file.
 
-Law: only headers are read, nothing is executed, and no byte of a hostile file makes it raise.
+Law: only headers are read, nothing is executed, and a hostile file raises nothing but `Broken`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ ITEM_BITS: Final[Mapping[str, int]] = {
 
 
 class Broken(ValueError):
-    """A file is not what it should be; the message is for a person and does not name the file."""
+    """A file is not valid; the message is for a person and does not name the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Tensor:
 
 
 def size_text(count: int) -> str:
-    """Bytes as a person reads them, in decimal units as downloads are given: `15.2 GB`."""
+    """Bytes for a person, in decimal units as downloads are given: `15.2 GB`."""
     for unit, power in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= power:
             return f"{count / power:.1f} {unit}"
@@ -57,9 +57,7 @@ def size_text(count: int) -> str:
 
 
 def look(file: Path) -> None:
-    """Refuse what only looks like a file of a checkpoint: missing, empty, an LFS pointer, a web
-    page; Broken.
-    """
+    """Raise Broken for a file that is missing, empty, an LFS pointer or a web page."""
     try:
         if not file.exists():
             raise Broken("is a link to nothing" if file.is_symlink() else "is missing")
@@ -79,7 +77,7 @@ def look(file: Path) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from disk; Broken when it is anything else."""
+    """A JSON object from disk; Broken if it is anything else."""
     look(file)
     try:
         if file.stat().st_size > MAX_JSON:
@@ -95,8 +93,8 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def header(file: Path) -> tuple[Tensor, ...]:
-    """The tensors a safetensors file declares, checked against its size; Broken when it cannot be
-    whole.
+    """The tensors a safetensors file declares, checked against its size; Broken if it is truncated
+    or malformed.
 
     The format: u64 little-endian length, that much JSON, then the data (huggingface/safetensors).
     """

@@ -1,6 +1,7 @@
-"""Find, list and remove model snapshots on this disk, without torch and without a single request.
+"""Find, list and remove model snapshots on this disk, without torch and without requests.
 
-Law: what cannot be loaded is named with the reason and the cure; only what we own is ever removed.
+Law: a snapshot that cannot be loaded is listed with the reason and what to do; only the hub's cache
+and our own folder are ever removed from.
 """
 
 from __future__ import annotations
@@ -38,11 +39,10 @@ _ID: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A checkpoint's folder. `commit` is "" where none is known; `problems` say why it cannot be
-    loaded, `notes` what everybody who loads it should know.
+    """A checkpoint's folder. `commit` is "" if unknown; `problems` say why it cannot be loaded,
+    `notes` what everyone who loads it should know.
 
-    `place`: hub cache · models folder · folder · ships with qwen-tui. `bytes` is what it takes on
-    disk.
+    `place`: hub cache · models folder · folder · ships with qwen-tui. `bytes` is its size on disk.
     """
 
     path: Path
@@ -55,12 +55,12 @@ class Snapshot:
 
     @property
     def complete(self) -> bool:
-        """Whether everything needed is there and sound, as far as sizes and headers tell."""
+        """Whether everything needed is there and undamaged, as far as sizes and headers tell."""
         return not self.problems
 
 
 def is_hub_id(model: str) -> bool:
-    """Whether a text has the form `owner/name` or `name`, with `@revision` or without."""
+    """Whether a text has the form `owner/name` or `name`, with or without `@revision`."""
     return (
         _ID.fullmatch(model) is not None
         and ".." not in model
@@ -72,7 +72,7 @@ def is_hub_id(model: str) -> bool:
 def find(model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Snapshot:
     """The complete snapshot that `model` names: `demo`, a folder, or a hub id that is on this disk.
 
-    No request is made. Trouble 66 says what is missing or broken and what to do; `./demo` is a
+    Makes no request. Trouble 66 says what is missing or broken and what to do; `./demo` is a
     folder.
     """
     snapshot = locate(model, env=env, cwd=cwd)
@@ -86,7 +86,9 @@ def find(model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None =
 def locate(
     model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Snapshot | None:
-    """As `find`, but None for what is not here, a broken snapshot with its problems."""
+    """As `find`, but None if it is not here, and a broken snapshot is returned with its
+    problems.
+    """
     if not model or "\0" in model:
         raise Trouble("no model is named", hint="-m takes a hub id, a folder, or demo", code=USAGE)
     if model == DEMO:
@@ -128,7 +130,9 @@ def _snapshot(folder: Path, name: str, *, commit: str = "", place: str = "folder
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    """Whether a folder of ours is meant as a checkpoint (an owner's folder holds only folders)."""
+    """Whether a folder in our models folder is a checkpoint, not an owner's folder of
+    checkpoints.
+    """
     return (folder / "config.json").exists() or any(folder.glob("[!.]*.safetensors"))
 
 
@@ -157,7 +161,7 @@ def _cached(name: str, revision: str, env: Mapping[str, str] | None) -> Snapshot
 
 
 def _another_whole(top: Path, name: str, commit: str) -> Snapshot | None:
-    """The newest snapshot in the cache that is whole, other than `commit`."""
+    """The newest complete snapshot in the cache other than `commit`."""
     folders = [each for each in snapshot_folders(top) if each.name != commit]
     for folder in sorted(folders, key=lambda each: each.stat().st_mtime, reverse=True):
         snapshot = _snapshot(folder, name, commit=folder.name, place="hub cache")
@@ -192,8 +196,8 @@ def _cure(model: str, env: Mapping[str, str] | None) -> str:
 
 
 def nearest(name: str, among: list[str]) -> str:
-    """The known name that a person most likely meant; "" when none is near or the owner is another
-    one.
+    """The known name that a person most likely meant; "" if none is similar or the owner
+    differs.
     """
     lowered = {each.lower(): each for each in among} | {
         each.rpartition("/")[2].lower(): each for each in reversed(among)
@@ -223,7 +227,7 @@ def _broken(model: str, snapshot: Snapshot) -> Trouble:
 
 
 def _named(env: Mapping[str, str] | None) -> list[Snapshot]:
-    """Every model in the hub's cache and in our folder by name, not looked into."""
+    """Every model in the hub's cache and in our folder by name, without looking into it."""
     cached = [each for each in _folders(hub_cache(env)) if each.name.startswith("models--")]
     names = [each.name.removeprefix("models--").replace("--", "/") for each in cached]
     found = [
@@ -250,8 +254,8 @@ def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
     """Every snapshot on this disk: the demo, our models folder, the hub's cache; broken ones with
     their problems.
 
-    Models of the hub's cache that are no text generators (no config.json beside weights) are left
-    out unless a download of them is under way.
+    Models in the hub's cache that are not text generators (no config.json beside weights) are left
+    out, unless they are being downloaded.
     """
     found = {DEMO: _snapshot(paths.demo_dir(), DEMO, place="ships with qwen-tui")}
     for each in _named(env):
@@ -266,9 +270,10 @@ def installed(env: Mapping[str, str] | None = None) -> tuple[Snapshot, ...]:
 
 
 def remove(model: str, env: Mapping[str, str] | None = None) -> int:
-    """Delete a model from the hub's cache or our models folder; the bytes that were freed.
+    """Delete a model, every revision, from the hub's cache or our models folder; returns the bytes
+    freed.
 
-    Every revision of it goes. Trouble 2 for what is not ours to delete, 66 for what is not there.
+    Trouble 2 for a folder that is not ours to delete, 66 if there is none.
     """
     name = model.partition("@")[0]
     if name == DEMO:
@@ -300,7 +305,7 @@ def remove(model: str, env: Mapping[str, str] | None = None) -> int:
 
 
 def tree_bytes(top: Path) -> int:
-    """What a folder and all below it take on disk; links are not followed."""
+    """The total size of a folder and everything below it in bytes; links are not followed."""
     total = 0
     for folder, _, names in os.walk(top):
         for name in names:

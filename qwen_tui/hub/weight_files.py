@@ -1,7 +1,7 @@
 """Which files of a folder hold a checkpoint's weights.
 
-Law: those that the index names, else the one whole file; a backup, an adapter or a side file beside
-them is never read, hashed or shown.
+Law: those that the index names, else the single complete file; backups, adapters and other files
+beside them are never read, hashed or shown.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ GGUF_CURE: Final = (
 
 @dataclass(frozen=True, slots=True)
 class WeightFiles:
-    """`names` of the files, in order; `entry` is the one that says so (the index, or the whole
-    file); `places`: tensor → file, as the index has it ({} without one); `note` says what was
-    passed over, "" when nothing was.
+    """The weight files' `names`, in order. `entry` is the index, or the single file; `places`:
+    tensor → file, from the index ({} without one); `note` says what was skipped, "" if nothing.
     """
 
     names: tuple[str, ...]
@@ -36,7 +35,7 @@ class WeightFiles:
 
 
 def weight_files(folder: Path) -> WeightFiles:
-    """The weight files of a checkpoint; Broken when there are none, or more than one set."""
+    """The weight files of a checkpoint; Broken if there are none, or several sets."""
     single = _there(folder / SINGLE)
     if _there(folder / INDEX):
         try:
@@ -58,8 +57,8 @@ def weight_files(folder: Path) -> WeightFiles:
 
 
 def contents(folder: Path) -> tuple[WeightFiles, tuple[Tensor, ...]]:
-    """The weight files and all they hold by their headers, each tensor once, from the file that the
-    index names for it; Broken.
+    """The weight files and all their tensors by their headers, each tensor once, from the file that
+    the index names for it; Broken.
     """
     weights = weight_files(folder)
     tensors = []
@@ -73,12 +72,12 @@ def contents(folder: Path) -> tuple[WeightFiles, tuple[Tensor, ...]]:
 
 
 def _there(file: Path) -> bool:
-    """Whether a file of that name is here, be it a link to nothing."""
+    """Whether a file of that name exists, even as a dangling link."""
     return file.exists() or file.is_symlink()
 
 
 def _only(folder: Path) -> str:
-    """The one weight file under a name of its own; Broken says what is there instead."""
+    """The single weight file that has an unusual name; Broken says what is there instead."""
     names = sorted(each.name for each in _files(folder))
     safe = [name for name in names if name.endswith(".safetensors") and name != ADAPTER]
     if len(safe) == 1:
@@ -97,7 +96,7 @@ def _only(folder: Path) -> str:
 
 
 def _places(folder: Path) -> dict[str, str]:
-    """Tensor → file, from the index; Broken when it is malformed or names a file outside the
+    """Tensor → file, from the index; Broken if it is malformed or names a file outside the
     folder.
     """
     try:
@@ -117,7 +116,7 @@ def _places(folder: Path) -> dict[str, str]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Files that are not hidden: macOS leaves `._NAME` beside every NAME it copies."""
+    """Files that are not hidden: macOS leaves a `._NAME` beside every NAME it copies."""
     try:
         return [each for each in folder.iterdir() if not each.name.startswith(".")]
     except OSError:
