@@ -22,10 +22,10 @@ from qwen_tui.cli.command_group import StudioGroup
 from qwen_tui.types import DONE, INTERNAL, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 _Refused = typer.BadParameter.__mro__[2]
-"""The parser's own exceptions, all with `format_message`."""
+"""Base class of the parser's exceptions, all with `format_message`; Typer does not export it."""
 _NAME = "qwen-tui"
 _COMPLETION = "_QWEN_TUI_COMPLETE"
-"""The variable by which a shell asks for completions."""
+"""The environment variable by which a shell asks for completions."""
 
 app = typer.Typer(
     name=_NAME,
@@ -61,7 +61,9 @@ for _command in (complete, studio, replay, sessions, models, engines, config, do
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command line and return its exit code; where a signal stopped it, die by that."""
+    """Run one command line and return its exit code; if a signal stopped it, end the process by
+    that signal.
+    """
     _replace_what_cannot_be_encoded()
     try:
         code = _run(sys.argv[1:] if arguments is None else arguments)
@@ -84,8 +86,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _replace_what_cannot_be_encoded() -> None:
-    """Let every text be printed, whatever standard output's encoding lacks. A completion's exact
-    bytes go past it; standard error replaces by itself.
+    """Let standard output replace characters that its encoding lacks. A completion's exact bytes do
+    not pass through it; standard error replaces by default.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
@@ -113,7 +115,7 @@ def _die(signum: int) -> None:
 
 
 def _trouble(error: Exception) -> Trouble:
-    """What to tell a person about whatever went wrong."""
+    """The message and exit code for any exception."""
     if isinstance(error, Trouble):
         return error
     if isinstance(error, _Refused):
@@ -132,7 +134,9 @@ def _trouble(error: Exception) -> Trouble:
 
 
 def _logged(error: Exception) -> str:
-    """Where the traceback went; never with the values of variables, which hold prompts and keys."""
+    """Log the traceback and return the log's path; the values of variables, which include prompts
+    and keys, are left out.
+    """
     from qwen_tui import paths
 
     try:

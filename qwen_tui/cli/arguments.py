@@ -1,6 +1,6 @@
 """What a word on the command line means: a command, a file, or a session.
 
-Law: nothing is opened for writing here; a word that means nothing names the nearest that does.
+Law: nothing is opened for writing here; for an unknown word the error names the nearest known one.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ STUDIO: Final = "studio"
 
 
 def file_named(word: str, commands: list[str]) -> Path:
-    """The file that a word on the command line names, which may be a new one when the word has a
-    folder or an ending. Trouble 66 names the nearest command.
+    """The file that a word on the command line names; a word with a folder or an extension may name
+    a new file. Trouble 66 names the nearest command.
     """
     path = Path(word)
     if path.exists():
@@ -42,8 +42,8 @@ def file_named(word: str, commands: list[str]) -> Path:
 
 
 def stored_session(name: str) -> Session:
-    """The session of that name, read and closed; damage of its file is told on stderr. Trouble when
-    there is none.
+    """The stored session of that name, read completely; damage of its file is reported on stderr.
+    Trouble if there is none.
     """
     from qwen_tui.session import library
     from qwen_tui.session.opening import open_session

@@ -1,7 +1,7 @@
-"""`qwen-tui bench`: how fast the model runs on this machine, and how near that is to what its
-memory allows.
+"""`qwen-tui bench`: how fast the model runs on this machine, and how close that is to the limit
+that memory bandwidth sets.
 
-Law: the measuring code is the local backend's; here are only its options and its table.
+Law: the local backend measures; this module has only the options and the table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.command_group import Command
+from qwen_tui.cli.command_group import SubjectCommand
 
 if TYPE_CHECKING:
     from qwen_tui.backends.local.benchmark.figures import BenchProtocol, Result
@@ -21,7 +21,7 @@ PANEL = "Measurement"
 
 def register(app: typer.Typer) -> None:
     """Add `bench`."""
-    app.command("bench", cls=Command)(bench)
+    app.command("bench", cls=SubjectCommand)(bench)
 
 
 @options.takes(*options.COMPUTE, "draft", "context")
@@ -93,7 +93,7 @@ def bench(
 
 
 def _protocol(quick: bool, wanted: dict[str, int | None]) -> BenchProtocol:
-    """What is measured: the usual, or a rough look, with what was asked for changed in it."""
+    """The standard or the quick protocol, with the values from the command line."""
     from dataclasses import replace
 
     from qwen_tui.backends.local.benchmark.figures import QUICK, BenchProtocol
@@ -103,7 +103,7 @@ def _protocol(quick: bool, wanted: dict[str, int | None]) -> BenchProtocol:
 
 
 def show_result(result: Result) -> None:
-    """The table on standard output, under the names of model and machine."""
+    """Print the table on standard output, under the names of model and machine."""
     from qwen_tui.cli.tables import show
 
     about = result.model

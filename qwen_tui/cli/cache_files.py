@@ -1,6 +1,6 @@
-"""Files of our cache that can be made again: packed weights, and KV blocks of long texts.
+"""Files in our cache that can be recreated: packed weights, and KV blocks of long texts.
 
-Law: nothing but files of the cache's own naming is ever listed or deleted.
+Law: only files with the cache's own names are ever listed or deleted.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _NAMED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One file of weights that were quantised once.
+    """One file of packed weights.
 
-    `model` is how the name of the model's folder begins, `bytes` the size on disk; `whole` is False
-    for what an interrupted packing left.
+    `model` is the beginning of the name of the model's folder, `bytes` the size on disk; `whole` is
+    False if packing was interrupted.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Packed:
     whole: bool
 
     def record(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """As a JSON object."""
         return {"kind": self.kind, "bytes": self.bytes, "path": str(self.path)}
 
 
@@ -51,7 +51,7 @@ File = TypeVar("File", Packed, BlockFile)
 
 
 def packed_weights() -> tuple[Packed, ...]:
-    """Every packed file of the cache, by name; one that is being written is left out."""
+    """Every packed file in the cache, by name, except one that is being written."""
     return tuple(_packed_in(paths.packed_dir()))
 
 
@@ -76,7 +76,7 @@ def kv_blocks() -> tuple[BlockFile, ...]:
 
 
 def of(folder: Path, among: Iterable[File]) -> tuple[File, ...]:
-    """Those of the model in `folder`; two folders of the same name share them here."""
+    """Those of the model in `folder`; folders of the same name cannot be told apart."""
     return tuple(each for each in among if each.model == folder.name[:MODEL_NAME_LENGTH])
 
 
@@ -98,12 +98,12 @@ def of_model(name: str, among: Iterable[File]) -> tuple[File, ...]:
 
 
 def total(files: Iterable[Packed | BlockFile]) -> int:
-    """Their size on disk in bytes."""
+    """Their total size on disk in bytes."""
     return sum(each.bytes for each in files)
 
 
 def packed_text(files: Iterable[Packed]) -> str:
-    """Their kinds and sizes in a few words; "" for none."""
+    """Their quantisations and sizes in a few words; "" for none."""
     return ", ".join(
         f"{each.kind} {hub.size_text(each.bytes)}{'' if each.whole else ' (broken off)'}"
         for each in files
@@ -116,7 +116,7 @@ def kept_text(blocks: Iterable[BlockFile]) -> str:
 
 
 def note(folder: Path, files: Iterable[Packed], blocks: Iterable[BlockFile]) -> str:
-    """What our cache holds for the model in `folder`, as an addition to a list's last column."""
+    """The cached files of the model in `folder`, as an addition to the last column of a list."""
     weights, mine = packed_text(of(folder, files)), of(folder, blocks)
     return (f"; packed: {weights}" if weights else "") + (f"; {kept_text(mine)}" if mine else "")
 
@@ -124,8 +124,8 @@ def note(folder: Path, files: Iterable[Packed], blocks: Iterable[BlockFile]) -> 
 def orphan_rows(
     folders: Iterable[Path], files: Iterable[Packed], blocks: Iterable[BlockFile]
 ) -> list[tuple[str, ...]]:
-    """A table row for each packed file, then for each model with KV blocks, of no model in
-    `folders`; the last column says how to delete it.
+    """Rows for the packed files and KV blocks of models that are not in `folders`; the last column
+    says how to delete them.
     """
     known = {folder.name[:MODEL_NAME_LENGTH] for folder in folders}
     rows: list[tuple[str, ...]] = []
@@ -145,7 +145,9 @@ def orphan_rows(
 
 
 def delete_packed(files: Iterable[Packed]) -> int:
-    """Delete them; the bytes freed. A process that has one mapped keeps it until it ends."""
+    """Delete them; returns the bytes freed. A process that has one mapped keeps it until it
+    ends.
+    """
     freed = 0
     for each in files:
         try:
@@ -158,7 +160,7 @@ def delete_packed(files: Iterable[Packed]) -> int:
 
 
 def delete_kept(blocks: tuple[BlockFile, ...]) -> int:
-    """Delete them; the bytes freed. Trouble where some will not go."""
+    """Delete them; returns the bytes freed. Trouble if some cannot be deleted."""
     freed = block_file.delete(blocks)
     left = [each.path for each in blocks if each.path.exists()]
     if left:

@@ -1,7 +1,7 @@
-"""The command group in which `qwen-tui [FILE]` stands beside the subcommands.
+"""The command group that accepts `qwen-tui [FILE]` beside the subcommands.
 
-Law: a command's name wins over a file of that name (`./complete` opens the file); help is plain
-text by subject, so that asking for it costs no more than Python's start.
+Law: a command's name takes precedence over a file of that name (`./complete` opens the file); help
+is plain text by subject, because rich help would slow the start.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from qwen_tui.settings.fields import OUTPUT
 
 
 def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
-    """Options under their subjects (`rich_help_panel`), in the order subjects first appear;
-    those of the output and those under no subject are last.
+    """Write options under their subjects (`rich_help_panel`), in the order in which subjects first
+    appear; output options and those without a subject come last.
     """
     subjects: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(ctx):
@@ -35,15 +35,15 @@ def _write_options(command: Any, ctx: Any, formatter: Any) -> None:
             formatter.write_dl(rows, col_max=28)
 
 
-class Command(TyperCommand):
+class SubjectCommand(TyperCommand):
     """A command whose help groups its options by subject."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
 
 
-class SavingCommand(Command):
-    """A command whose `--save` may stand without a name."""
+class SavingCommand(SubjectCommand):
+    """A command whose `--save` may be given without a name."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Give a bare `--save` (at the end, or before another option) an empty name."""
@@ -59,7 +59,7 @@ class SavingCommand(Command):
 
 
 class Group(TyperGroup):
-    """Commands in plain help."""
+    """A group of commands with plain help."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_options(self, ctx, formatter)
@@ -67,10 +67,12 @@ class Group(TyperGroup):
 
 
 class StudioGroup(Group):
-    """Whatever does not begin with a command's name goes to the studio."""
+    """Passes any command line that does not begin with a command's name to the studio."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Put the studio's name in front of a line that names no command and asks for no help."""
+        """Insert the studio's command name in front, unless the line names a command or asks for
+        help.
+        """
         own = {
             name for param in self.get_params(ctx) for name in (*param.opts, *param.secondary_opts)
         }

@@ -1,7 +1,7 @@
 """`qwen-tui complete`: one completion for a pipeline.
 
-Law: stdout carries the completion and nothing else; the backend's generator is iterated right here,
-on the main thread; an interrupted completion is flushed and saved before the signal takes us.
+Law: stdout carries the completion and nothing else; the backend's generator runs on the main
+thread; an interrupted completion is flushed and saved before the process ends by the signal.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def register(app: typer.Typer) -> None:
     app.command(cls=SavingCommand, epilog=EPILOG)(complete)
 
 
-@options.takes(*options.named(*options.SUBJECTS), own=options.Wanted)
+@options.takes(*options.named(*options.SUBJECTS), own=options.CompleteOptions)
 def complete(**parameters: Any) -> None:
     """Continue a text once: `qwen-tui complete prompt.txt`, or `… | qwen-tui complete`."""
     from qwen_tui.cli.generation import run
 
-    raise typer.Exit(run(options.Wanted(parameters)))
+    raise typer.Exit(run(options.CompleteOptions(parameters)))

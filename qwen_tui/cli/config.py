@@ -1,6 +1,6 @@
 """`qwen-tui config`: each setting's value and where it came from; `config path`: the user's file.
 
-Law: it only reads; what is wrong in a file is said on stderr with the line.
+Law: read only; mistakes in a file are reported on stderr with their line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.command_group import Group, SubjectCommand
 
 if TYPE_CHECKING:
     from qwen_tui.settings import Settings
@@ -21,7 +21,7 @@ def register(app: typer.Typer) -> None:
     """Add `config` and `config path`."""
     group = typer.Typer(cls=Group, rich_markup_mode=None, invoke_without_command=True)
     group.callback()(config)
-    group.command("path", cls=Command)(path)
+    group.command("path", cls=SubjectCommand)(path)
     app.add_typer(group, name="config", help="Show each setting, its value and its origin.")
 
 
@@ -88,7 +88,7 @@ def _one(part: Any) -> str:
 
 
 def _json(value: Any) -> Any:
-    """JSON has no infinities: a banned token's bias becomes a text."""
+    """A value for JSON, which has no infinities: the bias of a banned token becomes a string."""
     if isinstance(value, tuple):
         return [_json(each) for each in value]
     return (

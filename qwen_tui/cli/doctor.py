@@ -1,5 +1,4 @@
-"""`qwen-tui doctor`: what this machine would do with the model, and why; versions, terminal,
-places.
+"""`qwen-tui doctor`: how the model would run on this machine and why; versions, terminal, paths.
 
 Law: it changes nothing and makes no request; the exit code says whether the model can run.
 """
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.command_group import Command
+from qwen_tui.cli.command_group import SubjectCommand
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,7 +36,7 @@ PACKAGES: Final = (
 
 def register(app: typer.Typer) -> None:
     """Add `doctor`."""
-    app.command("doctor", cls=Command)(doctor)
+    app.command("doctor", cls=SubjectCommand)(doctor)
 
 
 @options.takes(*options.COMPUTE, "draft", "context")
@@ -81,7 +80,7 @@ def doctor(
 
 
 def _grouped(rows: list[tuple[str, str]]) -> dict[str, Any]:
-    """Rows of the same label become a list."""
+    """A dictionary of the rows; rows with the same label become a list."""
     grouped: dict[str, Any] = {}
     label = ""
     for name, text in rows:
@@ -98,7 +97,7 @@ def _grouped(rows: list[tuple[str, str]]) -> dict[str, Any]:
 
 
 def _model(found: Settings, *, verify: bool, reporter: Any) -> tuple[list[tuple[str, str]], int]:
-    """What is known of the configured model, and the exit code it earns."""
+    """Rows about the configured model, and the exit code that follows from them."""
     from qwen_tui import hub
     from qwen_tui.types import DONE, Trouble
 
@@ -146,7 +145,7 @@ def _plan_rows(card: Any, found: Settings) -> list[tuple[str, str]]:
 
 
 def _draft_rows(snapshot: Snapshot, card: Any, found: Settings) -> list[tuple[str, str]]:
-    """The draft model beside it, if one is set; Trouble for what is in its way."""
+    """Rows about the draft model, if one is set; Trouble if it cannot be used."""
     if not found.draft:
         return []
     from qwen_tui.backends.local.planning import draft_model, hardware, plan
@@ -216,7 +215,7 @@ def _versions() -> list[tuple[str, str]]:
 
 
 def _terminal() -> list[tuple[str, str]]:
-    """What the terminal says of itself; nothing is asked of it."""
+    """What environment variables say about the terminal; the terminal itself is not queried."""
     from rich.console import Console
 
     console = Console()

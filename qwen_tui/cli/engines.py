@@ -1,6 +1,7 @@
 """`qwen-tui engines`: the servers of the configuration, and what one of them is and can do.
 
-Law: `list` asks nobody; `probe` sends one tiny request, and says why what cannot be done cannot.
+Law: `list` makes no request; `probe` sends one tiny request, and gives the reason for every missing
+ability.
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.command_group import Group, SubjectCommand
 
 if TYPE_CHECKING:
-    from qwen_tui.backends.remote.facts import Facts
+    from qwen_tui.backends.remote.facts import ServerFacts
     from qwen_tui.settings import Endpoint
 
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table")]
@@ -24,14 +25,14 @@ ABILITIES: Final = {
     "score": "surprise of a text",
     "branches": "siblings",
 }
-"""The fields of `Abilities` as a person calls them."""
+"""Labels of the fields of `Abilities`."""
 
 
 def register(app: typer.Typer) -> None:
     """Add `engines list` and `engines probe`."""
     group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True)
-    group.command("list", cls=Command)(list_engines)
-    group.command("probe", cls=Command)(probe)
+    group.command("list", cls=SubjectCommand)(list_engines)
+    group.command("probe", cls=SubjectCommand)(probe)
     app.add_typer(group, name="engines", help="Servers as engines: list them, ask one.")
 
 
@@ -64,7 +65,7 @@ def _listed(each: Endpoint) -> dict[str, Any]:
 
 
 def _key(endpoint: Endpoint) -> str:
-    """Where the key is, never what it is."""
+    """Where the key is stored, never the key."""
     if endpoint.key_env:
         there = "set" if os.environ.get(endpoint.key_env) else "not set"
         return f"in {endpoint.key_env} ({there})"
@@ -102,14 +103,14 @@ def probe(
     show(rows)
 
 
-def _able(facts: Facts, field: str) -> str:
+def _able(facts: ServerFacts, field: str) -> str:
     value = getattr(facts.abilities, field)
     if not value:
         return f"no: {facts.cannot.get(field, 'the server does not')}"
     return f"up to {value}" if field == "choices" else "yes"
 
 
-def _record(facts: Facts, seconds: float) -> dict[str, Any]:
+def _record(facts: ServerFacts, seconds: float) -> dict[str, Any]:
     identity = facts.identity
     return {
         "engine": identity.engine,

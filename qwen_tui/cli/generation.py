@@ -1,7 +1,7 @@
 """One completion from start to end: prompt, context, weights, events, output, session, exit code.
 
-Law: what can be refused is refused before weights are loaded; what was generated is printed and
-saved whatever fails afterwards; JSON output and a saved session hold the same entries.
+Law: errors that can be found before loading weights are; what was generated is printed and saved
+even if something fails later; JSON output and a saved session have the same entries.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, cast
 
 from qwen_tui import backends, journal, settings
 from qwen_tui.cli import prompt as prompts
-from qwen_tui.cli.options import Wanted
+from qwen_tui.cli.options import CompleteOptions
 from qwen_tui.cli.save import Recording
 from qwen_tui.cli.signals import die, dying_at_once, stopping
 from qwen_tui.cli.stderr import Reporter, print_error
@@ -59,19 +59,19 @@ CODES: Final[dict[Reason, int]] = {
 """The exit code of a branch that ended for that reason."""
 
 FINISH_S: Final = 5.0
-"""Seconds that may pass until a long prompt is kept on disk. The text is told by then; reading such
-a prompt again next time would take longer than this, but a slow disk must not hold up a pipeline.
-"""
+"""Most seconds to wait until a long prompt's KV blocks are on disk. The completion is already
+printed, and prefilling such a prompt again would take longer; but a slow disk must not hold up a
+pipeline."""
 
 RNG: Final = "philox4x32-10"
-"""The counter-based generator that draws tokens, as a session names it."""
+"""The name of the random generator, as a session records it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """All that is known before weights are loaded: the session so far, and the exact request.
+class PlannedCompletion:
+    """Everything known before weights are loaded: the session so far, and the exact request.
 
-    `make(context, sampling)` asks for the same once more, fitted into that many tokens.
+    `make(context, sampling)` builds the request again for a context of that many tokens.
     """
 
     settings: Settings
@@ -83,12 +83,12 @@ class Plan:
 
     @property
     def session(self) -> Session:
-        """The session that the completion becomes part of."""
+        """The session that the completion is added to."""
         return self.recording.session
 
     def fitted(self, context: int) -> Request:
-        """The request in the context that was planned for the loaded weights, which may be smaller
-        than the checkpoint's own.
+        """The request for the context planned for the loaded weights, which may be smaller than the
+        checkpoint's.
         """
         if not 0 < context < (self.context or context + 1):
             return self.request
@@ -98,26 +98,28 @@ class Plan:
 Sink = Callable[[Entry | Progress], None]
 
 
-def run(wanted: Wanted) -> int:
-    """Complete as asked and return the exit code; Trouble for what a person can mend."""
-    if wanted.flags.get("choices") is not None and not wanted.as_json:
+def run(options: CompleteOptions) -> int:
+    """Complete as the options say and return the exit code; Trouble for errors that the person can
+    mend.
+    """
+    if options.flags.get("choices") is not None and not options.as_json:
         raise Trouble("--logprobs needs --json", code=USAGE)
     written = prompts.read(
-        wanted.file, wanted.prompt, encoding=wanted.encoding, escape=wanted.escape
+        options.file, options.prompt, encoding=options.encoding, escape=options.escape
     )
     signum = None
-    with Reporter(quiet=wanted.quiet) as reporter:
+    with Reporter(quiet=options.quiet) as reporter:
         reporter.warn(written.notes)
         if written.joined:
             reporter.say("the prompt is standard input, then the text of -p")
-        with opened(wanted.output, raw=wanted.raw) as output:
-            if wanted.dry_run:
-                plan = planned(wanted, written, reporter, ignore)
-                show_tokens(plan.request, output, as_json=wanted.as_json)
+        with opened(options.output, raw=options.raw) as output:
+            if options.dry_run:
+                plan = planned(options, written, reporter, ignore)
+                show_tokens(plan.request, output, as_json=options.as_json)
                 room = f" of {plan.context:,}" if plan.context else ""
                 reporter.say(f"{len(plan.request.prompt):,}{room} tokens; nothing was sent")
                 return DONE
-            code, signum = generate(wanted, written, output, reporter)
+            code, signum = generate(options, written, output, reporter)
     if signum is not None:
         die(signum)
     return code
@@ -127,26 +129,28 @@ def ignore(entry: Entry | Progress) -> None:
     """A sink that drops every entry."""
 
 
-def settings_of(wanted: Wanted, reporter: Reporter) -> Settings:
-    """The settings with what the command line gives; warns of a stop string meant escaped."""
-    flags = wanted.flags
+def settings_of(options: CompleteOptions, reporter: Reporter) -> Settings:
+    """The settings with those from the command line; warns of a stop string that looks escaped."""
+    flags = options.flags
     for stop in flags.get("stop") or ():
-        if not wanted.escape and prompts.unescaped_stop(stop):
+        if not options.escape and prompts.unescaped_stop(stop):
             said = f"--stop '{stop}' is taken as it stands, backslash and all"
             reporter.warn([f"{said}; --escape makes a newline of \\n"])
     for name in ("stop", "dry_sequence_breakers"):
-        if wanted.escape and flags.get(name):
+        if options.escape and flags.get(name):
             flags = flags | {name: [prompts.unescaped(text) for text in flags[name]]}
     chosen = settings.load(flags)
-    if wanted.save_as is None and not chosen.explicit("kv_disk"):
+    if options.save_as is None and not chosen.explicit("kv_disk"):
         chosen = replace(chosen, kv_disk=0.0)  # who saves nothing leaves nothing behind
     return chosen
 
 
-def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: Sink) -> Plan:
-    """Settings, tokenizer, tokens and context, all checked; loads no weights."""
-    chosen = settings_of(wanted, reporter)
-    folder, context = backends.look(chosen, weights=not wanted.dry_run)
+def planned(
+    options: CompleteOptions, written: prompts.Prompt, reporter: Reporter, sink: Sink
+) -> PlannedCompletion:
+    """Check settings, tokenizer, tokens and context; loads no weights."""
+    chosen = settings_of(options, reporter)
+    folder, context = backends.look(chosen, weights=not options.dry_run)
     vocab = None
     if folder is not None:
         chosen = settings.for_checkpoint(chosen, folder)
@@ -158,10 +162,10 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
         context = min(chosen.context, context) if context else chosen.context
     reporter.warn(chosen.warnings)
     spelling = vocab if chosen.special or vocab is None else cast(Vocab, NoSpecials(vocab))
-    recording = Recording(wanted.save_as, spelling, sink)
+    recording = Recording(options.save_as, spelling, sink)
     session = recording.session
     session.commit(written.text, written.source)
-    weigh = wanted.flags.get("choices") is not None or wanted.save_as is not None
+    weigh = options.flags.get("choices") is not None or options.save_as is not None
 
     def make(context: int, sampling: Sampling) -> Request:
         return session.request(
@@ -183,14 +187,14 @@ def planned(wanted: Wanted, written: prompts.Prompt, reporter: Reporter, sink: S
         )
     if not written.text:
         reporter.warn(["the prompt is empty; the text begins from nothing"])
-    return Plan(chosen, vocab, context, recording, request, make)
+    return PlannedCompletion(chosen, vocab, context, recording, request, make)
 
 
 def known_biases(chosen: Settings, size: int) -> Settings:
-    """The settings without the biases of tokens that a vocabulary of `size` does not have.
+    """The settings without biases of tokens that a vocabulary of `size` does not have.
 
-    Trouble (2) for one from the command line; one from elsewhere, where another model's may stand,
-    becomes a warning.
+    Trouble (2) for such a bias from the command line; one from a file may be meant for another
+    model and becomes a warning.
     """
     strange = [token for token, _ in chosen.sampling.logit_bias if token >= size]
     if not strange:
@@ -205,12 +209,14 @@ def known_biases(chosen: Settings, size: int) -> Settings:
 
 
 def window(chosen: Settings, context: int) -> Window:
-    """What a request has to fit into: a context of that many tokens (0: unknown)."""
+    """The space for a request: a context of that many tokens (0: unknown)."""
     return Window(context, chosen.truncate, chosen.explicit("max_tokens"))
 
 
 def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> None:
-    """The exact tokens, one a line: place, id, spelling; bytes that are no UTF-8 as `\\xHH`."""
+    """Print the exact tokens, one a line: index, id, spelling; bytes that are not UTF-8 as
+    `\\xHH`.
+    """
     for place, token in enumerate(request.prompt):
         if as_json:
             row: dict[str, Any] = {"i": place, "id": token.id}
@@ -224,19 +230,19 @@ def show_tokens(request: Request, output: Output, *, as_json: bool = False) -> N
 
 
 def generate(
-    wanted: Wanted, written: prompts.Prompt, output: Output, reporter: Reporter
+    options: CompleteOptions, written: prompts.Prompt, output: Output, reporter: Reporter
 ) -> tuple[int, int | None]:
-    """Plan, load, stream, print and save; the exit code, and the signal that stopped it."""
-    sinks: list[Sink] = [JsonSink(output)] if wanted.as_json else []
+    """Plan, load, stream, print and save; returns the exit code, and the signal that stopped it."""
+    sinks: list[Sink] = [JsonSink(output)] if options.as_json else []
 
     def sink(entry: Entry | Progress) -> None:
         for each in sinks:
             each(entry)
 
-    plan = planned(wanted, written, reporter, sink)
+    plan = planned(options, written, reporter, sink)
     printer = None
-    if not wanted.as_json:
-        lead = written.text.encode() if wanted.echo else b""
+    if not options.as_json:
+        lead = written.text.encode() if options.echo else b""
         eos = plan.vocab.ends(plan.request.prompt) if plan.vocab else ()
         printer = TextSink(output, plan.request, eos, lead=lead)
         sinks.append(printer)
@@ -253,7 +259,7 @@ def generate(
         lost = DONE
         try:
             ends = stream(plan.session, request, backend, reporter, stopped.cancel, sink)
-            if request.branches == 1 and wanted.save_as is not None:
+            if request.branches == 1 and options.save_as is not None:
                 plan.session.accept()
             if printer is not None:
                 printer.finish()
@@ -264,8 +270,8 @@ def generate(
 
 
 def saved(recording: Recording, reporter: Reporter) -> int:
-    """Save the session; a failure is printed and its exit code returned: the completion stands on
-    standard output already.
+    """Save the session. A failure is printed and its exit code returned, because the completion is
+    on standard output already.
     """
     try:
         where = recording.close()
@@ -279,7 +285,7 @@ def saved(recording: Recording, reporter: Reporter) -> int:
 
 
 def load(settings: Settings, reporter: Reporter, sink: Sink) -> Backend:
-    """Open the backend, with a bar on stderr and, for `--json`, records of its progress."""
+    """Open the backend, with a progress bar on stderr and progress records for `--json`."""
 
     def report(progress: Progress) -> None:
         reporter.report(progress)
@@ -302,8 +308,8 @@ def stream(
     cancel: threading.Event,
     sink: Sink = ignore,
 ) -> list[Finished]:
-    """Run the request and return how each branch ended. Every event goes through the session to
-    its sink; `sink` gets the progress, which a session does not keep.
+    """Run the request and return how each branch ended. Every event goes through the session to its
+    sink; progress, which a session does not record, goes to `sink`.
     """
     ends: list[Finished] = []
     generation, _ = session.start(request, backend.environment, rng=RNG)
@@ -344,7 +350,9 @@ def concluded(ends: Sequence[Finished], request: Request, reporter: Reporter) ->
 
 
 class NoSpecials:
-    """A vocabulary that spells special tokens in a text out as text (`--no-special`)."""
+    """A vocabulary that encodes the spelling of a special token as ordinary text
+    (`--no-special`).
+    """
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
@@ -355,12 +363,12 @@ class NoSpecials:
     def recommit(
         self, tokens: Sequence[Token], text: str, *, special: bool = True
     ) -> tuple[int, tuple[Token, ...]]:
-        """`Vocab.recommit` with every added token spelled out as text."""
+        """`Vocab.recommit` with the spellings of all added tokens as ordinary text."""
         return self._vocab.recommit(tokens, text, special=False)
 
 
 class TextSink:
-    """A sink that prints the completion: its tokens' bytes without the end-of-text that ends it."""
+    """A sink that prints the completion: its tokens' bytes without the final end-of-text token."""
 
     def __init__(
         self, output: Output, request: Request, ends: Collection[int], *, lead: bytes = b""
@@ -377,7 +385,7 @@ class TextSink:
             self._teller.end(event.branch)
 
     def finish(self) -> None:
-        """Print what is left of every branch."""
+        """Print the rest of every branch."""
         self._teller.finish()
 
 

@@ -1,4 +1,4 @@
-"""`qwen-tui --plain`: the workbench line by line, without a screen, for dumb terminals and readers.
+"""`qwen-tui --plain`: the workbench line by line, for dumb terminals and screen readers.
 
 Law: a line that begins with a colon is a command, any other is text; nothing is painted over.
 """
@@ -88,7 +88,7 @@ class LineMode:
         return DONE
 
     def close(self) -> None:
-        """Give the model back."""
+        """Close the backend."""
         backend, self._backend = self._backend, None
         if backend is not None:
             backend.close()
@@ -121,7 +121,7 @@ class LineMode:
         self._say(self._session.text[-200:] if moved else "there is nothing further")
 
     def go(self, *, again: bool = False) -> None:
-        """Generate from the text's end and accept what came; Ctrl-C stops it and keeps it."""
+        """Continue the text and accept the completion; Ctrl-C stops it and keeps what came."""
         with Reporter() as reporter:
             if self._backend is None:
                 with dying_at_once():
@@ -157,7 +157,7 @@ class LineMode:
         )
 
     def tokens(self) -> None:
-        """The tokens of the last completion: probability, spelling, and what each one beat."""
+        """The tokens of the last completion: probability, spelling, and alternatives."""
         parts = [part for part in self._session.parts() if part.node.source == "model"]
         if not parts:
             raise Trouble("there is no completion yet", hint=": makes one")
@@ -194,7 +194,7 @@ class LineMode:
             raise Trouble(str(error), code=USAGE) from None
 
     def write(self, rest: str) -> None:
-        """Write the text into a file, whole or not at all."""
+        """Write the text into a file, which is replaced atomically."""
         if not rest.strip():
             raise Trouble("a file is wanted", hint=":write FILE", code=USAGE)
         with FileOutput(expanded(rest.strip())) as file:

@@ -1,4 +1,5 @@
-"""`qwen-tui models list|info|pull|rm`: the checkpoints on this disk and those one can fetch.
+"""`qwen-tui models list|info|pull|rm`: the checkpoints on this disk and those that can be
+downloaded.
 
 Law: `list`, `info` and `rm` make no request; `pull` is the only command that reaches the hub.
 """
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.command_group import Group, SubjectCommand
 from qwen_tui.cli.stderr import Reporter, one_line
 from qwen_tui.types import NO_INPUT, USAGE, Trouble
 
@@ -25,10 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of a ta
 def register(app: typer.Typer) -> None:
     """Add `models` and its commands."""
     group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True)
-    group.command("list", cls=Command)(list_models)
-    group.command("info", cls=Command)(info)
-    group.command("pull", cls=Command)(pull)
-    group.command("rm", cls=Command)(remove)
+    group.command("list", cls=SubjectCommand)(list_models)
+    group.command("info", cls=SubjectCommand)(info)
+    group.command("pull", cls=SubjectCommand)(pull)
+    group.command("rm", cls=SubjectCommand)(remove)
     app.add_typer(group, name="models", help="List, describe, download and remove models.")
 
 
@@ -118,7 +119,7 @@ def _kind(what: Card | Known) -> str:
 
 
 def _count(parameters: int) -> str:
-    """A parameter count as people say it: 7.62 B, 494 M."""
+    """A parameter count in the usual form: 7.62 B, 494 M."""
     for unit, power in (("B", 10**9), ("M", 10**6), ("k", 10**3)):
         if parameters >= power:
             scaled = parameters / power
@@ -127,7 +128,7 @@ def _count(parameters: int) -> str:
 
 
 def _memory(what: Card | Known) -> str:
-    """What it takes with 2,048 tokens in the KV cache."""
+    """The memory it takes with 2,048 tokens in the KV cache."""
     from qwen_tui import hub
 
     sizes = [hub.needs(what, "bf16", quant).total(2048) / 2**30 for quant in ("nf4", "none")]
@@ -388,6 +389,6 @@ def _confirm(question: str) -> None:
 
 
 def _agreed(question: str) -> bool:
-    """Ask about what goes along; yes by default."""
+    """Ask whether to delete related files too; yes by default."""
 
     return typer.confirm(one_line(question), default=True, err=True)

@@ -1,6 +1,7 @@
 """The options of the command line: the settings', from their one table, and those of `complete`.
 
-Law: a parameter is called as the setting it sets; what several commands share is declared once.
+Law: a parameter has the name of the setting it sets; options that several commands share are
+declared once.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ COMPUTE: Final = ("model", "quant", "device", "dtype", "threads")
 """The settings that say which model runs, and how."""
 
 _KEYWORD: Final = inspect.Parameter.KEYWORD_ONLY
-Command = TypeVar("Command", bound=Callable[..., None])
+CommandFunction = TypeVar("CommandFunction", bound=Callable[..., None])
 
 Encoding: TypeAlias = Annotated[
     str | None,
@@ -56,7 +57,7 @@ SessionName: TypeAlias = Annotated[
 
 
 def named(*subjects: str, without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The settings whose options stand under those subjects, in the order of the table."""
+    """The settings whose options belong to those subjects, in the order of the table."""
     return tuple(
         each.name
         for each in FIELDS
@@ -92,12 +93,13 @@ def _own_parameters(declared: type) -> list[inspect.Parameter]:
     ]
 
 
-def takes(*settings: str, own: type | None = None) -> Callable[[Command], Command]:
-    """Give a command the options of these settings, which it gets as its last `**parameters`; and
-    before them those that the class `own` declares, an annotated attribute each.
+def takes(*settings: str, own: type | None = None) -> Callable[[CommandFunction], CommandFunction]:
+    """A decorator that adds the options of these settings to a command, which gets them as
+    `**parameters`; before them come those that the class `own` declares, one per annotated
+    attribute.
     """
 
-    def extended(command: Command) -> Command:
+    def extended(command: CommandFunction) -> CommandFunction:
         signature = inspect.signature(command, eval_str=True)
         kept = [each for each in signature.parameters.values() if each.kind != each.VAR_KEYWORD]
         kept += _own_parameters(own) if own is not None else []
@@ -112,8 +114,8 @@ def _out(*names: str, help: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, rich_help_panel=OUTPUT, metavar=metavar)
 
 
-class Wanted:
-    """What `complete` is asked for beside the settings: where from, where to, in which form.
+class CompleteOptions:
+    """The options of `complete` that are not settings: input, output and its form.
 
     Each annotated attribute is a parameter of the command; `flags` are the settings given.
     """

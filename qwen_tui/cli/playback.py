@@ -1,6 +1,6 @@
-"""`replay`: prints the text of a stored session, each completion in its own rhythm.
+"""`replay`: prints the text of a stored session, each completion at its recorded speed.
 
-Law: no model is loaded and no file written; the rhythm is the recorded one.
+Law: no model is loaded and no file written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen_tui.types import DONE, NO_INPUT, Emitted, Happened, Token, Trouble, jo
 
 
 def play(name: str, *, speed: float, max_gap: float | None, raw: bool, quiet: bool) -> int:
-    """Play the session of that name on standard output; the exit code."""
+    """Play the session of that name on standard output; returns the exit code."""
     from qwen_tui.cli.arguments import stored_session
 
     session = stored_session(name)
@@ -62,7 +62,7 @@ def steps(
     max_gap: float | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[bytes]:
-    """The bytes of one piece of the path, a completion's step by step when their time has come."""
+    """The bytes of one part of the path; a completion's come step by step, each at its time."""
     if piece.node.folded:
         return
     recorded = rhythm.get(piece.node.id)

@@ -1,4 +1,4 @@
-"""Where a prompt comes from: a file, standard input, the command line.
+"""Reads the prompt: from a file, standard input or the command line.
 
 Law: a prompt is never stripped, translated or repaired; what cannot be read exactly is refused with
 the offset of the first bad byte.
@@ -16,7 +16,7 @@ from typing import Final, Literal
 from qwen_tui.types import BAD_DATA, IO_ERROR, NO_INPUT, NO_PERMISSION, USAGE, Trouble
 
 MOST_BYTES: Final = 64 << 20
-"""More than any context holds; also where reading an endless device stops."""
+"""Larger than any context; reading an endless device stops here."""
 
 BOM: Final = "\ufeff"
 _ESCAPE: Final = re.compile(
@@ -28,8 +28,8 @@ _ESCAPES: Final = dict(zip(b"\\'\"0abefnrtv", b"\\'\"\0\a\b\x1b\f\n\r\t\v", stri
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt's text; `name` is what to call its origin; `source` as a session notes it; `joined`:
-    a text that was piped in begins it.
+    """A prompt's text. `name` is its origin for messages; `source` is recorded in the session;
+    `joined`: it begins with a piped text.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Prompt:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know about it."""
+        """Warnings about it."""
         if self.text.startswith(BOM):
             return (f"{self.name} begins with a byte order mark; it is kept, as a token",)
         return ()
@@ -48,10 +48,10 @@ class Prompt:
 def read(
     file: str | None, text: str | None, *, encoding: str | None = None, escape: bool = False
 ) -> Prompt:
-    """The prompt of `FILE`, `-` (standard input) or `-p`; Trouble when there is none, or two.
+    """The prompt of `FILE`, `-` (standard input) or `-p`; Trouble if there is none, or two.
 
-    A text that is piped in comes before that of `-p`, with nothing between. `escape` concerns `-p`
-    alone: a file and a pipe hold what they hold.
+    A piped text comes before that of `-p`, with nothing in between. `escape` applies to `-p` only:
+    files and pipes are taken as they are.
     """
     if file is not None and text is not None:
         raise Trouble("a FILE and -p are two prompts", hint="leave one of them out", code=USAGE)
@@ -71,7 +71,7 @@ def read(
 
 
 def _piped_in() -> bytes:
-    """What is piped in beside another prompt; nothing where standard input is no pipe or closed."""
+    """The text piped in beside another prompt; empty if standard input is closed or not a pipe."""
     if sys.stdin is None or sys.stdin.isatty():
         return b""
     try:
@@ -81,7 +81,7 @@ def _piped_in() -> bytes:
 
 
 def standard_input() -> bytes:
-    """All of standard input, up to the most a prompt may be."""
+    """All of standard input, up to `MOST_BYTES`."""
     if sys.stdin is None:
         raise Trouble("standard input is closed", code=NO_INPUT)
     return _bounded(sys.stdin.buffer.read(MOST_BYTES + 1), "standard input")
@@ -103,9 +103,9 @@ def contents(path: Path) -> bytes:
 
 
 def decoded(data: bytes, name: str, encoding: str | None = None) -> str:
-    """The text of `data`, exactly; Trouble (65) with the offset of the first byte that is none.
+    """The text of `data`, exactly; Trouble (65) with the offset of the first undecodable byte.
 
-    Without `encoding` it is UTF-8, and a NUL byte counts as a sign of a binary file.
+    Without `encoding` it is UTF-8, and a NUL byte means a binary file.
     """
     if encoding is not None:
         return _decoded_as(data, name, encoding)
@@ -128,7 +128,7 @@ def decoded(data: bytes, name: str, encoding: str | None = None) -> str:
 
 
 def unescaped(text: str) -> str:
-    r"""The text with `\n`, `\t`, `\xHH` (a byte), `\uHHHH` and their like carried out."""
+    r"""The text with `\n`, `\t`, `\xHH` (a byte), `\uHHHH` and similar escapes replaced."""
 
     def meant(match: re.Match[bytes]) -> bytes:
         byte, short, long, letter = match.groups()
@@ -146,8 +146,8 @@ def unescaped(text: str) -> str:
 
 
 def unescaped_stop(stop: str) -> bool:
-    r"""Whether a stop string holds a `\n`, `\r` or `\t` as two characters, and not as the beginning
-    of a word such as `\nabla`.
+    r"""Whether a stop string contains `\n`, `\r` or `\t` as two characters, not as the beginning of
+    a word such as `\nabla`.
     """
     return _LINE_ESCAPE.search(stop) is not None
 

@@ -1,7 +1,7 @@
-"""`qwen-tui replay`: play a session back with its own rhythm, or verify it against a model.
+"""`qwen-tui replay`: play a session back at its recorded speed, or verify it against a model.
 
-Law: playing back needs no model and touches no file; verifying says by how much and where the model
-of today differs, never merely that it does.
+Law: playing back needs no model and writes no file; verifying names the largest difference and
+where it is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from qwen_tui.cli import options
-from qwen_tui.cli.command_group import Command
+from qwen_tui.cli.command_group import SubjectCommand
 from qwen_tui.settings.fields import SERVER
 from qwen_tui.types import USAGE, Trouble
 
@@ -20,7 +20,7 @@ PLAY = "Playing"
 
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
-    app.command(cls=Command)(replay)
+    app.command(cls=SubjectCommand)(replay)
 
 
 @options.takes(*options.COMPUTE, *options.named(SERVER))

@@ -1,6 +1,7 @@
-"""Where `--save` puts a completion: nowhere, into a new session, or as a new root of a known one.
+"""Where `--save` puts a completion: nowhere, into a new session, or as a new root of an existing
+one.
 
-Law: nothing is written before weights are loaded, and nothing is called saved before it is.
+Law: nothing is written before weights are loaded, and nothing is reported as saved before it is.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ APP = f"qwen-tui {__version__}"
 
 
 class Recording:
-    """The session of one completion: its entries go to `sink`, and from `begin` on into a file too.
+    """The session of one completion: its entries go to `sink`, and after `begin` into a file too.
 
-    `name` None saves nothing; "" makes a session without a title; otherwise it is the SESSION to go
-    on with, or the title of a new one.
+    `name` None saves nothing; "" makes a session without a title; otherwise it is the SESSION to
+    continue, or the title of a new one.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Recording:
         self._sink(entry)
 
     def begin(self) -> None:
-        """From now on every entry is saved, with all that was before."""
+        """From now on save every entry, beginning with those so far."""
         if self._known is not None:
             self._store = self._known.store
             for entry in self._waiting:
@@ -67,7 +68,9 @@ class Recording:
             self.session.sink = self._take
 
     def close(self) -> str:
-        """Make it durable; where it lies ("" for nowhere). Trouble 74 when that failed."""
+        """Sync and close the file; returns its path, "" if there is none. Trouble 74 if that
+        failed.
+        """
         store, self._store = self._store, None
         if store is None:
             if self._known is not None:
@@ -82,7 +85,7 @@ class Recording:
 
 
 def _known(name: str, vocab: Vocab | None) -> OpenSession | None:
-    """The session that is meant, open for writing; None when there is none of that name."""
+    """The existing session of that name, open for writing; None if there is none."""
     try:
         path = library.resolve(name)
     except Trouble as trouble:

@@ -1,7 +1,7 @@
 """`qwen-tui sessions`: list, show, search, export, rename, remove, purge and verify session files.
 
-Law: only `rename` writes into a file, only `purge` deletes, and it asks; what a file says is
-hostile text and is made safe to show.
+Law: only `rename` writes into a file, only `purge` deletes, after asking; a file's contents are
+untrusted and are made safe to show.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from qwen_tui.cli.command_group import Command, Group
+from qwen_tui.cli.command_group import Group, SubjectCommand
 from qwen_tui.cli.options import Raw, SessionName
 from qwen_tui.cli.stderr import one_line
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     pass
 
 ID_SHOWN: Final = 10
-"""So many characters of an id tell sessions apart that were begun in different seconds."""
+"""Characters of an id that are shown: they differ for sessions begun in different seconds."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON line each")]
 
@@ -29,14 +29,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="one JSON line each")]
 def register(app: typer.Typer) -> None:
     """Add `sessions` and its commands."""
     group = typer.Typer(cls=Group, rich_markup_mode=None, no_args_is_help=True)
-    group.command("list", cls=Command)(list_sessions)
-    group.command("show", cls=Command)(show)
-    group.command("search", cls=Command)(search)
-    group.command("export", cls=Command)(export)
-    group.command("rename", cls=Command)(rename)
-    group.command("rm", cls=Command)(remove)
-    group.command("purge", cls=Command)(purge)
-    group.command("verify", cls=Command)(verify)
+    group.command("list", cls=SubjectCommand)(list_sessions)
+    group.command("show", cls=SubjectCommand)(show)
+    group.command("search", cls=SubjectCommand)(search)
+    group.command("export", cls=SubjectCommand)(export)
+    group.command("rename", cls=SubjectCommand)(rename)
+    group.command("rm", cls=SubjectCommand)(remove)
+    group.command("purge", cls=SubjectCommand)(purge)
+    group.command("verify", cls=SubjectCommand)(verify)
     app.add_typer(group, name="sessions", help="List, show, search, export, rename, remove.")
 
 

@@ -1,7 +1,7 @@
-"""Signals of the one-shot commands: stop within a token, keep what was said, then die by the
+"""Signals in the one-shot commands: stop within a token, keep what was generated, then die by the
 signal.
 
-Law: a shell must see death by the signal itself, or a loop around us would go on.
+Law: the shell must see the process die by the signal itself, or a loop around it would continue.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ STOPS: Final = tuple(
 )
 
 
-class Stopped:
-    """Which signal asked to stop, if any; `cancel` is the event that a backend asks."""
+class StopSignal:
+    """Which signal asked to stop, if any; `cancel` is the event that a backend checks."""
 
     def __init__(self) -> None:
         self.cancel = threading.Event()
@@ -28,12 +28,12 @@ class Stopped:
 
 
 @contextmanager
-def stopping() -> Iterator[Stopped]:
-    """While this holds, the first stop signal sets `cancel`; the second kills at once.
+def stopping() -> Iterator[StopSignal]:
+    """A context in which the first stop signal sets `cancel` and the second kills at once.
 
-    A signal that was ignored when we started (`nohup`) stays ignored. Main thread only.
+    A signal that was ignored at the start (`nohup`) stays ignored. Main thread only.
     """
-    stopped = Stopped()
+    stopped = StopSignal()
     before: dict[int, Any] = {}
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -54,7 +54,7 @@ def stopping() -> Iterator[Stopped]:
 
 @contextmanager
 def dying_at_once() -> Iterator[None]:
-    """While this holds, Ctrl-C kills the process at once, without waiting for Python: for long
+    """A context in which Ctrl-C kills the process at once, without waiting for Python: for long
     native calls that have nothing to save.
     """
     before = signal.getsignal(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""What the one-shot commands say on stderr: notes, a progress bar, statistics, errors.
+"""Messages of the one-shot commands on stderr: notes, a progress bar, statistics, errors.
 
 Law: every line is safe on any terminal, and none goes to stdout.
 """
@@ -27,7 +27,7 @@ STAGES: Final = {
 }
 BYTES: Final = ("download", "load", "pack")
 LONG_PREFILL: Final = 512
-"""From how many prompt tokens on reading it is worth a bar."""
+"""Prompt tokens from which prefill shows a progress bar."""
 ENDS: Final = {
     "eos": "end of text",
     "stop": "stop string",
@@ -48,7 +48,7 @@ def one_line(text: str) -> str:
 
 
 def print_error(trouble: Trouble, stream: TextIO | None = None) -> None:
-    """An error and its cure on stderr."""
+    """Print an error and what to do on stderr."""
     _tell(stream or sys.stderr, f"error: {one_line(trouble.message)}")
     if trouble.hint:
         _tell(stream or sys.stderr, f"hint: {one_line(trouble.hint)}")
@@ -61,7 +61,7 @@ def _tell(stream: TextIO | None, line: str) -> None:
 
 
 class Reporter:
-    """Says on stderr what happens; `quiet` leaves only errors. Use as a context manager."""
+    """Prints messages on stderr; `quiet` leaves only errors. Use as a context manager."""
 
     def __init__(self, *, quiet: bool = False, stream: TextIO | None = None) -> None:
         self._stream: TextIO | None = stream or sys.stderr
@@ -89,7 +89,7 @@ class Reporter:
             self.say(f"warning: {line}")
 
     def report(self, progress: Progress) -> None:
-        """Move the bar of that stage; nothing where stderr is no terminal."""
+        """Update the bar of that stage; does nothing if stderr is not a terminal."""
         if not self._bars or (progress.stage == "prefill" and progress.total < LONG_PREFILL):
             return
         assert self._stream is not None

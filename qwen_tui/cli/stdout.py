@@ -1,4 +1,4 @@
-"""Where a completion goes: standard output or a file, as exact bytes or safe to show.
+"""Where a completion goes: standard output or a file, as exact bytes or made safe to show.
 
 Law: a pipe and a file get the exact bytes; a terminal never gets a model's control character.
 """
@@ -16,11 +16,11 @@ from qwen_tui.safe_text import VisibleStream
 from qwen_tui.types import CANNOT_CREATE, IO_ERROR, NO_PERMISSION, Trouble
 
 TAB: Final = 8
-"""Columns between the tab stops of a terminal."""
+"""Distance of a terminal's tab stops in columns."""
 
 
 class Output:
-    """A place for exact bytes. `close` puts a file in its place; `abandon` leaves the old one.
+    """A destination for exact bytes. `close` completes a file; `abandon` leaves the old one.
 
     `shown`: a person reads it on a terminal, so text is made safe and written in `encoding`.
     """
@@ -36,7 +36,7 @@ class Output:
         self._visible = VisibleStream()
 
     def write(self, data: bytes) -> None:
-        """Write and flush; BrokenPipeError when the reader left, Trouble (74) for all else."""
+        """Write and flush; BrokenPipeError if the reader left, Trouble (74) for other errors."""
         try:
             self._stream.write(data)
             self._stream.flush()
@@ -48,7 +48,7 @@ class Output:
             raise Trouble(f"write error on {self._name}: {error.strerror}", code=IO_ERROR) from None
 
     def write_text(self, text: str) -> None:
-        """Write text: made visible on a terminal, with spaces for tabs; else exactly, in UTF-8."""
+        """Write text: on a terminal made safe, with spaces for tabs; else exactly, in UTF-8."""
         if not self.shown:
             self.write(text.encode())
             return
@@ -85,18 +85,18 @@ class Output:
         """Everything was written."""
 
     def abandon(self) -> None:
-        """What was written so far is not wanted."""
+        """Discard what was written so far."""
 
 
 class _Abandoned(Exception):
-    """Tells `replacing` to leave the old file in its place."""
+    """Makes `replacing` leave the old file in place."""
 
 
 class FileOutput(Output):
-    """A file that appears whole, under its name, when it is closed; devices are written directly.
+    """A file that replaces an old one atomically when it is closed; devices are written directly.
 
-    Trouble 73 or 77 when it cannot be made, raised at once. The first write begins the new file: a
-    process killed while it only loads leaves nothing behind.
+    Trouble 73 or 77 if it cannot be created, raised at once. The new file is begun with the first
+    write: a process killed while loading leaves nothing behind.
     """
 
     def __init__(self, path: Path) -> None:
@@ -151,7 +151,9 @@ def opened(path: str | None, *, raw: bool = False) -> Output:
 
 
 def silence_stdout() -> None:
-    """Point standard output nowhere, so that the interpreter's last flush cannot fail again."""
+    """Point standard output to the null device, so that the interpreter's last flush cannot fail
+    again.
+    """
     try:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -161,11 +163,11 @@ def silence_stdout() -> None:
 
 
 class BranchPrinter:
-    """Prints completions one after the other, in branch order, `lead` before each.
+    """Prints completions one after the other, in branch order, each after `lead`.
 
-    Branch 0 is printed as it comes; each other waits until those before it have ended. On a
-    terminal a line `--- 2/4 ---` stands between two and a missing final newline is added; a pipe or
-    file gets the completions alone, each but the last ended by a newline.
+    Branch 0 is printed as it comes; each other one waits until those before it have ended. On a
+    terminal a line `--- 2/4 ---` separates two, and a missing final newline is added; a pipe or
+    file gets only the completions, each but the last ended by a newline.
     """
 
     def __init__(self, output: Output, *, branches: int = 1, lead: bytes = b"") -> None:
@@ -185,12 +187,12 @@ class BranchPrinter:
         self._print()
 
     def end(self, branch: int) -> None:
-        """That branch is over."""
+        """That branch has ended."""
         self._ended[branch] = True
         self._print()
 
     def finish(self) -> None:
-        """Print what is left of every branch, and the terminal's final newline."""
+        """Print the rest of every branch, and on a terminal the final newline."""
         self._ended = [True] * self._branches
         self._print()
         if self._output.shown:

@@ -1,6 +1,6 @@
-"""`qwen-tui [FILE]`: check the terminal, read what is piped in, and open the studio.
+"""`qwen-tui [FILE]`: check the terminal, read piped text, and open the studio.
 
-Law: what cannot be a screen is refused before anything is painted, and says what works instead.
+Law: without a usable terminal it refuses before anything is painted, and says what works instead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import typer
 
 from qwen_tui.cli import options
 from qwen_tui.cli.arguments import STUDIO, file_named
-from qwen_tui.cli.command_group import Command
+from qwen_tui.cli.command_group import SubjectCommand
 from qwen_tui.settings.fields import VIEW
 from qwen_tui.types import USAGE, Trouble
 
@@ -20,7 +20,7 @@ SHOWN = options.named(VIEW, *options.SUBJECTS, without=("branches", "choices"))
 
 def register(app: typer.Typer) -> None:
     """Add the hidden command behind `qwen-tui [FILE]`."""
-    app.command(STUDIO, cls=Command, hidden=True)(studio)
+    app.command(STUDIO, cls=SubjectCommand, hidden=True)(studio)
 
 
 @options.takes(*SHOWN)

@@ -1,6 +1,6 @@
 """Tables and JSON on stdout for the commands that list things.
 
-Law: every text from outside is made visible; a pipe gets whole lines, never cut or coloured.
+Law: all text from outside is made safe to show; a pipe gets whole lines, neither cut nor coloured.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, TextIO
 
 WIDEST: Final = 1 << 16
-"""Columns of a table that no terminal bounds."""
+"""Columns of a table whose output is not a terminal."""
 
 
 def show(
@@ -21,7 +21,7 @@ def show(
     right: Sequence[int] = (),
     stream: TextIO | None = None,
 ) -> None:
-    """Print rows in aligned columns; `right` are the columns set flush right."""
+    """Print rows in aligned columns; those in `right` are right-aligned."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text

@@ -1,7 +1,7 @@
-"""The terminal that the studio needs: checked before anything is painted, and taken back after a
-pipe was read.
+"""The terminal that the studio needs: checked before anything is painted, and reopened after a pipe
+was read.
 
-Law: what cannot be a screen is refused with what works instead.
+Law: an unusable terminal is refused with a hint at what works instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qwen_tui.types import UNAVAILABLE, Trouble
 
 
 def check_screen() -> None:
-    """Trouble 69 where a full-screen program has nowhere to be."""
+    """Raise Trouble 69 if there is no terminal for a full-screen program."""
     instead = "`qwen-tui complete` works in a pipe, `qwen-tui --plain` line by line"
     if sys.stdout is None or not sys.stdout.isatty():
         raise Trouble("standard output is no terminal", hint=instead, code=UNAVAILABLE)
@@ -28,7 +28,7 @@ def check_screen() -> None:
 
 
 def piped_text(encoding: str | None) -> str | None:
-    """The text piped into standard input; None where nothing was."""
+    """The text piped into standard input; None if it is not a pipe."""
     if sys.stdin is None or sys.stdin.isatty():
         return None
     return decoded(standard_input(), "standard input", encoding)

@@ -1,7 +1,7 @@
-"""`replay --verify`: the model reads the tokens a session stored, and its logprobs are compared.
+"""`replay --verify`: the model scores the tokens that a session stored, and logprobs are compared.
 
-Law: every comparison names the largest difference and its token; what changed in the environment is
-a warning of its own.
+Law: every comparison names the largest difference and its token; changes in the environment are
+warnings of their own.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from qwen_tui.types import (
 )
 
 TOLERANCES: Final = {"fp32": 1e-3, "fp16": 0.05, "bf16": 0.25}
-"""How far a logprob (natural log) may be off, by number type: reading a text at once and token by
-token rounds differently."""
+"""Tolerance of a logprob (natural log) by dtype: scoring a whole text rounds differently from
+decoding it token by token."""
 QUANTISED: Final = 0.5
-"""The same where weights are quantised."""
+"""The tolerance with quantised weights."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One stored completion: its prompt, its tokens, and `name`, its number for a person."""
+    """One stored completion: its prompt, its tokens, and `name`, its number for messages."""
 
     name: str
     run: GenerationState
@@ -58,14 +58,14 @@ class Difference:
 
 
 def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
-    """Verify every completion of the session of that name; the exit code."""
+    """Verify every completion of the session of that name; returns the exit code."""
     from qwen_tui import settings
     from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.generation import described, ignore, load
     from qwen_tui.cli.wiring import with_model_of
 
     session = stored_session(name)
-    # Every position is scored: none is known, and none guessed.
+    # Every position is scored: no cached prefix, no drafts.
     chosen = with_model_of(settings.load(flags | {"kv_disk": 0, "draft": ""}), session)
     with Reporter(quiet=quiet) as reporter:
         reporter.warn(chosen.warnings)
@@ -85,7 +85,7 @@ def verified(name: str, flags: dict[str, Any], *, quiet: bool) -> int:
 
 
 def stored(session: Session, reporter: Reporter) -> Iterator[Stored]:
-    """The session's completions that can be read again: those with token ids and their prompt."""
+    """The session's completions that can be scored: those with token ids and a known prompt."""
     for number, run in enumerate(session.generations.values(), 1):
         prompt = run.prompt(tuple(session.tree.path(*run.place)))
         for branch, each in enumerate(run.branches):
@@ -108,7 +108,7 @@ def compare(
     reporter: Reporter,
     cancel: threading.Event,
 ) -> tuple[Difference | None, int]:
-    """The largest difference of all, and how many logprobs were compared."""
+    """The largest difference, and how many logprobs were compared."""
     worst: Difference | None = None
     count = 0
     warned: set[str] = set()
@@ -130,7 +130,9 @@ def compare(
 def logprob_differences(
     each: Stored, backend: Backend, cancel: threading.Event
 ) -> Iterator[Difference]:
-    """Each stored logprob beside the one the model gives now; Trouble when it cannot be asked."""
+    """The difference of each stored logprob from the model's now; Trouble if the model cannot
+    score.
+    """
     start = len(each.prompt)
     request = Request(each.prompt + each.tokens, max_tokens=0, score=True)
     now: dict[int, float] = {}
@@ -177,7 +179,7 @@ def difference_text(difference: Difference) -> str:
 
 
 def tolerance(environment: Environment) -> float:
-    """How far a logprob may be off in this environment."""
+    """The largest acceptable difference of a logprob in this environment."""
     if environment.quant not in ("", "none"):
         return QUANTISED
     return TOLERANCES.get(environment.dtype, QUANTISED)

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 REMOTE: Final = "qwen-tui/remote/"
-"""How `Environment.engine` begins where a server computed."""
+"""The prefix of `Environment.engine` for a remote server."""
 
 
 @dataclass(frozen=True, slots=True)
 class StudioInput:
-    """What to begin with: a file, a session by name, a piped text, or nothing."""
+    """What the studio opens: a file, a session by name, a piped text, or nothing."""
 
     file: Path | None = None
     session: str | None = None
@@ -44,7 +44,7 @@ class StudioInput:
     encoding: str | None = None
 
     def text(self) -> str:
-        """The text to begin with, exactly as it stands there; a new file is empty."""
+        """The exact initial text; empty for a new file."""
         if self.file is None or not self.file.exists():
             return self.piped or ""
         data = prompts.contents(self.file)
@@ -52,13 +52,13 @@ class StudioInput:
 
     @property
     def title(self) -> str:
-        """What a session begun from it is called: the file's name. A pipe's name says nothing."""
+        """The title of a session begun from it: the file's name, "" for a pipe."""
         named = self.file is not None and (self.file.is_file() or not self.file.exists())
         return self.file.name if self.file is not None and named else ""
 
 
 def opener(chosen: Settings) -> Opener:
-    """What a `Runner` is handed: opens the backend that the settings name."""
+    """A function for a `Runner` that opens the backend named by the settings."""
 
     def open_backend(report: Callable[[Progress], None], cancel: threading.Event) -> Backend:
         return backends.open(chosen, report, cancel)
@@ -67,15 +67,17 @@ def opener(chosen: Settings) -> Opener:
 
 
 def vocabulary(chosen: Settings) -> Vocab | None:
-    """The tokenizer of the model that the settings name, None where only its server has it; Trouble
-    when a local model is not on this machine.
+    """The tokenizer of the model that the settings name, None if only its server has it; Trouble if
+    a local model is not on this machine.
     """
     folder, _ = backends.look(chosen)
     return Vocab.load(folder) if folder is not None else None
 
 
 def filled(chosen: Settings) -> Settings:
-    """The settings with a checkpoint's own preset filled in, where that checkpoint is here."""
+    """The settings with the checkpoint's own preset filled in, if the checkpoint is on this
+    disk.
+    """
     if chosen.preset != presets.CHECKPOINT or chosen.engine not in settings.LOCAL:
         return chosen
     snapshot = hub.locate(chosen.model)
@@ -89,8 +91,9 @@ def _located(model: str) -> hub.Snapshot | None:
 
 
 def with_model_of(chosen: Settings, session: Session) -> Settings:
-    """The settings with the model that the session was left with or last completed by, unless an
-    option names one; where that model is not on this disk a warning, and the settings' own.
+    """The settings with the model of the session (the one it was left with, or of its last
+    completion), unless an option names one; if that model is not on this disk, unchanged, with a
+    warning.
     """
     environments = [
         session.environments.get(each.started.environment) for each in session.generations.values()
@@ -112,8 +115,8 @@ def with_model_of(chosen: Settings, session: Session) -> Settings:
 
 
 def _other_engine(chosen: Settings, last: Environment) -> str:
-    """What to say where a session's last completion came from a server and the next will not, or
-    from another one, or the other way round; "" otherwise. A server is known by its name alone.
+    """A warning if the next completion comes from another place than the session's last one: this
+    machine or a server, known by its name alone; "" otherwise.
     """
     endpoint = chosen.endpoint()
     was, now = str(last.model.get("endpoint", "")), endpoint.name if endpoint is not None else ""
@@ -127,8 +130,8 @@ def _other_engine(chosen: Settings, last: Environment) -> str:
 
 
 def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:
-    """The settings with a theme that exists. A flag that names another is refused (Trouble 2); for
-    a file or a variable that does there is a warning, and the default stands.
+    """The settings with a theme that exists. An unknown theme from a flag is refused (Trouble 2);
+    from a file or a variable it becomes a warning, and the default is used.
     """
     origin = chosen.origin["theme"]
     if chosen.theme in theme_set.themes or not origin.explicit:
@@ -143,7 +146,9 @@ def themed(chosen: Settings, theme_set: ThemeSet) -> Settings:
 
 
 def known_biases_of(chosen: Settings) -> Settings:
-    """The settings without biases of tokens that their model lacks, where that model is here."""
+    """The settings without biases of tokens that their model lacks, if that model is on this
+    disk.
+    """
     from qwen_tui.cli.generation import known_biases
 
     if chosen.engine not in settings.LOCAL or not chosen.sampling.logit_bias:
@@ -153,8 +158,8 @@ def known_biases_of(chosen: Settings) -> Settings:
 
 
 def session_for(chosen: Settings, path: Path | None, title: str = "") -> OpenSession:
-    """A session file opened to go on with (read-only where it must be), or a new session of that
-    title.
+    """A session opened from a file to continue it (read-only if it cannot be written), or a new
+    session of that title.
     """
     if path is None:
         session = Session.new(title=title, app=APP)
@@ -166,7 +171,7 @@ def session_for(chosen: Settings, path: Path | None, title: str = "") -> OpenSes
 
 
 def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
-    """Open the studio and stay until it is left; the exit code."""
+    """Open the studio and run it until it is left; returns the exit code."""
     from qwen_tui.engine.runner import Runner
     from qwen_tui.tui.app import every_theme, run
     from qwen_tui.tui.context import StudioContext
@@ -224,8 +229,8 @@ def _session_of_file(
 
 
 def _left_behind() -> Path | None:
-    """What was typed in a studio that was killed before it had a session, as sessions; the newest.
-    What cannot be saved now stays where it is.
+    """Turn typing left by killed studios without a session into sessions; returns the newest. What
+    cannot be saved now stays where it is.
     """
     with suppress(Trouble, OSError):
         return next(iter(library.adopt_orphans(app=APP)), None)
@@ -235,7 +240,7 @@ def _left_behind() -> Path | None:
 def replay_in_studio(
     name: str, flags: dict[str, Any], *, speed: float, max_gap: float | None
 ) -> int:
-    """Play a stored session back in the studio, without any model; the exit code."""
+    """Play a stored session back in the studio, without a model; returns the exit code."""
     from qwen_tui.backends.replay import UNKNOWN, Replay, takes
     from qwen_tui.cli.terminal import check_screen, take_terminal
     from qwen_tui.engine.runner import Runner
@@ -267,7 +272,7 @@ def replay_in_studio(
 
 
 def work_in_lines(given: StudioInput, flags: dict[str, Any]) -> int:
-    """The line-mode workbench on what was opened; the exit code."""
+    """Run the line-mode workbench; returns the exit code."""
     from qwen_tui.cli.generation import ignore, known_biases, load
     from qwen_tui.cli.line_mode import LineMode
 

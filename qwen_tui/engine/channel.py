@@ -1,7 +1,7 @@
 """The bounded queue from the engine's thread to an event loop.
 
-Law: events are taken in order, exactly once, while the loop lives; a writer waits only while
-`limit` are unread, never once cancelled; only the empty → non-empty edge wakes the loop.
+Law: while the loop lives every event is taken exactly once, in order; a writer waits only while
+`limit` events are unread, never once cancelled; the loop is woken only when the queue was empty.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Final
 from qwen_tui.types import Event, Finished
 
 LIMIT: Final = 256
-"""How many events may stand unread before the writer waits."""
+"""Unread events at which the writer waits."""
 
 _ASK_S: Final = 0.05
-"""How often a waiting writer asks whether it was cancelled or the loop is gone: neither can wake it
-by itself.
-"""
+"""Seconds between two checks of a waiting writer for cancellation or the end of the loop, neither
+of which can wake it."""
 
 
 class Channel:
     """One generation's events on their way from a thread (`put`) to the loop's task (`take`,
     `drain`).
 
-    It closes behind the last `Finished`: one for each of `branches`. A cancelled writer never
-    waits, and what it still puts is kept, so that a cancelled generation is whole.
+    It closes after the last `Finished`: one for each of `branches`. A cancelled writer never waits,
+    and the events it still puts are kept, so that a cancelled generation is complete.
     """
 
     def __init__(
@@ -63,10 +62,10 @@ class Channel:
     # -- the writer's side: any thread -------------------------------------------------------------
 
     def put(self, event: Event) -> bool:
-        """Hand over one event, waiting while the reader is `limit` events behind.
+        """Add one event, waiting while the reader is `limit` events behind.
 
-        False: stop producing (cancelled, or the loop is gone, in which case the event is dropped).
-        Events of a channel that has closed, and a second `Finished` of one branch, are dropped too.
+        False means stop producing: cancelled, or the loop is gone, and then the event is dropped.
+        Events after the channel closed, and a second `Finished` of one branch, are dropped too.
         """
         with self._room:
             while len(self._events) >= self._limit and not self._cancel.is_set():
@@ -85,7 +84,7 @@ class Channel:
         return not self._cancel.is_set()
 
     def nudge(self) -> None:
-        """Let a waiting writer look at its cancel event now."""
+        """Make a waiting writer check its cancel event now."""
         with self._room:
             self._room.notify_all()
 
@@ -104,15 +103,15 @@ class Channel:
     # -- the reader's side: the loop ---------------------------------------------------------------
 
     def drain(self) -> list[Event]:
-        """Everything that waits, at once and without waiting; may be empty."""
+        """All unread events, without waiting; may be empty."""
         with self._room:
             batch, self._events = self._events, []
             self._room.notify_all()
         return batch
 
     async def take(self) -> list[Event]:
-        """The next batch, in order, at least one event; `[]` means that the channel has closed and
-        is empty.
+        """Wait for the next batch, in order, at least one event; `[]` once the channel is closed
+        and empty.
         """
         while True:
             # Cleared before looking: a put after the look sets it again, so no edge is missed.

@@ -35,7 +35,7 @@ CLOSED = "the engine is closed"
 
 
 class Generation:
-    """One request on its way: read its events from `channel`; `cancel()` from any thread, at any
+    """One submitted request: read its events from `channel`; `cancel()` from any thread, at any
     time.
     """
 
@@ -47,18 +47,18 @@ class Generation:
 
     @property
     def cancelled(self) -> bool:
-        """True once somebody asked it to stop."""
+        """True once `cancel` was called."""
         return self.stop.is_set()
 
     def cancel(self) -> None:
-        """Ask it to stop. What was emitted stays; one that has not begun ends at once."""
+        """Ask it to stop. Emitted events stay; a generation that has not begun ends at once."""
         self.stop.set()
         self.channel.nudge()
         if self.begin():
             self.end("cancelled")
 
     def begin(self) -> bool:
-        """Claim it: True for the one caller that may run it or end it unrun."""
+        """Claim it: True for the one caller that may run it, or end it without running."""
         return self._claim.acquire(blocking=False)
 
     def end(self, reason: Reason, message: str = "", hint: str = "") -> None:
@@ -68,11 +68,11 @@ class Generation:
 
 
 class Runner:
-    """Opens a backend on its own daemon thread and runs what is submitted, in order.
+    """Opens a backend on its own daemon thread and runs submitted requests in order.
 
-    Nothing is opened before `load()` or the first `submit()`. A `submit()` does not cancel what is
-    in flight: the caller does. `on_progress` is called on the engine's thread, with every stage of
-    opening.
+    Nothing is opened before `load()` or the first `submit()`. A `submit()` does not cancel the
+    running generation: the caller does. `on_progress` is called on the engine's thread, with every
+    stage of opening.
     """
 
     def __init__(self, opener: Opener, *, on_progress: Report | None = None) -> None:
@@ -93,8 +93,8 @@ class Runner:
 
     @property
     def state(self) -> State:
-        """idle: nothing asked for yet · loading · ready · failed: the last opening did not succeed
-        · closed.
+        """idle: not opened yet · loading · ready · failed: the last opening did not succeed ·
+        closed.
         """
         if self._closed:
             return "closed"
@@ -107,7 +107,7 @@ class Runner:
 
     @property
     def opened(self) -> Backend | None:
-        """The backend while it is ready; only its attributes may be read from other threads."""
+        """The backend while it is ready; other threads may only read its attributes."""
         loading = self._loading
         return loading.result() if loading is not None and self.state == "ready" else None
 
@@ -134,8 +134,8 @@ class Runner:
     def load(self) -> Future[Backend]:
         """Open the backend if it is not open; a failed opening is tried again.
 
-        The future resolves on the engine's thread (`asyncio.wrap_future` it) to the backend, of
-        which only the attributes are read elsewhere, or fails with `Trouble` and nothing else.
+        The future resolves on the engine's thread (`asyncio.wrap_future` it) to the backend, whose
+        attributes other threads may only read, or fails with `Trouble` and nothing else.
         """
         with self._guard:
             return self._load()
@@ -153,7 +153,7 @@ class Runner:
         return generation
 
     def swap(self, opener: Opener) -> Future[Backend]:
-        """Switch to another backend: cancels what runs, waits or loads, closes the old one, opens
+        """Switch to another backend: cancel all work and loading, close the old one, open
         the new.
         """
         self._cancel_all()
@@ -173,9 +173,9 @@ class Runner:
         """Cancel everything, end the thread and close the backend; False if it did not end within
         `timeout` seconds.
 
-        A thread inside a kernel cannot leave it. The caller then has to end the process with
-        `os._exit` after putting the terminal right: the interpreter's own exit would abort in the
-        middle of that kernel.
+        A thread cannot leave a native kernel. The caller then has to restore the terminal and end
+        the process with `os._exit`: the interpreter's own exit would abort in the middle of that
+        kernel.
         """
         with self._guard:
             first, self._closed = not self._closed, True
@@ -199,7 +199,7 @@ class Runner:
         self.cancel()
 
     def _load(self) -> Future[Backend]:
-        """Under the guard: the opening that counts now, begun if there is none or the last one
+        """With the lock held: the current opening, started if there is none or the last one
         failed.
         """
         if self._loading is not None and self.state in ("loading", "ready"):
@@ -281,7 +281,7 @@ class Runner:
 
 
 def explained(error: BaseException) -> tuple[Reason, Trouble]:
-    """What to tell a person about an exception, and the reason a branch ends with."""
+    """The message for an exception, and the reason that a branch ends with."""
     if isinstance(error, Trouble):
         return "failed", error
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

@@ -1,7 +1,7 @@
 """Every setting from flags, environment, project file, user file and defaults, as one frozen value.
 
 Law: each value knows its origin; a bad value in a file or the environment falls back with a warning
-that names where, a bad flag is refused. A project's file can never name an endpoint, a key or a
+that names the place, a bad flag is refused. A project's file can never name an endpoint, a key or a
 model.
 """
 
@@ -70,9 +70,9 @@ def load(
     """Settings from all layers. `flags`: setting or sampling value name → value, None where not
     given.
 
-    A layer that names a preset starts sampling afresh from it, then sets its own values. Trouble 2
-    for a bad flag, 78 for a file that is no TOML; all else that is wrong is in `.warnings`. A
-    preset `checkpoint` needs the snapshot's folder: `for_checkpoint`.
+    A layer that names a preset resets sampling to it, then sets its own values. Trouble 2 for a bad
+    flag, 78 for a file that is not TOML; other mistakes are in `.warnings`. The preset `checkpoint`
+    needs the snapshot's folder: `for_checkpoint`.
     """
     env = os.environ if env is None else env
     warnings: list[str] = []
@@ -147,7 +147,8 @@ def for_checkpoint(settings: Settings, folder: Path) -> Settings:
     """The same settings with the preset `checkpoint` filled in from a snapshot's
     generation_config.json.
 
-    What a person set beside the preset stays. Anything but that preset comes back unchanged.
+    Values that a person set besides the preset are kept. With any other preset the settings are
+    returned unchanged.
     """
     if settings.preset != presets.CHECKPOINT:
         return settings

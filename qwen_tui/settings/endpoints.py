@@ -1,7 +1,7 @@
-"""Servers by name (`[engines.NAME]`) or by address: where each is, which model, and which key.
+"""Servers by name (`[engines.NAME]`) or by address: URL, model, and key.
 
-Law: an address never holds a key; a key is read when it is sent, and only for the scheme, host and
-port it was named for.
+Law: an address never contains a key; a key is read when it is sent, and only for the scheme, host
+and port it was given for.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 LOCAL: Final = ("local", "torch")
-"""What `engine` says for the models on this machine."""
+"""Values of `engine` that mean the models on this machine."""
 KEYS: Final = ("url", "model", "tokenizer", "key_env", "key_file", "ca_file", "priority")
-"""What a table `[engines.NAME]` may hold."""
+"""The keys that a table `[engines.NAME]` may have."""
 _NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 _PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """One server. `name` is "" where only its address was given.
+    """One server. `name` is "" if only its address was given.
 
     `model` is its id on the server ("": the server's only or first one), `tokenizer` the local
-    model whose tokenizer it has ("": found by the model's id). The key is in the variable `key_env`
-    or in the file `key_file`; `ca_file` holds certificates to trust besides the system's.
+    model with the same tokenizer ("": found by the model's id). The key is in the variable
+    `key_env` or in the file `key_file`; `ca_file` has certificates to trust besides the system's.
     `priority` is vLLM's (lower runs first).
     """
 
@@ -42,7 +42,7 @@ class Endpoint:
 
     @property
     def label(self) -> str:
-        """What a person calls it: its name, else host and port."""
+        """Its name, else host and port."""
         return self.name or self.host_port
 
     @property
@@ -52,7 +52,7 @@ class Endpoint:
 
     @property
     def host_port(self) -> str:
-        """The host, with the port where it is not the scheme's own."""
+        """The host, with the port unless it is the scheme's default."""
         scheme, host, port = self.origin
         shown = f"[{host}]" if ":" in host else host
         return shown if port == _PORTS[scheme] else f"{shown}:{port}"
@@ -77,7 +77,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 def is_address(engine: str) -> bool:
-    """Whether `engine` is an address and not a name."""
+    """Whether `engine` is an address rather than a name."""
     return "://" in engine
 
 
@@ -138,11 +138,10 @@ def endpoint(name: str, table: object) -> Endpoint:
 
 
 def chosen(engine: str, engines: Mapping[str, Endpoint]) -> Endpoint | None:
-    """The server that `engine` names; None for the models of this machine; KeyError for no such
-    name.
+    """The server that `engine` names; None for this machine; KeyError for an unknown name.
 
-    The address of a named server is that server; one of the same scheme, host and port gets its
-    key.
+    The address of a named server means that server; another address with the same scheme, host and
+    port gets its key.
     """
     if engine in LOCAL:
         return None

@@ -1,7 +1,7 @@
-"""The settings as one frozen value, and the one table of what each may be and how it is given.
+"""The settings as one frozen value, and the one table of their checks and options.
 
-Law: command line, variables, files, help and README read this table; a check raises ValueError with
-a sentence for a person; nothing is read from anywhere here.
+Law: command line, variables, files, help and README use this table; a check raises ValueError with
+a sentence for a person; this module reads nothing from outside.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ DTYPES: Final[Mapping[str, str]] = {
     "float32": "fp32",
     "float": "fp32",
 }
-"""What a person may write for `dtype` (ours and torch's names) → the name we keep."""
+"""The accepted spellings of `dtype` (ours and torch's names) → our name."""
 MOST_GIB: Final = 1 << 20
 QUANTS: Final = ("auto", "none", "int8", "int4", "nf4")
 
@@ -45,14 +45,14 @@ Source: TypeAlias = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a value came from: the layer, and in it the file and line, variable, flag or preset."""
+    """Where a value came from: the layer, and its file and line, variable, flag or preset."""
 
     source: Source
     where: str = ""
 
     @property
     def explicit(self) -> bool:
-        """Whether a person set this very value (not a default, not part of a preset)."""
+        """Whether a person set this value itself (not a default, not part of a preset)."""
         return self.source not in ("default", "preset")
 
     def __str__(self) -> str:
@@ -61,13 +61,13 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """All that can be set. `origin` has an entry for each field, and `sampling.<value>` for each
-    sampling value.
+    """All settings. `origin` has an entry for each field, and `sampling.<value>` for each sampling
+    value.
 
-    `draft` "": no model guesses ahead. `context` 0: as much as the checkpoint allows. `threads` 0:
-    as the machine allows. `kv_disk`: in GiB. `max_tokens` -1: until eos or a full context.
-    `truncate` None: refuse what does not fit. `keys`: action id → keys, comma separated. `engine`:
-    `local`, a name of `engines`, or an address. `stall`: in seconds, 0 waits forever.
+    `draft` "": no draft model. `context` 0: as much as the checkpoint allows. `threads` 0: chosen
+    by the plan. `kv_disk`: in GiB. `max_tokens` -1: until eos or a full context. `truncate` None:
+    refuse what does not fit. `keys`: action id → keys, comma separated. `engine`: `local`, a name
+    of `engines`, or an address. `stall`: in seconds, 0 waits forever.
     """
 
     model: str = DEFAULT_MODEL
@@ -111,7 +111,9 @@ class Settings:
         return name in self.origin and self.origin[name].explicit
 
     def endpoint(self) -> Endpoint | None:
-        """The server that `engine` names, None for this machine; Trouble (78) for no such name."""
+        """The server that `engine` names, None for this machine; Trouble (78) for an unknown
+        name.
+        """
         try:
             return endpoints.chosen(self.engine, self.engines)
         except KeyError:
@@ -138,9 +140,9 @@ VIEW: Final = "Studio"
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How a setting is given on the command line: its names with spaces between (`--on/--off` for a
-    switch), the subject it stands under in help, what stands for its value, and the type that the
-    parser makes of it. A switch of which there is only a `--no-…` is turned off by it.
+    """How a setting is given on the command line: its names, separated by spaces (`--on/--off` for
+    a switch), its subject in help, its metavar, and the type that the parser makes of it. A switch
+    with only a `--no-…` name is turned off by it.
     """
 
     names: str
@@ -151,10 +153,10 @@ class Option:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One setting: how a value from outside becomes ours, its option, and who may set it.
+    """One setting: the check that converts a value from outside, its option, and who may set it.
 
     `sampling`: a value of `Settings.sampling`, in a file under `[sampling]`. `project`: a project's
-    file may set it. `option` None: it has none.
+    file may set it. `option` None: it has no option.
     """
 
     name: str
@@ -166,9 +168,7 @@ class Field:
 
     @property
     def flag(self) -> str:
-        """What to call it in a message about a command line: its own name as an option if there is
-        such a one, else its option's first long name.
-        """
+        """Its option in a message: its own name if that is one, else the first long name."""
         own = "--" + self.name.replace("_", "-")
         if self.option is None:
             return own
@@ -296,10 +296,10 @@ _DIAL_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "adaptive_target": ("--adaptive-target", "P"),
     "adaptive_decay": ("--adaptive-decay", "X"),
 }
-"""The option names of each numeric sampling value, and what stands for its value."""
+"""The option names of each numeric sampling value, and its metavar."""
 
 
-def _dial(dial: Dial) -> Field:
+def _sampling_value(dial: Dial) -> Field:
     names, metavar = _DIAL_OPTIONS[dial.name]
     option = Option(names, SAMPLING, metavar, int if dial.integer else float)
     return _sampling(dial.name, dial.help, option)
@@ -331,7 +331,7 @@ FIELDS: Final = (
         Option("--threads", MODEL, "N", int),
     ),
     Field(
-        "lookup", "guess ahead from text that was seen before; faster, and the text is the same",
+        "lookup", "prompt lookup: draft from earlier text; faster, and the text is the same",
         _switch, Option("--lookup/--no-lookup", MODEL, kind=bool),
     ),
     Field(
@@ -339,7 +339,7 @@ FIELDS: Final = (
         _number("GiB", MOST_GIB), Option("--kv-disk", MODEL, "GIB", float),
     ),
     Field(
-        "draft", "a smaller model of the same vocabulary that guesses ahead; the text is the same",
+        "draft", "a draft model: smaller, same vocabulary; faster, and the text is the same",
         _text_or_none, Option("--draft", MODEL, "MODEL"),
     ),
     Field(
@@ -410,7 +410,7 @@ FIELDS: Final = (
         "ask_unwritten", "ask before leaving while the file lacks something of the text", _switch
     ),
     Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
-    *map(_dial, DIALS),
+    *map(_sampling_value, DIALS),
     _sampling(
         "dry_sequence_breakers",
         "a text that DRY does not look across (newline, colon, quote, asterisk); none: it looks "

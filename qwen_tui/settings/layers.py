@@ -1,8 +1,7 @@
-"""One layer of settings each from flags, the environment and a TOML file, checked, with where it
-stood.
+"""Reads one layer of settings from flags, the environment or a TOML file, with each value's place.
 
-Law: a bad flag is refused; what is wrong in a variable or a file becomes a warning that names the
-place and the nearest name; a file that is no TOML is refused with line and column.
+Law: a bad flag is refused; a mistake in a variable or a file becomes a warning that names the place
+and the nearest name; a file that is not TOML is refused with line and column.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _SECOND_NAMES: Final[Mapping[str, str]] = {
 
 @dataclass(slots=True)
 class Layer:
-    """The values of one source, checked, each with where it stood."""
+    """The checked values of one source, each with its place."""
 
     source: Source
     values: dict[str, tuple[Any, str]] = field(default_factory=dict)
@@ -45,7 +44,7 @@ class Layer:
     engines: dict[str, Endpoint] = field(default_factory=dict)
 
     def put(self, spec: Field, value: object, where: str) -> None:
-        """Check a value and keep it; ValueError as the field's check."""
+        """Check a value and store it; ValueError from the field's check."""
         kept = self.sampling if spec.sampling else self.values
         kept[spec.name] = (spec.check(value), where)
 
@@ -61,7 +60,9 @@ def _nearest(name: str, among: Mapping[str, Any] | tuple[str, ...]) -> str:
 
 
 def from_flags(flags: Mapping[str, Any]) -> Layer:
-    """What a command line set (None and empty lists: not given); Trouble 2 for a bad value."""
+    """The values from a command line (None and empty lists: not given); Trouble 2 for a bad
+    value.
+    """
     layer = Layer("flag")
     for given, value in flags.items():
         if value is None or (isinstance(value, list | tuple) and not value):
@@ -77,7 +78,7 @@ def from_flags(flags: Mapping[str, Any]) -> Layer:
 
 
 def from_environment(env: Mapping[str, str], warn: Callable[[str], None]) -> Layer:
-    """What `QWEN_TUI_<NAME>` variables set; a bad or misspelled one is a warning."""
+    """The values from `QWEN_TUI_<NAME>` variables; a bad or misspelled one is a warning."""
     layer = Layer("environment")
     for spec in FIELDS:
         variable = ENV_PREFIX + spec.name.upper()
@@ -92,7 +93,7 @@ def from_environment(env: Mapping[str, str], warn: Callable[[str], None]) -> Lay
 
 
 def _name_misspelled(env: Mapping[str, str], warn: Callable[[str], None]) -> None:
-    """Say which variables are nearly ours; other programs may have their own of that prefix."""
+    """Warn of variables whose names are nearly ours; other programs may use the same prefix."""
     known = [ENV_PREFIX + name.upper() for name in FIELD]
     for variable in sorted(env):
         if variable.startswith(ENV_PREFIX) and variable not in (*known, paths.HOME_VARIABLE):
@@ -102,7 +103,7 @@ def _name_misspelled(env: Mapping[str, str], warn: Callable[[str], None]) -> Non
 
 
 def _read_toml(file: Path) -> tuple[dict[str, Any], str] | None:
-    """A TOML file's tables and its text; None when there is none; Trouble (78) names line and
+    """A TOML file's tables and its text; None if there is none; Trouble (78) with line and
     column.
     """
     try:
@@ -131,9 +132,7 @@ def _read_toml(file: Path) -> tuple[dict[str, Any], str] | None:
 
 
 def line_of(text: str, table: tuple[str, ...], key: str) -> int:
-    """The line (from 1) where `key` of `table` stands in a TOML text; 0 when it is written in a way
-    not followed.
-    """
+    """The line (from 1) of `key` of `table` in a TOML text; 0 if its notation is not recognised."""
     here: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         header = re.match(r"\s*\[([^\[\]]+)\]\s*(#.*)?$", line)
@@ -157,7 +156,7 @@ def _dotted(name: str) -> list[str]:
 
 
 class FileLayer:
-    """Reads one TOML file into a `Layer`; what is wrong in it becomes warnings with the line."""
+    """Reads one TOML file into a `Layer`; mistakes in it become warnings with their line."""
 
     def __init__(self, file: Path, source: Source, warn: Callable[[str], None]) -> None:
         self.file = file
@@ -176,7 +175,7 @@ class FileLayer:
         self._warn(f"{place}: {'.'.join((*table, key))}: {why}")
 
     def read(self) -> Layer:
-        """The file's layer, empty when there is no file; Trouble 78 when it is no TOML."""
+        """The file's layer, empty if there is no file; Trouble 78 if it is not TOML."""
         found = _read_toml(self.file)
         if found is None:
             return self.layer
@@ -206,7 +205,7 @@ class FileLayer:
 
     @staticmethod
     def _not_for_a_project(name: str) -> str:
-        """Why a project's file may not set it, or what it may set that is spelled so."""
+        """Why a project's file may not set it, or the similar name that it may set."""
         if name in FIELD or name in _TABLES:
             return "a project's file may not set this; ignored (it belongs into the user's file)"
         allowed = ("sampling", *(name for name in SETTINGS if FIELD[name].project))

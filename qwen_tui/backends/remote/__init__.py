@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from qwen_tui.backends.remote.backend import Remote
-    from qwen_tui.backends.remote.facts import Facts
+    from qwen_tui.backends.remote.facts import ServerFacts
     from qwen_tui.settings import Settings
     from qwen_tui.types import Progress
 
@@ -33,7 +33,7 @@ def look(settings: Settings) -> tuple[Path | None, int]:
     return looked_at(settings)
 
 
-def probe(settings: Settings) -> tuple[Facts, float]:
+def probe(settings: Settings) -> tuple[ServerFacts, float]:
     """What the server is and can do, tried anew whatever is remembered; and the seconds that a
     question takes. Raises Trouble.
     """

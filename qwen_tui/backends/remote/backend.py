@@ -21,7 +21,7 @@ from qwen_tui.backends.remote.dialects.llamacpp import LlamaCpp
 from qwen_tui.backends.remote.dialects.ollama import Ollama
 from qwen_tui.backends.remote.dialects.openai import OpenAI
 from qwen_tui.backends.remote.dialects.vllm import Vllm
-from qwen_tui.backends.remote.facts import Facts
+from qwen_tui.backends.remote.facts import ServerFacts
 from qwen_tui.backends.remote.prober import prober
 from qwen_tui.backends.remote.run import Run
 from qwen_tui.settings import Endpoint, Settings
@@ -66,7 +66,7 @@ class Remote:
         self,
         client: Client,
         dialect: Dialect,
-        facts: Facts,
+        facts: ServerFacts,
         *,
         tolerance: Tolerance,
         parallel: int,
@@ -153,7 +153,7 @@ def looked_at(settings: Settings, cancel: threading.Event | None = None) -> tupl
     return Path(facts.tokenizer) if facts.tokenizer else None, facts.context
 
 
-def probed(settings: Settings, cancel: threading.Event | None = None) -> tuple[Facts, float]:
+def probed(settings: Settings, cancel: threading.Event | None = None) -> tuple[ServerFacts, float]:
     """What the server is and can do, tried anew; and how many seconds a question takes."""
     client = connected(settings)
     try:
@@ -167,7 +167,7 @@ def probed(settings: Settings, cancel: threading.Event | None = None) -> tuple[F
         client.close()
 
 
-def _remote(settings: Settings, client: Client, facts: Facts) -> Remote:
+def _remote(settings: Settings, client: Client, facts: ServerFacts) -> Remote:
     dialect = dialect_of(facts, client.endpoint)
     unset = frozenset(
         name for name in vars_of(settings.sampling) if not settings.explicit(f"sampling.{name}")
@@ -190,7 +190,7 @@ def vars_of(sampling: Sampling) -> tuple[str, ...]:
     return tuple(sampling.__dataclass_fields__)
 
 
-def dialect_of(facts: Facts, endpoint: Endpoint) -> Dialect:
+def dialect_of(facts: ServerFacts, endpoint: Endpoint) -> Dialect:
     """How this server is spoken to."""
     identity = facts.identity
     vocab = Vocab.load(Path(facts.tokenizer)) if facts.tokenizer else None
@@ -223,7 +223,7 @@ def _without(label: str, name: str, value: object) -> str:
     return f"{label} does not know {name}: {value} does not apply"
 
 
-def environment(endpoint: Endpoint, facts: Facts) -> Environment:
+def environment(endpoint: Endpoint, facts: ServerFacts) -> Environment:
     """What a session keeps of where its tokens came from."""
     identity = facts.identity
     model = {"repo": _bare(identity.model)}
@@ -248,7 +248,7 @@ def _version() -> str:
         return "unknown"
 
 
-def described(endpoint: Endpoint, facts: Facts) -> tuple[str, ...]:
+def described(endpoint: Endpoint, facts: ServerFacts) -> tuple[str, ...]:
     """What was found, in lines: who it is, how text goes there, and what it cannot do."""
     identity = facts.identity
     server = f"{identity.engine} {identity.version}".rstrip()

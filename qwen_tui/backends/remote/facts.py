@@ -40,7 +40,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class ServerFacts:
     """An identity, and what was found by trying.
 
     `tokenizer` is the local folder whose tokenizer the server has, "" where there is none; `words`
@@ -61,7 +61,7 @@ def _file(endpoint: Endpoint, tokenizer: str) -> Path:
     return paths.cache_dir() / "engines" / f"{name}.json"
 
 
-def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> Facts | None:
+def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> ServerFacts | None:
     """What was found the last time, if the server still says the same of itself and the tokenizer
     is still here; `tokenizer` is the model that the person named for it.
     """
@@ -69,7 +69,7 @@ def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> Facts | No
         kept = json.loads(_file(endpoint, tokenizer).read_bytes())
         if kept["format"] != FORMAT or kept["identity"] != _plain(identity):
             return None
-        facts = Facts(
+        facts = ServerFacts(
             identity,
             Abilities(**kept["abilities"]),
             int(kept["context"]),
@@ -84,7 +84,7 @@ def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> Facts | No
     return facts
 
 
-def remember(endpoint: Endpoint, tokenizer: str, facts: Facts) -> None:
+def remember(endpoint: Endpoint, tokenizer: str, facts: ServerFacts) -> None:
     """Keep what was found; where it cannot be kept it is found again the next time."""
     text = json.dumps({"format": FORMAT, **_plain(facts)})
     with suppress(OSError):

@@ -14,7 +14,7 @@ from typing import Any, Final
 from qwen_tui.backends.remote import facts as memory
 from qwen_tui.backends.remote import tokenizer
 from qwen_tui.backends.remote.client import Client
-from qwen_tui.backends.remote.facts import Facts, Identity
+from qwen_tui.backends.remote.facts import Identity, ServerFacts
 from qwen_tui.backends.remote.faults import Fault
 from qwen_tui.settings import Endpoint, Settings
 from qwen_tui.types import BAD_CONFIG, NO_INPUT, Abilities, Trouble
@@ -42,13 +42,13 @@ class Prober:
     wanted: str = ""
     cancel: threading.Event | None = None
 
-    def facts(self) -> Facts:
+    def facts(self) -> ServerFacts:
         """What is known from the last time, if the server still says the same, else tried anew."""
         identity = self.identity()
         kept = memory.recall(self.endpoint, self.wanted, identity)
         return kept if kept is not None else self.anew(identity)
 
-    def anew(self, identity: Identity | None = None) -> Facts:
+    def anew(self, identity: Identity | None = None) -> ServerFacts:
         """What is found by trying, and remembered."""
         found = self._tried(identity or self.identity())
         memory.remember(self.endpoint, self.wanted, found)
@@ -110,7 +110,7 @@ class Prober:
 
     # -- what can it do ----------------------------------------------------------------------------
 
-    def _tried(self, identity: Identity) -> Facts:
+    def _tried(self, identity: Identity) -> ServerFacts:
         person = (self.endpoint.tokenizer, self.wanted)
         folder, note = tokenizer.find(self.client, identity, person, self.cancel)
         notes = [note]
@@ -136,7 +136,7 @@ class Prober:
                 why = "it gives no probabilities of a prompt"
                 cannot["score"] = why if folder else "that needs token ids"
         able = Abilities(choices=choices, score=score, branches=True, token_ids=bool(folder))
-        return Facts(identity, able, context, folder, tuple(notes), cannot)
+        return ServerFacts(identity, able, context, folder, tuple(notes), cannot)
 
     def _complete_llamacpp(self) -> None:
         body = {"prompt": "a", "n_predict": 1, "n_probs": 1, "return_tokens": True}
