@@ -66,7 +66,7 @@ _STAMP = ("w", "n", "t", "c")
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """Who wrote a line: the writer (one per opening), its counter, Unix milliseconds."""
+    """Which line it is: the writer (one per opening), its counter, Unix milliseconds."""
 
     writer: str
     counter: int
@@ -75,8 +75,8 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What a line contains. `entry` None: nothing usable. `ok`: it has the right checksum.
-    `why` says in words what is wrong, "" when nothing is.
+    """The result of reading a line. `entry` None: nothing usable. `ok`: its checksum is right.
+    `why` says what is wrong, "" if nothing is.
     """
 
     entry: Entry | Progress | None
@@ -86,7 +86,7 @@ class Read:
 
 
 class RecordReader:
-    """Reads lines in order, remembering how token ids are spelled, so that alternatives have their
+    """Reads lines in order and remembers the bytes of token ids, so that alternatives have their
     bytes without a vocabulary.
     """
 
@@ -172,7 +172,7 @@ class RecordReader:
         return tuple(Choice(id, spelled.get(id, b""), lp) for id, lp in row)
 
     def spelling(self, id: int) -> bytes:
-        """The bytes of a token id as this file spelled it; b"" when it never did."""
+        """The bytes of a token id as this file spelled it; b"" if it never did."""
         return self._spelled.get(id, b"")
 
     # one function per kind ------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def _stamp(values: Record) -> Stamp | None:
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects stand in each other, level by level, without recursion."""
+    """The nesting depth of lists and objects, computed level by level, without recursion."""
     level, depth = [value], 0
     while level:
         depth += 1

@@ -63,15 +63,16 @@ def utf8(text: str) -> bytes:
 
 
 def word_tokens(text: str) -> tuple[Token, ...]:
-    """The tokens of a text where there is no tokenizer: words of at most 64 bytes, ids -1.
+    """The tokens of a text without a tokenizer: words of at most 64 bytes, ids -1.
 
-    The cut depends on the text alone, so a file without ids gives the same tokens on every machine.
+    The split depends on the text alone, so a file without ids gives the same tokens on every
+    machine.
     """
     return tuple(Token(-1, piece) for piece in _PIECE.findall(utf8(text)))
 
 
 def ids_bytes(tokens: Iterable[Token]) -> bytes:
-    """The ids as little-endian u32 (-1 as 0xffffffff): what the hashes are over."""
+    """The ids as little-endian u32 (-1 as 0xffffffff), the input of the hashes."""
     return b"".join((token.id & MAX_ID).to_bytes(4, "little") for token in tokens)
 
 
@@ -81,7 +82,7 @@ def ids_sha256(tokens: Iterable[Token]) -> str:
 
 
 def environment_id(env: Environment) -> str:
-    """What `Environment.id` should be: 16 hex digits of SHA-256 over all its other values."""
+    """The value of `Environment.id`: 16 hex digits of SHA-256 over all its other values."""
     values = record(env)
     del values["k"], values["id"]
     text = json.dumps(_finite(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -92,7 +93,7 @@ def environment_id(env: Environment) -> str:
 
 
 def _single(value: float | None) -> float | None:
-    """The shortest decimal that is still the same float32; None for what JSON cannot say."""
+    """The shortest decimal that is the same float32; None for values that JSON lacks."""
     if value is None or not math.isfinite(value):
         return None
     try:
@@ -128,7 +129,7 @@ def spelling(data: bytes) -> str | list[str]:
 
 
 def _exact(text: str, data: bytes) -> Record:
-    """`b64` when the text alone does not say the bytes."""
+    """The `b64` key if the text alone does not determine the bytes."""
     if utf8(text) == data:
         return {}
     return {"b64": base64.b64encode(data).decode("ascii")}
@@ -379,5 +380,7 @@ def seal(record: Mapping[str, Any], writer: str, counter: int, unix_ms: int) -> 
 
 
 def _unstamped(key: str) -> str:
-    """The stamp owns `n` in a file; an `end`'s number of tokens is called `count` there."""
+    """A key without a clash with the stamp, which owns `n` in a file: an `end`'s number of tokens
+    is `count` there.
+    """
     return "count" if key == "n" else key

@@ -1,4 +1,4 @@
-"""Values out of a record, checked: of the right type and in range, or `Malformed` says why not."""
+"""Checked values out of a record: of the right type and in range, or `Malformed` says why not."""
 
 from __future__ import annotations
 

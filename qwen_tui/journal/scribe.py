@@ -1,4 +1,4 @@
-"""The records of one stream in order, with what only the stream so far can tell."""
+"""The records of one stream in order, with values that depend on earlier entries."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from qwen_tui.vocab.decoder import Decoder
 
 @dataclass(slots=True)
 class _BranchStream:
-    """What a scribe remembers of one branch: bytes of an unfinished character, ids, count."""
+    """A scribe's state for one branch: bytes of an incomplete character, ids, count."""
 
     decoder: Decoder = field(default_factory=Decoder)
     count: int = 0
@@ -27,9 +27,9 @@ class _BranchStream:
 
 
 class Scribe:
-    """Writes the records of one stream in order, remembering what they share.
+    """Writes the records of one stream in order.
 
-    It knows which characters a `tok` completes, counts and hashes each branch for its `end`, and
+    It adds the characters that a `tok` completes, counts and hashes each branch for its `end`, and
     spells every alternative's bytes once, so that a reader needs no vocabulary.
     """
 
@@ -39,7 +39,7 @@ class Scribe:
         self._branches: dict[tuple[str | None, int], _BranchStream] = {}
 
     def record(self, entry: Entry | Event, *, generation: str | None = None) -> Record:
-        """`record(entry)` with everything the stream so far adds to it."""
+        """`record(entry)` with the values that depend on the stream so far."""
         event: Any = entry
         if isinstance(entry, Happened):
             generation, event = entry.generation, entry.event

@@ -1,6 +1,7 @@
-"""Words without a tokenizer: what an edit keeps, where the next word ends, steps of typing.
+"""Word boundaries without a tokenizer: what an edit keeps, where the next word ends, steps of
+typing.
 
-Law: no character is ever cut, and whole tokens stay whole.
+Law: no character is cut, and whole tokens are kept whole.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ _WORD = re.compile(r"\s*(?:[^\W_]+(?:['’_-][^\W_]+)*|[^\w\s]+|_+)?")
 LONGEST_WORD: Final = 200
 """Characters after which a word is cut."""
 _UNSPACED = re.compile("[\u0e00-\u0eff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
-"""Scripts written without spaces between words: there a word is what one token says."""
+"""Scripts written without spaces: there one character counts as a word."""
 
 
 def next_word(text: str) -> int:
-    """Characters up to the end of the first word, the white space before it included.
+    """The length in characters of the first word, with the white space before it.
 
-    In a script written without spaces that is one character: a word is what one token says.
+    In a script written without spaces that is one character.
     """
     found = _WORD.match(text)
     word = found[0] if found else ""
@@ -32,8 +33,8 @@ def next_word(text: str) -> int:
 
 
 def word_ends(before: str, after: str, most: int) -> list[int]:
-    """Where the words end that a text which only grew has more, but the last; of more than `most`
-    words every n-th. Empty when it did not only grow.
+    """The offsets where words end in the text that was added between `before` and `after`, the last
+    word left out; evenly thinned to at most `most`. Empty if `after` does not begin with `before`.
     """
     if not after.startswith(before):
         return []
@@ -46,7 +47,7 @@ def word_ends(before: str, after: str, most: int) -> list[int]:
 
 
 def recommit(tokens: Sequence[Token], text: str) -> tuple[int, tuple[Token, ...]]:
-    """`Vocab.recommit` where there is no vocabulary: whole tokens stay, the rest is words.
+    """`Vocab.recommit` without a vocabulary: whole tokens are kept, the rest is split into words.
 
     Backs off to the start of the word being edited, and never cuts a character.
     """

@@ -1,6 +1,6 @@
-"""Ids of text that is in a session's tree and not in its document: rejected, deleted, undone.
+"""Ids of text that is in a session's tree but not in its document: rejected, deleted, undone.
 
-A model that is asked again often repeats what was rejected, so prompt lookup searches these too.
+A model that is asked again often repeats rejected text, so prompt lookup searches it too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from qwen_tui.session.tree import Place, Tree
 from qwen_tui.types import Token
 
 MOST_IDS: Final = 16_384
-"""Most ids gathered, of the newest texts first: those are the likeliest to be repeated."""
+"""Most ids returned; the newest texts come first, since they are the most likely to be repeated."""
 MOST_NODES: Final = 64
 BEFORE: Final = 4
 """Ids before the fork that are included, so that a lookup can match the first id after it."""
@@ -21,7 +21,7 @@ BEFORE: Final = 4
 
 def discarded_ids(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:
     """Ids of the texts that are not in the document, the newest last; each begins a few ids before
-    the place where it parts from its parent. Text without ids is left out.
+    its fork. Text without ids is left out.
     """
     found: list[tuple[int, ...]] = []
     room = MOST_IDS
@@ -36,7 +36,7 @@ def discarded_ids(tree: Tree, head: Place) -> tuple[tuple[int, ...], ...]:
 
 
 def _texts(tree: Tree, head: Place) -> Iterator[tuple[list[Token], list[Token]]]:
-    """The newest first: the tokens before each text, and the text."""
+    """The tokens before each text, and the text; the newest first."""
     taken = {piece.node.id: piece.stop for piece in tree.chain(head.node, head.at)}
     for node in reversed(list(tree.nodes.values())):
         start = taken.get(node.id, node.at)

@@ -1,4 +1,4 @@
-"""What a session shows at its head: the document, its completion, the siblings of that.
+"""What a session shows at its head: the document, its completion, and the siblings of that.
 
 Law: derived from the state alone; text that a person wrote is never shown as a completion.
 """
@@ -13,26 +13,26 @@ from qwen_tui.session.tree import Layout, PathPart, Place
 from qwen_tui.types import Source, Token, text_of
 
 PERSONS: Final[frozenset[Source]] = frozenset({"user", "file", "edit", "import"})
-"""Sources of text that no model wrote; a "choice" is a model's alternative."""
+"""Sources of text that no model wrote; a "choice" is an alternative of the model's."""
 
 
 class Document(State):
-    """A state, read at its head."""
+    """A session's state, with the properties that depend on its head."""
 
     # -- the document ------------------------------------------------------------------------------
 
     @property
     def tokens(self) -> list[Token]:
-        """The document's tokens, the folded ones too: exactly what a model would be sent."""
+        """The document's tokens with the folded ones: exactly what a model is sent."""
         return self.tree.path(*self.head)
 
     @property
     def text(self) -> str:
-        """The document: text up to the head, without folded tokens."""
+        """The text up to the head, without folded tokens."""
         return self._reading()[0]
 
     def layout(self) -> Layout:
-        """Characters ⇄ tokens of the document. Read it, do not grow it."""
+        """The mapping between characters and tokens of the document. Read only."""
         text, layout = self._reading()
         if layout is None:
             layout = Layout()
@@ -58,12 +58,12 @@ class Document(State):
         return "".join(text_of(run) for run in runs)
 
     def parts(self, place: Place | None = None) -> list[PathPart]:
-        """The nodes that hold the document (or the path to `place`), root first."""
+        """The nodes of the document (or of the path to `place`), root first."""
         return self.tree.chain(*(self.head if place is None else place))
 
     def locate(self, position: int) -> tuple[str, int]:
         """The node and the index in its own tokens of token `position` of the head's path, tail
-        included. Raises IndexError beyond it.
+        included. IndexError beyond its end.
         """
         end = self.tree.length(self.head.node)
         if not 0 <= position < end:
@@ -73,7 +73,7 @@ class Document(State):
         return owner.node, position - self.tree[owner.node].at
 
     def _shown_tokens(self) -> tuple[list[Token], list[int]]:
-        """The document's tokens without folded ones, and the place of each in the path."""
+        """The document's tokens without folded ones, and the index of each on the path."""
         tokens: list[Token] = []
         places: list[int] = []
         for part in self.parts():
@@ -83,8 +83,8 @@ class Document(State):
         return tokens, places
 
     def turns(self) -> list[tuple[str, str]]:
-        """(role, text) of the document's chat turns, the shown answer left out; text outside turns
-        has role "". Folded tokens end a turn.
+        """(role, text) of the document's chat turns, without the tentative answer; text outside
+        turns has role "". Folded tokens end a turn.
         """
         out: list[tuple[str, str]] = []
         joins = False
@@ -104,16 +104,14 @@ class Document(State):
 
     @property
     def tail(self) -> list[Token]:
-        """The tokens of the shown completion: what the head's path holds beyond the document, up to
-        the first words of a person.
+        """The tokens of the shown completion: the rest of the head's path after the document, up to
+        the next text by a person.
         """
         id, at = self.head
         return self.tree.after(id, at)[: self._tail_stop() - at]
 
     def _tail_stop(self) -> int:
-        """Where on the head's path the model's words that follow the head end; the head's own place
-        when none do.
-        """
+        """The path length where the shown completion ends; the head's own if there is none."""
         id, at = self.head
         stop = self.tree.length(id)
         parts: list[tuple[Source, int]] = []
@@ -132,8 +130,8 @@ class Document(State):
 
     @property
     def completion(self) -> str | None:
-        """The node that is shown as the head's completion: the one that holds
-        the tail's first token, or a model's node that has none yet. None when there is no tail.
+        """The node of the shown completion: the one with the tail's first token, or a model's node
+        that has none yet. None without a completion.
         """
         id, at = self.head
         if id is None:
@@ -146,12 +144,12 @@ class Document(State):
 
     @property
     def tentative(self) -> bool:
-        """There is a completion that is not accepted yet."""
+        """Whether a completion is shown that is not accepted yet."""
         return self.completion is not None
 
     def completions(self) -> list[str]:
-        """All completions of the head's place, oldest first: the tabs of the output pane. One that
-        ended without any text is among them only while it is shown.
+        """All completions that fork at the head, oldest first: the tabs of the output pane. A
+        finished one without text is included only while it is shown.
         """
         place = self.tree.resolve(*self.head)
         out = []
@@ -163,8 +161,8 @@ class Document(State):
         return [id for id in models if id == shown or not self.is_empty(id)]
 
     def is_empty(self, node: str) -> bool:
-        """A model's node without text to which none will come: stopped before its first token, or
-        an end of text at once.
+        """Whether a model's node has no text and will get none: stopped before its first token, or
+        ended at once.
         """
         found = self.tree[node]
         if found.source != "model" or self.accept_end(node) > found.at or self.followed:
@@ -173,14 +171,14 @@ class Document(State):
         return found.reason is not None or run is None or not run.running
 
     def accept_end(self, node: str) -> int:
-        """Path length up to which a node is accepted: all but an eos token that ended it."""
+        """The path length up to which accepting a node takes it: all but a final eos token."""
         found = self.tree[node]
         return found.end - (1 if found.reason == "eos" and found.tokens else 0)
 
     def siblings(self) -> list[str]:
-        """What `next` and `previous` turn through: the completions of the head's place, or, when
-        there are none, the siblings of the accepted completion that ends at the head. Text that a
-        person wrote has none, so that it is never replaced.
+        """The nodes that `next` and `previous` cycle through: the completions at the head, or, if
+        there are none, the siblings of the accepted completion that ends there. A person's text has
+        none, so it is never replaced.
         """
         if here := self.completions():
             return here
@@ -190,7 +188,7 @@ class Document(State):
         return [id for id in self.tree.siblings(node) if self.tree[id].source not in PERSONS]
 
     def token_at(self, offset: int) -> tuple[int, Token] | None:
-        """The document's token at a character offset, and its place on the path (see `locate`);
+        """The document's token at a character offset, and its index on the path (see `locate`);
         None beyond the end.
         """
         layout, tokens = self.layout(), self.tokens

@@ -1,7 +1,7 @@
-"""Typing that is not committed yet, kept in a file per session, as an editor's swap file.
+"""Typing that is not committed yet, kept in one file per session, like an editor's swap file.
 
-Law: at most a second of typing is lost; a draft is given back only onto the very text it was typed
-on. This file may be emptied and removed: what is committed lives in the session's file.
+Law: at most a second of typing is lost; a draft is restored only onto the text it was typed on.
+This file may be emptied and removed: committed text is in the session's file.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from qwen_tui.types import Trouble, Unknown
 from qwen_tui.vocab.alignment import shared_length
 
 PAUSE_S: Final = 0.5
-"""Least time between two writes."""
+"""Shortest time in seconds between two writes."""
 MAX_BYTES: Final = 4 * 1024 * 1024
 """A draft file larger than this is emptied when the next text is begun."""
 
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What was in the editor: on which place of the session, the text, the cursor's offset."""
+    """The editor's contents: the place in the session it was typed at, the text, the cursor's
+    offset.
+    """
 
     base: Place
     before: str
@@ -43,7 +45,7 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A draft whose session never came to have a file."""
+    """A draft whose session never got a file."""
 
     path: Path
     id: str
@@ -65,10 +67,10 @@ def _mark(base: Place, text: str) -> dict[str, Any]:
 
 
 class Drafts:
-    """Writes one session's typing from a thread of its own.
+    """Writes one session's typing on a thread of its own.
 
-    Raises nothing after construction: a draft that cannot be written is only not there; `reason`
-    then says why.
+    Raises nothing after construction: if a draft cannot be written there is none, and `reason` says
+    why.
     """
 
     def __init__(self, session_id: str, folder: Path | None = None) -> None:
@@ -83,11 +85,13 @@ class Drafts:
         self._thread.start()
 
     def note(self, base: Place, before: str, text: str, cursor: int) -> None:
-        """The editor contains `text`, typed over the document `before` whose head is `base`."""
+        """Record that the editor contains `text`, typed over the document `before` whose head is
+        `base`.
+        """
         self._queue.put(Typed(base, before, text, cursor))
 
     def flush(self, timeout: float) -> bool:
-        """Write what was noted; True when done within `timeout` seconds. Safe in a signal
+        """Write the latest record; True if done within `timeout` seconds. Safe in a signal
         handler.
         """
         done = threading.Event()
@@ -95,7 +99,7 @@ class Drafts:
         return done.wait(timeout) and not self.reason
 
     def close(self, timeout: float = 1.0, *, discard: bool = False) -> None:
-        """End the thread; `discard` removes the file: everything typed was committed."""
+        """End the thread; `discard` removes the file, once everything typed is committed."""
         self._queue.put(None)
         self._thread.join(timeout)
         if discard:
@@ -180,7 +184,7 @@ class Drafts:
 
 
 class _DraftReader:
-    """Follows a draft file line by line: the text on each base, newest last."""
+    """Reads a draft file line by line: the text typed on each base, newest last."""
 
     def __init__(self) -> None:
         self.base: dict[str, Any] | None = None
@@ -199,7 +203,7 @@ class _DraftReader:
             self.changes.append(values)
 
     def applied(self, text: str) -> tuple[str, int] | None:
-        """The last text that can be made from `text`; None when nothing was typed."""
+        """The last text that can be reconstructed from `text`; None if nothing was typed."""
         cursor = None
         for values in self.changes:
             try:
@@ -214,7 +218,7 @@ class _DraftReader:
 
 
 def _replays(path: Path) -> Iterable[_DraftReader]:
-    """What was typed on each base of a draft file, in order; nothing when it cannot be read."""
+    """What was typed on each base of a draft file, in order; nothing if it cannot be read."""
     try:
         fd = open_regular(path)
     except (OSError, Trouble):
@@ -233,8 +237,8 @@ def _replays(path: Path) -> Iterable[_DraftReader]:
 def restore(
     session_id: str, base: Place, before: str, folder: Path | None = None
 ) -> tuple[str, int] | None:
-    """(text, cursor) of typing that was not committed on the document `before` at `base`; None when
-    there is none, or it says what the document says.
+    """(text, cursor) of uncommitted typing on the document `before` at `base`; None if there is
+    none or it equals the document.
     """
     path = (drafts_dir() if folder is None else folder) / f"{session_id}.jsonl"
     wanted = _mark(base, before)
@@ -246,7 +250,7 @@ def restore(
 
 
 def orphans(known: Iterable[str], folder: Path | None = None) -> list[Orphan]:
-    """Drafts of sessions that never had a file and that no running program holds, newest first.
+    """Drafts whose session never got a file and that no running program has open, newest first.
 
     `known` are the ids of the sessions that have one.
     """
@@ -267,8 +271,8 @@ def orphans(known: Iterable[str], folder: Path | None = None) -> list[Orphan]:
 
 @contextmanager
 def claimed(orphan: Orphan) -> Iterator[bool]:
-    """Take an orphan's text over: meanwhile no other program does, and afterwards its file is gone,
-    unless an error ended it. False where another was faster.
+    """A context in which this program alone has an orphan's draft, and after which its file is
+    deleted, unless an exception ended it. Yields False if another program was faster.
     """
     try:
         fd = open_regular(orphan.path)

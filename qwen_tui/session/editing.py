@@ -1,4 +1,4 @@
-"""Text that a person puts into a session: typing, edits, chat turns, and the tokens they become.
+"""Text that a person adds to a session: typing, edits, chat turns, and their tokens.
 
 Law: every command only adds entries, applies each and passes it to `sink`; replaced text stays in
 the tree.
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 MOST_TOKENS: Final = 100_000
 MOST_BYTES: Final = 1024 * 1024
-"""Largest text of a person that is kept as one node; longer ones are a chain of nodes."""
+"""Bytes of a person's text that are kept in one node; longer texts become a chain of nodes."""
 
 MOST_STEPS: Final = 100
-"""Most steps in which undo takes back what was typed before one commit."""
+"""Most undo steps for what was typed before one commit."""
 
 
 class Editing(Document):
-    """A document with the commands that put text into it.
+    """A document with the commands that add text.
 
     `vocab` may be None (a server that gives text only, a session opened without its model) and may
     be set later. `sink` receives every new entry, in order, after it was applied. `ids` and `seeds`
@@ -60,7 +60,7 @@ class Editing(Document):
     # -- the document ------------------------------------------------------------------------------
 
     def measure(self, text: str) -> int:
-        """How many tokens the context would hold if the document were `text`; changes nothing."""
+        """The number of tokens in the context if the document were `text`; changes nothing."""
         if text == self.text:
             return self.head.at
         tokens, places = self._shown_tokens()
@@ -70,19 +70,19 @@ class Editing(Document):
     # -- writing -----------------------------------------------------------------------------------
 
     def commit(self, text: str, source: Source | None = None) -> str | None:
-        """Make `text` the document; returns the new node's id, None when nothing changed.
+        """Make `text` the document; returns the new node's id, None if nothing changed.
 
-        Keeps the longest run of tokens that the new text still begins with, backed off to the start
-        of the word being edited; the rest becomes a node that forks there. A text that only grew is
-        source "user", any other "edit", unless `source` says so ("file" for an opened file).
+        Keeps the longest run of tokens that the new text begins with, backed off to the start of
+        the word being edited; the rest becomes a node that forks there. Appended text has source
+        "user", any other "edit", unless `source` is given ("file" for an opened file).
         """
         return self._commit(text, source)
 
     def commit_typing(self, text: str, steps: Sequence[str] = ()) -> str | None:
-        """As `commit`, so that undo takes it back in steps.
+        """As `commit`, but undone in several steps.
 
-        `steps` are the texts that stood in between (where typing paused), oldest first; without
-        them, text that only grew is taken back word by word. At most `MOST_STEPS` of them count.
+        `steps` are earlier states of the text (where typing paused), oldest first; without them
+        appended text is undone word by word. At most `MOST_STEPS` are used.
         """
         if not steps:
             return self._commit(text, None, word_ends(self.text, text, MOST_STEPS))
@@ -98,7 +98,7 @@ class Editing(Document):
 
     def _commit(self, text: str, source: Source | None, through: Sequence[int] = ()) -> str | None:
         """`commit`, with the head passing through the document of its first `through` characters,
-        one after the other, ascending.
+        in ascending order.
         """
         before = self.text
         if text == before:
@@ -133,8 +133,8 @@ class Editing(Document):
 
     @staticmethod
     def _fork_at(kept: int, places: list[int], text: str) -> int:
-        """Where a text that keeps `kept` of the shown tokens leaves the path: folded tokens before
-        the first one that goes stay, except before the very first.
+        """The path length at which a text that keeps `kept` of the shown tokens forks; folded
+        tokens before the first replaced one are kept, except at the very start.
         """
         if kept == 0 or not text:
             return 0
@@ -143,7 +143,7 @@ class Editing(Document):
         return places[-1] + 1
 
     def _role_at(self, at: int) -> str | None:
-        """The role of the text at path place `at`: that of the shown node it lies in or follows."""
+        """The role of the text at path index `at`: that of the visible node it is in or follows."""
         parts = self.parts()
         for part in parts:
             if part.stop > at and not part.node.folded:
@@ -154,8 +154,8 @@ class Editing(Document):
     def _add(
         self, place: Place, tokens: Sequence[Token], source: Source, role: str | None = None
     ) -> str:
-        """Add text as a node; a very long one as a chain of nodes, so that each is one line that
-        every reader takes. Returns the id of the last.
+        """Add text as a node; a very long text as a chain of nodes, since readers limit a line's
+        length. Returns the id of the last.
         """
         id = ""
         for run in _portions(tokens):
@@ -169,7 +169,7 @@ class Editing(Document):
             self._do(Moved(*place, "" if self._meaning(place) == "new" else "new"))
 
     def _without_tail(self, place: Place) -> Place:
-        """The same place without a tail; where its node continues, an empty edit node is added."""
+        """The same place without a tail; if its node continues, an empty edit node is added."""
         place = self.tree.resolve(*place)
         if place.node is None or self.tree.length(place.node) == place.at:
             return place
@@ -188,10 +188,10 @@ class Editing(Document):
         after: Sequence[Token] = (),
         source: Source = "user",
     ) -> str:
-        """Append a chat turn a person made: template tokens, the turn's text, template tokens.
+        """Append a person's chat turn: template tokens, the turn's text, template tokens.
 
-        `before` closes the last turn and opens this one; `after` closes it and opens the answer.
-        Returns the id of the turn's own node; the head is then after all of it.
+        `before` closes the previous turn and opens this one; `after` closes it and opens the
+        answer. Returns the id of the turn's own node; the head is then after all of it.
         """
         place = self._without_tail(self.head)
         turn = ""
@@ -208,7 +208,9 @@ class Editing(Document):
         return turn
 
     def settle(self) -> None:
-        """Make the document's tokens ones of this vocabulary, so that a model can continue them."""
+        """Re-encode the document with this vocabulary where its tokens come from another, so that a
+        model can continue it.
+        """
         vocab = self.vocab
         if vocab is None:
             return
@@ -229,7 +231,7 @@ class Editing(Document):
             self._respell(vocab, odd)
 
     def _respell(self, vocab: Vocab, odd: int) -> None:
-        """Encode the document anew from the run of one role that holds path token `odd`."""
+        """Encode the document again from the start of the run of one role with path token `odd`."""
         runs: list[tuple[str | None, list[Token], int]] = []
         for part in self.parts():
             if runs and runs[-1][0] == part.node.role:

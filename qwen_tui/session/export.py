@@ -1,6 +1,6 @@
-"""A session's document as a file for others: txt, md, json, html with the heat.
+"""Exports a session's document: plain text, Markdown, JSON, HTML coloured by probability.
 
-Law: plain text is exact; in every other format hostile text stays text.
+Law: plain text is exact; in every other format text cannot become markup.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from qwen_tui.session.tree import Layout, Node, PathPart
 from qwen_tui.types import USAGE, Token, Trouble, joined, text_of
 
 HEAT_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
-"""The least probability of each heat class but the last."""
+"""The lowest probability of each colour class but the last."""
 _EDGES = tuple(-math.log(floor) for floor in HEAT_FLOORS)
 _ALTERNATIVES = 5
 _MARKUP = re.compile(r"[\\`*_\[\]<>#|~&@]|:(?=//)|(?<=www)\.", re.IGNORECASE)
-"""What begins markup, a link or an entity inside a line of Markdown."""
+"""The beginnings of markup, links and entities within a line of Markdown."""
 
 
 def text(session: Session) -> bytes:
-    """The document, byte for byte, without folded tokens; of a chat every turn under its role."""
+    """The document, byte for byte, without folded tokens; for a chat every turn under its role."""
     turns = session.turns()
     if len(turns) < 2 or not any(role for role, _ in turns):
         return b"".join(joined(part.tokens) for part in session.parts() if not part.node.folded)
@@ -58,7 +58,7 @@ def markdown(session: Session) -> str:
 
 
 def _inline(words: str) -> str:
-    """One line of hostile text in Markdown or a table cell: nothing in it is markup."""
+    """One line of untrusted text, escaped for Markdown or a table cell."""
     flat = " ".join(visible(words).split())
     return _MARKUP.sub(r"\\\g<0>", flat)
 
@@ -192,7 +192,7 @@ footer{opacity:.7;font-size:.8rem;margin-top:2rem}
 
 
 def as_html(session: Session) -> str:
-    """A page that needs nothing else: tokens coloured by probability, alternatives on hover."""
+    """A self-contained page: tokens coloured by probability, alternatives on hover."""
     title = html.escape(visible(session.title or "Untitled"))
     body: list[str] = []
     role = ""
@@ -242,7 +242,7 @@ def _spans(part: PathPart) -> str:
 
 
 def heat(logprob: float) -> int:
-    """The class 0 (sure) … 7 (surprised) of a natural log-probability."""
+    """The colour class 0 (certain) … 7 (surprising) of a natural log-probability."""
     return bisect_right(_EDGES, -logprob - 1e-12)
 
 

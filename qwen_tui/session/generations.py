@@ -23,12 +23,12 @@ from qwen_tui.types import (
 )
 
 NEAR: Final = 8
-"""By how many tokens a cut in the middle may be off the half."""
+"""Tokens by which a cut in the middle may be off its exact centre."""
 
 
 @dataclass(slots=True, eq=False)
 class BranchState:
-    """One of a generation's completions. Milliseconds count from the generation's start."""
+    """One completion of a generation. Milliseconds count from the generation's start."""
 
     node: str
     count: int = 0
@@ -38,7 +38,7 @@ class BranchState:
     finished: Finished | None = None
 
     def emit(self, event: Emitted) -> None:
-        """Count one step."""
+        """Record one decoding step."""
         self.count += len(event.tokens)
         if self.first_ms is None:
             self.first_ms, self.first = event.ms, len(event.tokens)
@@ -46,7 +46,7 @@ class BranchState:
 
     @property
     def tok_s(self) -> float:
-        """Decoding speed so far in tokens per second, the first step left out; 0.0 when unknown."""
+        """Decoding speed so far in tokens per second, without the first step; 0.0 if unknown."""
         if self.first_ms is None or self.last_ms <= self.first_ms:
             return self.finished.stats.tok_s if self.finished else 0.0
         return (self.count - self.first) * 1000 / (self.last_ms - self.first_ms)
@@ -56,8 +56,8 @@ class BranchState:
 class GenerationState:
     """One generation. `place` is where its nodes fork; `live` is False for one read from a file.
 
-    `branches` are those that are known; `by_number` finds one by its event's number. `progress` is
-    the last long stage reported, until the first token.
+    `branches` are the known ones; `by_number` finds one by its event's number. `progress` is the
+    latest long stage, until the first token.
     """
 
     started: Started
@@ -72,7 +72,7 @@ class GenerationState:
         self.by_number = dict(enumerate(self.branches))
 
     def add(self, number: int, branch: BranchState) -> None:
-        """A branch that its start did not name: only a damaged file has one."""
+        """Add a branch that the start entry did not name, which happens only in a damaged file."""
         self.by_number[number] = branch
         self.branches.append(branch)
 
@@ -83,17 +83,17 @@ class GenerationState:
 
     @property
     def running(self) -> bool:
-        """Live, and a branch has not ended."""
+        """Whether it is live and a branch has not ended."""
         return self.live and not self.ended
 
     @property
     def ended(self) -> bool:
-        """Every branch has its end."""
+        """Whether every branch has ended."""
         return all(branch.finished for branch in self.branches)
 
     @property
     def interrupted(self) -> bool:
-        """Read from a file, or given up, without an end."""
+        """Whether it was read from a file or abandoned without an end."""
         return not self.live and not self.ended
 
     @property
@@ -114,7 +114,7 @@ class GenerationState:
 
     @property
     def params(self) -> Mapping[str, Any]:
-        """The values it ran with, by name."""
+        """The parameters it ran with, by name."""
         return self.started.params
 
     @property
@@ -124,9 +124,9 @@ class GenerationState:
         return tuple(id for id in ids if isinstance(id, int)) if isinstance(ids, list) else ()
 
     def prompt(self, path: Sequence[Token]) -> tuple[Token, ...] | None:
-        """The very tokens it was started with, found by their hash; None when they cannot be.
-        `path` is the document up to where its nodes fork, which may have been cut on the left or
-        in the middle.
+        """The exact tokens it was started with, identified by their hash; None if they cannot be
+        found. `path` is the document up to the fork, which may have been cut on the left or in the
+        middle.
         """
         known = self.started.prompt
         start = tuple(Token(id, b"") for id in self.start_ids)
@@ -149,7 +149,7 @@ class GenerationState:
 
 
 def parameters(request: Request) -> dict[str, Any]:
-    """Every value that shapes a generation, by its name, as `Started.params` holds them."""
+    """Every parameter of a generation by its name, as `Started.params` stores them."""
     values: dict[str, Any] = asdict(request.sampling)
     return values | {
         "order": list(request.sampling.order),
@@ -165,7 +165,7 @@ def parameters(request: Request) -> dict[str, Any]:
 
 
 def sampling_of(params: Mapping[str, Any]) -> Sampling:
-    """The sampling values that `Started.params` holds; unknown and unfit ones are left out."""
+    """The sampling values in `Started.params`; unknown and invalid ones are ignored."""
     fresh = Sampling()
     known: dict[str, Any] = {}
     for name in Sampling.__slots__:

@@ -1,4 +1,4 @@
-"""Ids and seeds: what names a session, a node and a generation, and what makes one repeatable."""
+"""Ids of sessions, nodes and generations, and random seeds."""
 
 from __future__ import annotations
 

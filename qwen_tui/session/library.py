@@ -37,22 +37,22 @@ from qwen_tui.types import (
 
 FRONT: Final = 64 * 1024
 BACK: Final = 8 * 1024 * 1024
-"""How much of a file's front and back is read to list it."""
+"""Bytes at a file's beginning and end that are read to list it."""
 CHUNK: Final = 1024 * 1024
 PREVIEW: Final = 200
 """Most characters of a text in a list."""
 TRIES: Final = 100
-"""Most unusable `meta` records that are passed over to list a file."""
+"""Invalid `meta` records that are skipped to list a file."""
 _META: Final = b'\n{"k":"meta"'
 ADOPT_S: Final = 5.0
-"""Most seconds to save typing that a killed program left."""
+"""Most seconds spent on saving typing left by a killed program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """One session file as a list shows it. Times are Unix seconds; `preview` is the beginning of
-    its first text, `model` what its first completion was made with ("": not known). Titles,
-    previews and models are hostile text: show them through `visible`.
+    its first text, `model` that of its first completion ("": unknown). Titles, previews and models
+    are untrusted text: show them through `visible`.
     """
 
     path: Path
@@ -67,8 +67,8 @@ class Listing:
 
 
 def _front(file: BinaryIO) -> tuple[Head | None, str, str]:
-    """The head, the beginning of the first text that a person sees, and the name of the model, from
-    the first lines.
+    """The head, the beginning of the first visible text, and the model's name, from the first
+    lines.
     """
     head, preview, model = None, "", ""
     for raw in file.read(FRONT).split(b"\n"):
@@ -84,7 +84,7 @@ def _front(file: BinaryIO) -> tuple[Head | None, str, str]:
 
 
 def _last_title(file: BinaryIO, size: int) -> Titled | None:
-    """The newest `meta` record that begins a line, looked for from the end, `BACK` bytes far."""
+    """The newest `meta` record in the last `BACK` bytes that begins a line."""
     stop, overlap, tries = size, b"", TRIES
     while tries and stop > max(0, size - BACK):
         start = max(0, stop - CHUNK)
@@ -102,7 +102,7 @@ def _last_title(file: BinaryIO, size: int) -> Titled | None:
 
 
 def listing(path: Path) -> Listing:
-    """What a list shows of one file; reads its front and back only. Raises Trouble, OSError."""
+    """What a list shows of one file; reads only its beginning and end. Raises Trouble, OSError."""
     with os.fdopen(open_regular(path), "rb") as file:
         found = os.fstat(file.fileno())
         head, preview, model = _front(file)
@@ -133,7 +133,7 @@ def files(folder: Path | None = None) -> list[Path]:
 
 
 def list_sessions(folder: Path | None = None) -> list[Listing]:
-    """All sessions of a folder, last used first; what cannot be read is left out."""
+    """All sessions of a folder, last used first; unreadable ones are left out."""
     out = []
     for path in files(folder):
         try:
@@ -145,9 +145,9 @@ def list_sessions(folder: Path | None = None) -> list[Listing]:
 
 def resolve(name: str, folder: Path | None = None) -> Path:
     """The file that SESSION means: a path, an id or its unique prefix, or a title. A session of
-    that name comes before a file here that is none.
+    that name takes precedence over another file of that name here.
 
-    Raises Trouble when nothing or more than one thing is meant, with the nearest.
+    Raises Trouble if there is none or several, naming the nearest.
     """
     path = expanded(name)
     lies_here = os.path.lexists(path) and not path.is_dir()
@@ -182,8 +182,8 @@ def resolve(name: str, folder: Path | None = None) -> Path:
 
 
 def adopt_orphans(*, app: str = "") -> list[Path]:
-    """Make sessions of typing that a killed program left behind in sessions without a file; their
-    files, the newest first.
+    """Turn typing that killed programs left in sessions without a file into sessions; returns their
+    files, newest first.
     """
     found = []
     for orphan in drafts.orphans(id_of(path) for path in files()):
@@ -206,7 +206,7 @@ def fork(
     clock: Callable[[], float] = time.time,
 ) -> Session:
     """A new session with all entries of another one, and with text that was `typed` over its
-    document and not committed. Save it with `new_store`.
+    document but not committed. Save it with `new_store`.
     """
     random = int.from_bytes(os.urandom(10), "big")
     head = Head(
@@ -227,8 +227,8 @@ def fork(
 
 
 def for_file(file: Path, folder: Path | None = None) -> Path | None:
-    """The session last used on a text file: one that is called as the file is, and was told
-    `remember(file=...)` with its absolute path. None when there is none.
+    """The session last used on a text file: one whose title is the file's name and whose values
+    (`Session.remember`) name its absolute path. None if there is none.
     """
     for each in list_sessions(folder):
         if each.title == file.name:
@@ -254,8 +254,8 @@ def verify(path: Path) -> Report:
 def rename(
     path: Path, title: str, tags: Iterable[str] | None = None, *, opened: OpenSession | None = None
 ) -> None:
-    """Give a session a title, by a `meta` record: the file keeps its name. `opened` is the session
-    that this program has open: when `path` is its file, it is renamed in place. Raises Trouble.
+    """Give a session a title, by a `meta` record; the file keeps its name. `opened` is this
+    program's open session: if `path` is its file, it is renamed through it. Raises Trouble.
     """
     kept = None if tags is None else tuple(tags)
     if opened is not None and opened.holds(path):
@@ -273,11 +273,11 @@ def rename(
 
 
 def trash(path: Path, *, opened: OpenSession | None = None) -> Path:
-    """Move a session file to the trash; returns where it lies.
+    """Move a session file to the trash; returns its new path.
 
-    `opened` is the session that this program has open: when `path` is its file it is closed, and
-    the caller opens another one. Raises Trouble when the file is open in another program or
-    not all of it could be saved.
+    `opened` is this program's open session: if `path` is its file it is closed, and the caller
+    opens another one. Raises Trouble if the file is open in another program or could not be saved
+    completely.
     """
     if opened is not None and opened.holds(path) and not opened.close(committed=True):
         assert opened.store is not None
@@ -316,8 +316,8 @@ def list_trash() -> list[Listing]:
 
 
 def restore(path: Path) -> Path:
-    """Take a session file out of the trash again; returns where it lies. Raises Trouble when it is
-    not in the trash or a session of its name is there.
+    """Move a session file out of the trash; returns its new path. Raises Trouble if it is not in
+    the trash or its name is taken.
     """
     if path.parent.resolve() != trash_dir().resolve():
         raise Trouble(f"{path} is not in the trash", code=USAGE)
@@ -329,7 +329,7 @@ def restore(path: Path) -> Path:
 
 
 def purge(paths: Iterable[Path] | None = None) -> int:
-    """Delete session files from the trash for good (default: all of them); how many. The one place
+    """Delete session files from the trash (default: all of them); returns how many. The only place
     where a session's bytes are deleted: ask first.
     """
     place = trash_dir()

@@ -1,6 +1,6 @@
-"""Reads a session file, damaged or not: every whole record, and a report of the rest.
+"""Reads a session file, damaged or not: every intact record, and a report of the rest.
 
-Law: never raises on content, never writes, connects or follows a path; a file is hostile data.
+Law: never raises on content, never writes, connects or follows a path; a file is untrusted data.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _TRIES = 16
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """One thing found in a file; `line` counts from 1, 0 when it is about the whole file."""
+    """One damage in a file; `line` counts from 1, 0 for the whole file."""
 
     line: int
     kind: Kind
@@ -43,7 +43,7 @@ class Damage:
 
 @dataclass(slots=True)
 class Report:
-    """What reading a file found. `records` were accepted; `damages` lists at most `MAX_NOTED`."""
+    """The result of reading a file. `records` were accepted; `damages` has at most `MAX_NOTED`."""
 
     records: int = 0
     lines: int = 0
@@ -54,19 +54,19 @@ class Report:
     newer: bool = False
 
     def note(self, line: int, kind: Kind, text: str) -> None:
-        """Add one thing found."""
+        """Add one damage."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if len(self.damages) < MAX_NOTED:
             self.damages.append(Damage(line, kind, text))
 
     @property
     def clean(self) -> bool:
-        """Nothing was found at all."""
+        """Whether no damage was found."""
         return not self.counts
 
     @property
     def sound(self) -> bool:
-        """No record was lost or altered: torn lines and duplicates alone lose nothing known."""
+        """Whether no record was lost or altered: torn lines and duplicates alone lose nothing."""
         return not self.counts.keys() - {"torn", "duplicate"}
 
     def badges(self) -> list[str]:
@@ -90,7 +90,7 @@ class Report:
 
 
 class _Counters:
-    """The counters of one writer, as sorted runs [first, last]."""
+    """The counters of one writer, as sorted ranges [first, last]."""
 
     __slots__ = ("firsts", "lasts")
 
@@ -99,7 +99,7 @@ class _Counters:
         self.lasts: list[int] = []
 
     def add(self, counter: int) -> bool:
-        """False when it was there already."""
+        """Add a counter; False if it was there already."""
         at = bisect_right(self.firsts, counter) - 1
         if at >= 0 and counter <= self.lasts[at]:
             return False
@@ -115,7 +115,7 @@ class _Counters:
         return True
 
     def holes(self) -> int:
-        """How many counters are missing before the last one."""
+        """How many counters before the last one are missing."""
         have = sum(last - first + 1 for first, last in zip(self.firsts, self.lasts, strict=True))
         return self.lasts[-1] + 1 - have
 
@@ -130,7 +130,7 @@ class SessionLoader:
         self._seen: dict[str, _Counters] = {}
 
     def feed(self, raw: bytes, *, last: bool = False) -> list[Entry]:
-        """The entries of one line; `last` says that no line feed ended it."""
+        """The entries of one line; `last`: it had no line feed."""
         self.report.lines += 1
         self.report.size += len(raw)
         number = self.report.lines
@@ -189,9 +189,9 @@ class SessionLoader:
         return True
 
     def _salvage(self, number: int, raw: bytes, read: Read, last: bool) -> list[Entry]:
-        """Whole sealed records inside a line that is none: what was written before or after
-        damage, on the same line. A record is looked for between its end and the end before the
-        last, so that the work grows with the line and not with its square.
+        """Intact sealed records inside an invalid line, written before or after the damage. A
+        record is looked for only between its end and the previous end, so that the work is linear
+        in the line's length.
         """
         out: list[Entry] = []
         floor = earlier = last_stop = whole = 0
@@ -224,10 +224,10 @@ class SessionLoader:
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a session file, never of anything else.
+    """A descriptor of a regular file.
 
-    Raises Trouble for a symbolic link, FIFO, device, folder, or a file that is not ours; OSError
-    when it cannot be opened.
+    Raises Trouble for a symbolic link, FIFO, device, folder, or a file of another user; OSError if
+    it cannot be opened.
     """
     try:
         found = path.lstat()
@@ -244,7 +244,9 @@ def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
 
 
 def lines(file: BinaryIO) -> Iterator[tuple[bytes, bool]]:
-    """(line, is it the unended last one); of a line that is too long only the first part."""
+    """(line, whether it is last and has no line feed); of a line that is too long only the
+    beginning.
+    """
     while raw := file.readline(MAX_LINE + 2):
         if raw.endswith(b"\n"):
             yield raw, False

@@ -1,6 +1,6 @@
-"""A session in use: its file opened, followed, saved and closed.
+"""An open session: its file read, followed, saved and closed.
 
-Law: a file is written only under its lock; when it cannot be, `read_only` says why and nothing is
+Law: a file is written only under its lock; if it cannot be, `read_only` says why and nothing is
 written.
 """
 
@@ -34,17 +34,17 @@ MAX_POLL: Final = 8 * 1024 * 1024
 
 
 class Follower:
-    """Reads what another process appends to a session file; `poll` it a few times a second."""
+    """Reads what another process appends to a session file; `poll` it several times a second."""
 
     def __init__(self, path: Path, loader: SessionLoader) -> None:
         self._loader = loader
         self._offset = loader.report.size
         self._fd = open_regular(path)
         self.lost = False
-        """The file became shorter: it is another one now."""
+        """The file became shorter, so it is another one now."""
 
     def poll(self) -> list[Entry]:
-        """The entries that came since the last time, at most `MAX_POLL` bytes of them."""
+        """The entries appended since the last call, from at most `MAX_POLL` bytes."""
         if self._fd < 0 or self.lost:
             return []
         if os.fstat(self._fd).st_size < self._offset:
@@ -90,13 +90,13 @@ class OpenSession:
         return self.store.path if self.store is not None else self.file
 
     def holds(self, path: Path) -> bool:
-        """It is that file which this session is saved in."""
+        """Whether this session is saved in that file."""
         own = self.store.path if self.store is not None and self.store.exists else None
         return own is not None and path.exists() and path.samefile(own)
 
     @property
     def damage(self) -> list[str]:
-        """What is wrong with the file and what of it is not shown, in short lines."""
+        """What is damaged in the file and what of it is not shown, in short lines."""
         out = self.report.badges()
         if left_out := self.session.tree.left_out:
             out.append(f"{left_out:,} lost tokens are not shown")
@@ -173,8 +173,8 @@ def open_session(
 
 @contextmanager
 def _without_garbage_collection() -> Iterator[None]:
-    """No garbage collection: of the millions of objects that are created none becomes garbage, and
-    the passes would take as long as the reading itself.
+    """Switch garbage collection off: reading creates millions of objects but no garbage, and
+    collections would take as long as the reading itself.
     """
     was = gc.isenabled()
     gc.disable()
@@ -188,7 +188,7 @@ def _without_garbage_collection() -> Iterator[None]:
 def lock_file(path: Path) -> tuple[SessionFile | None, str | Taken]:
     """The file, locked for writing, and ""; or None and why it cannot be written.
 
-    Raises Trouble when it cannot be opened at all.
+    Raises Trouble if it cannot be opened.
     """
     try:
         return SessionFile.open_locked(path), ""

@@ -1,6 +1,6 @@
 """Full-text search over the session files, through a disposable index in the cache.
 
-Law: the index may be deleted at any time; without a usable one the files themselves are read.
+Law: the index may be deleted at any time; without a usable one the files are read.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _GRAM = 3
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One place where the words stand: the session, the node ("" for the title), the match and the
-    text around it. Hostile text: show it through `visible`.
+    """One match: the session, the node ("" for the title), the match and the text around it.
+    Untrusted text: show it through `visible`.
     """
 
     path: Path
@@ -40,7 +40,7 @@ class Hit:
 def search(
     words: str, folder: Path | None = None, *, limit: int = 100, index: Path | None = None
 ) -> list[Hit]:
-    """Where `words` stand, letter case ignored, newest session first; each node once."""
+    """The matches of `words`, ignoring letter case, newest session first; one per node."""
     if not words:
         return []
     found = files(folder)
@@ -68,7 +68,7 @@ def _hit(path: str, title: str, node: str, body: str, words: str) -> Hit:
 
 
 def _texts(path: Path) -> tuple[str, list[tuple[str, str]]]:
-    """The title, and (node, text) of every shown node; the title has node ""."""
+    """The title, with node "", and (node, text) of every visible node."""
     session = Session()
     try:
         for entry in load(path):
@@ -142,7 +142,7 @@ def _prepare(base: sqlite3.Connection) -> None:
 
 
 def _refresh(base: sqlite3.Connection, found: list[Path]) -> None:
-    """Read again what changed since the index knew it; forget nothing that is in other folders."""
+    """Read files again that changed since they were indexed; entries of other folders are kept."""
     known = {
         path: (size, at) for path, size, at in base.execute("SELECT path, size, changed FROM files")
     }

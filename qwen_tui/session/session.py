@@ -1,7 +1,7 @@
 """The session: a tree of text with a head, and the generations that extend it.
 
-Law: state changes in `apply(entry)` and nowhere else; every command only adds entries, applies
-each, and passes it to `sink`.
+Law: state changes in `apply(entry)` only; every command only adds entries, applies each, and passes
+it to `sink`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ MOST_WEIGHED: Final = 2_000
 
 
 class Session(Walking):
-    """One session: its tree, its head, its generations, and the commands that move them on.
+    """One session: its tree, its head, its generations, and the commands on them.
 
     `vocab` may be None (a server that gives text only, a session opened without its model) and may
     be set later. `sink` receives every new entry, in order, after it was applied. `ids` and `seeds`
@@ -165,7 +165,7 @@ class Session(Walking):
         return sent if sent == [token.id for token in start] else []
 
     def _healed(self, request: Request) -> int:
-        """How many of the document's last tokens spell the request's prefix."""
+        """How many of the document's last tokens spell the request's byte prefix."""
         tokens = self.tokens
         count, size = 0, 0
         while size < len(request.prefix) and count < len(tokens):
@@ -174,8 +174,8 @@ class Session(Walking):
         return count if size == len(request.prefix) else 0
 
     def happen(self, generation: str, event: Event) -> None:
-        """An event of a running generation. Progress is shown and not kept; what comes after a
-        branch's end is dropped.
+        """Apply an event of a running generation. Progress is shown and not recorded; events after
+        a branch's end are dropped.
         """
         run = self.generations[generation]
         if isinstance(event, Progress):
@@ -187,7 +187,7 @@ class Session(Walking):
             self._do(Happened(generation, event))
 
     def _scored(self, run: GenerationState, event: Scored) -> None:
-        """Note the probabilities of the prompt on the nodes of the path that hold it."""
+        """Record the logprobs of the prompt on the nodes of the path."""
         # Positions of the prompt, from where the document begins in it.
         first_at = event.start - len(run.start_ids)
         last = first_at + len(event.tokens)
@@ -207,9 +207,9 @@ class Session(Walking):
                 self._do(Weighed(part.node.id, first, logprobs, rows if any(rows) else ()))
 
     def regenerate(self, sampling: Sampling, **values: Any) -> Request:
-        """Step back to where the shown (or just accepted) completion began and request another.
+        """Move back to the fork of the shown (or just accepted) completion and request another.
 
-        Under a fixed seed the new one is the old seed + 1, or the next that no sibling used.
+        With a fixed seed the new one has the old seed + 1, or the next that no sibling used.
         `values` are those of `request`. Without a completion it is `request`.
         """
         node = self.completion or self._accepted()
@@ -221,9 +221,9 @@ class Session(Walking):
         return self.request(sampling, **values)
 
     def request_siblings(self, sampling: Sampling, **values: Any) -> Request:
-        """Request more completions of the text on the screen, what is accepted included.
+        """Request more completions of the document, accepted text included.
 
-        Under a fixed seed they get the next one that no completion of this text used. `values` are
+        With a fixed seed they get the next one that no completion of this text used. `values` are
         those of `request`.
         """
         if sampling.seed is not None:
@@ -241,7 +241,7 @@ class Session(Walking):
         return {run.seed for run in runs if run is not None}
 
     def abandon(self, generation: str) -> None:
-        """Stop expecting events of a generation; without its end it counts as interrupted."""
+        """Expect no more events of a generation; if it has not ended it counts as interrupted."""
         if generation in self.generations:
             self.generations[generation].live = False
             self._version += 1
@@ -257,7 +257,7 @@ class Session(Walking):
         self._do(Titled(self.title, tags))
 
     def remember(self, **values: Any) -> None:
-        """Keep values of the interface (JSON's types) with the session; see `remembered`."""
+        """Store values of the interface (JSON's types) with the session; see `remembered`."""
         new = {
             name: value
             for name, value in values.items()
@@ -272,7 +272,7 @@ class Session(Walking):
 
 
 def _unused(seed: int, used: Collection[int | None]) -> int:
-    """The seed, or the first after it that is not used."""
+    """The seed, or the next one that is not in use."""
     seed %= SEEDS
     while seed in used:
         seed = (seed + 1) % SEEDS

@@ -1,7 +1,7 @@
-"""A session's file on the disk: its name, its lock, appending whole lines to it.
+"""A session's file on disk: its name, its lock, appending whole lines to it.
 
-Law: an existing byte is never written over, truncated or deleted, and a name is never taken from
-another file.
+Law: an existing byte is never overwritten, truncated or deleted, and a file is never replaced by
+another.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _RENAMED = re.compile(r"\.(?:conflict|rescue)-\d+$")
 
 
 class Taken(Trouble):
-    """Another process holds the session's lock: follow it, or fork the session."""
+    """Another process has the session's lock: follow it, or fork the session."""
 
 
 def slug(title: str) -> str:
-    """What a title becomes in a file's name: ASCII words joined by "-", at most 40 characters."""
+    """A title as a part of a file's name: ASCII words joined by "-", at most 40 characters."""
     words = re.findall(r"[a-z0-9]+", title.lower())
     text = ""
     for word in words:
@@ -48,12 +48,12 @@ def file_name(id: str, title: str = "") -> str:
 
 
 def _sync(fd: int) -> None:
-    """Bytes and length are on the disk when it returns."""
+    """Sync; the file's bytes and length are on disk when it returns."""
     getattr(os, "fdatasync", os.fsync)(fd)
 
 
 def _lock(fd: int, path: Path) -> None:
-    """Take the lock or raise Taken; a file system without locks is used without."""
+    """Take the lock or raise Taken; on a file system without locks do nothing."""
     try:
         lock(fd)
     except BlockingIOError as error:
@@ -65,8 +65,8 @@ def _lock(fd: int, path: Path) -> None:
 
 
 class SessionFile:
-    """An open, locked, append-only file. `size` is what we know it must be, `torn` whether its last
-    line lacks its line feed.
+    """An open, locked, append-only file. `size` is its expected size, `torn` whether its last line
+    lacks its line feed.
     """
 
     def __init__(self, fd: int, path: Path) -> None:
@@ -93,7 +93,7 @@ class SessionFile:
 
     @classmethod
     def create(cls, path: Path) -> SessionFile:
-        """Make a new file, mode 0600, locked, its name on the disk. Raises OSError."""
+        """Create a new file, mode 0600, locked, its directory synced. Raises OSError."""
         fd = open_plain(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL)
         try:
             _lock(fd, path)
@@ -105,7 +105,7 @@ class SessionFile:
             raise
 
     def untouched(self) -> bool:
-        """The path still names this file, at the size we left it."""
+        """Whether the path still names this file, with the expected size."""
         try:
             found = self.path.lstat()
         except OSError:
@@ -113,7 +113,9 @@ class SessionFile:
         return (found.st_dev, found.st_ino) == self._inode and found.st_size == self.size
 
     def append(self, data: bytes) -> int:
-        """One write of whole lines, begun on a fresh line; how many of `data`'s bytes arrived."""
+        """One write of whole lines, begun on a fresh line; returns how many bytes of `data` were
+        written.
+        """
         lead = b"\n" if self.torn else b""
         written = os.write(self.fd, lead + data)
         self.size += written
@@ -129,19 +131,19 @@ class SessionFile:
             data = data[written:]
 
     def sync(self) -> None:
-        """fdatasync. Raises OSError: the descriptor is then not to be trusted again."""
+        """fdatasync. Raises OSError: the descriptor must not be used again then."""
         _sync(self.fd)
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Release the lock and close."""
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
 
 
 def publish(temporary: Path, path: Path) -> Path:
-    """Give a finished file its name, or a free one in the same folder, replacing nothing. The name
-    is on the disk when it returns.
+    """Give a finished file its name, or a free one in the same folder, without replacing any. The
+    directory is synced when it returns.
     """
     while True:
         try:
@@ -160,7 +162,7 @@ def publish(temporary: Path, path: Path) -> Path:
 
 
 def reason_of(error: OSError) -> str:
-    """Why a write failed, in a person's words."""
+    """Why a write failed, for a person."""
     words = {
         errno.ENOSPC: "the disk is full",
         errno.EDQUOT: "the disk quota is used up",

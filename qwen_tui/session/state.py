@@ -1,7 +1,7 @@
-"""What a session's entries amount to: the tree, the head, the document, the generations.
+"""The state that a session's entries produce: the tree, the head, the document, the generations.
 
-Law: state changes in `apply(entry)` and nowhere else, so a session from a file is
-`for entry in entries: state.apply(entry)`; entries of damaged files are repaired, never raised.
+Law: state changes in `apply(entry)` only, so a session from a file is `for entry in entries:
+state.apply(entry)`; entries of damaged files are repaired, never raised.
 """
 
 from __future__ import annotations
@@ -38,23 +38,24 @@ if TYPE_CHECKING:
 
 
 MOST_TITLE: Final = 1_000
-"""Most characters of a title or tag that are used; a file may hold longer ones."""
+"""Characters of a title or tag that are used; a file may have longer ones."""
 MOST_TAGS: Final = 100
 
 
 class State:
-    """What the entries so far amount to. Changed by `apply` alone; see `Session` for commands.
+    """The state after the entries so far. Changed by `apply` alone; see `Session` for commands.
 
-    The document is `path(head.node)[:head.at]`. What the head's node holds beyond `at` is its tail:
-    a completion that is not accepted yet, or text that was stepped back from. An empty document
-    begins with a node of role "seed" that holds `<|endoftext|>`: an ordinary first token of the
-    context, folded out of the text, as the tokens of a chat template are (`tree.FOLDED`).
+    The document is `path(head.node)[:head.at]`. The rest of the head's node is its tail: a
+    completion that is not accepted yet, or text that was stepped back from. An empty document
+    begins with a node of role "seed" with `<|endoftext|>`: an ordinary first token of the context,
+    folded out of the text like the tokens of a chat template (`tree.FOLDED`).
     """
 
     def __init__(self, *, vocab: Vocab | None = None) -> None:
         self.vocab = vocab
         self.followed = False
-        """Another process writes this session: what has no end may still be running there."""
+        """Another process writes this session: generations without an end may still be running
+        there."""
         self.id = ""
         self.app = ""
         self.title = ""
@@ -76,16 +77,16 @@ class State:
 
     @property
     def version(self) -> int:
-        """Grows with every entry: what was derived from an older version may be stale."""
+        """Increases with every entry: values derived from an older version may be stale."""
         return self._version
 
     @property
     def warnings(self) -> Sequence[str]:
-        """What had to be repaired while applying entries."""
+        """What was repaired while applying entries."""
         return self.tree.warnings
 
     def apply(self, entry: Entry | Progress) -> None:
-        """The one function that changes state. Takes any entry of any file without raising."""
+        """The only function that changes state. Takes any entry of any file without raising."""
         if isinstance(entry, Progress):
             return
         self._version += 1
@@ -130,8 +131,9 @@ class State:
             self._keep_records(node)
 
     def _keep_records(self, node: Node) -> None:
-        """An edit encodes all that follows it anew; where the text's end came out as the same
-        tokens, what a model thought of them is kept, as seen in another context.
+        """Copy the logprobs of replaced tokens to a new edit node where it ends with the same
+        tokens: an edit re-encodes the text after it, and these records remain, marked as from
+        another context.
         """
         if self.head.node is None:
             return
@@ -152,7 +154,7 @@ class State:
         self._step(Hidden(entry.node, entry.on), Hidden(entry.node, not entry.on), entry.step)
 
     def _step(self, taken: Place | Hidden, back: Place | Hidden, step: Step) -> None:
-        """Note how a step is taken back."""
+        """Record how a step is undone."""
         match self._meaning(taken, step):
             case "undo":
                 self._undo.pop()
@@ -165,7 +167,7 @@ class State:
                 self._redo.clear()
 
     def _meaning(self, taken: Place | Hidden, step: Step = "") -> Step:
-        """What a step is to undo: what it says, else what is seen from where it leads."""
+        """What a step means for undo: as it says, else inferred from where it leads."""
         if self._undo and (step == "undo" or (not step and taken == self._undo[-1])):
             return "undo"
         if self._redo and (step == "redo" or (not step and taken == self._redo[-1])):
@@ -201,7 +203,7 @@ class State:
         return self.tree[id]
 
     def _branch(self, generation: str, branch: int) -> tuple[GenerationState, BranchState]:
-        """The branch an event belongs to; stood in for when its start is lost."""
+        """The branch an event belongs to; created if its start entry is lost."""
         run = self.generations.get(generation)
         if run is None:
             self.tree.warnings.append(f"the start of generation {generation} is lost")
@@ -241,7 +243,7 @@ class State:
         self.tree.weigh(entry.node, entry.start, entry.logprobs, rows)
 
     def _spell(self, id: int) -> bytes:
-        """The bytes of a token id, by the vocabulary or as this session has seen it; else b""."""
+        """The bytes of a token id, from the vocabulary or from this session's tokens; else b""."""
         vocab = self.vocab
         if vocab is not None and 0 <= id < vocab.size:
             return vocab.data(id)
@@ -249,12 +251,12 @@ class State:
 
     @property
     def can_undo(self) -> bool:
-        """There is a step to take back."""
+        """Whether there is a step to undo."""
         return bool(self._undo)
 
     @property
     def can_redo(self) -> bool:
-        """There is a step that was taken back."""
+        """Whether there is a step to redo."""
         return bool(self._redo)
 
     # -- its generations ---------------------------------------------------------------------------
@@ -265,11 +267,13 @@ class State:
         return [run for run in self.generations.values() if run.running]
 
     def generation_of(self, node: str) -> GenerationState | None:
-        """The generation that fills a node; None for a person's."""
+        """The generation of a node; None for a person's text."""
         return self.generations.get(self.tree[node].generation or "")
 
     def is_interrupted(self, node: str) -> bool:
-        """A model's node whose generation neither ended nor runs here (`accept` continues it)."""
+        """Whether a model's node has a generation that neither ended nor runs here (`accept`
+        continues it).
+        """
         found = self.tree[node]
         run = self.generation_of(node)
         if self.followed:
@@ -277,5 +281,5 @@ class State:
         return found.source == "model" and found.reason is None and not (run and run.running)
 
     def interrupted(self) -> list[str]:
-        """Ids of the shown nodes whose generation was interrupted."""
+        """Ids of the visible nodes whose generation was interrupted."""
         return [id for id in self.tree.nodes if self.is_interrupted(id) and self.tree.is_shown(id)]

@@ -1,7 +1,8 @@
-"""The store: one thread that appends a session's entries to its file, and says when they are safe.
+"""The store: one thread that appends a session's entries to its file and reports when they are
+safe.
 
 Law: no byte of a session file is ever truncated, rewritten or deleted; `saved` is true only after
-fdatasync returned; while saving fails, everything stays in memory and the reason is said.
+fdatasync returned; while saving fails, everything stays in memory and the reason is reported.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ from qwen_tui.session.tree import FOLDED
 from qwen_tui.types import Added, Emitted, Entry, Happened, Head, Prefilled
 
 BATCH_S: Final = 0.2
-"""Longest a token waits for its batch; with the write itself this keeps within 250 ms."""
+"""Longest time in seconds that a token waits for its batch; with the write it stays below 250
+ms."""
 BATCH_BYTES: Final = 64 * 1024
 SYNC_S: Final = 1.0
 RETRY_S: Final = 1.0
-"""First pause before a failed write is tried again; a whole new file waits longer each time."""
+"""Seconds before a failed write is retried for the first time; writing a whole new file waits
+longer each time."""
 MAX_RETRY_S: Final = 30.0
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -39,8 +42,8 @@ _COMMIT_S = 0.01
 class Saving:
     """The state of saving.
 
-    `saved`: all entries are on the disk; `unsaved` bytes are not. `reason`: why saving
-    fails, "" while it does not. `notice`: a file that was begun instead.
+    `saved`: all entries are on disk; `unsaved`: bytes that are not. `reason`: why saving fails, ""
+    while it does not. `notice`: the new file that was begun instead.
     """
 
     path: Path | None
@@ -64,7 +67,7 @@ class _Put(NamedTuple):
 
     @property
     def streams(self) -> bool:
-        """Waits for a batch; any other entry is written and synced at once."""
+        """Whether it waits for a batch; any other entry is written and synced at once."""
         kept = self.entry
         return isinstance(kept, Happened) and isinstance(kept.event, Emitted | Prefilled)
 
@@ -94,7 +97,7 @@ class Store:
         self._path = place.path if isinstance(place, SessionFile) else place
         self._entries = entries
         self._times: list[int] = []
-        """When each entry that was taken came, Unix milliseconds."""
+        """When each entry arrived, Unix milliseconds."""
         self._on_state = on_state
         self._clock = clock
         self._writers = writers
@@ -122,13 +125,13 @@ class Store:
     # -- any thread --------------------------------------------------------------------------------
 
     def put(self, entry: Entry) -> None:
-        """Hand in the next of the session's entries: its `sink`. Returns at once, never raises."""
+        """Add the session's next entry, as its `sink`. Returns at once, never raises."""
         self._handed += 1
         self._queue.put(_Put(entry, int(self._clock() * 1000), time.monotonic()))
 
     @property
     def state(self) -> Saving:
-        """The state of saving now."""
+        """The current state of saving."""
         state = self._state
         return replace(state, saved=state.saved and self._durable >= self._handed)
 
@@ -139,21 +142,21 @@ class Store:
 
     @property
     def exists(self) -> bool:
-        """The file exists."""
+        """Whether the file exists."""
         return self._file is not None
 
     def flush(self, timeout: float) -> bool:
-        """Write and sync all entries; True when they are on the disk within `timeout`
-        seconds. Safe in a signal handler.
+        """Write and sync all entries; True if they are on disk within `timeout` seconds. Safe in a
+        signal handler.
         """
         return self._ask(_Flush(), timeout)
 
     def relocate(self, folder: Path, timeout: float = 5.0) -> bool:
-        """Go on in another folder: the whole session is written there, to a new file."""
+        """Continue in another folder: the whole session is written to a new file there."""
         return self._ask(_Flush(folder), timeout)
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Flush, give the lock back and end the thread. True when everything is saved."""
+        """Flush, release the lock and end the thread. True if everything is saved."""
         saved = self._ask(_Flush(end=True), timeout)
         self._thread.join(timeout)
         return saved
@@ -202,7 +205,7 @@ class Store:
         return any(flush.end for flush in flushes)
 
     def _gather(self) -> list[_Put | _Flush]:
-        """The next items: those that arrive within the batch's time of the first."""
+        """The next items: those that arrive within a batch's time of the first."""
         waiting = self._begun and bool(self._lines or self._unsynced or self._broken)
         try:
             items = [self._queue.get(timeout=self._pause_s if waiting else None)]
@@ -224,7 +227,7 @@ class Store:
         self._counter = 0
 
     def _keep(self, entry: Entry, unix_ms: int) -> None:
-        """Remember when an entry came, and the line that the file lacks."""
+        """Record when an entry arrived, and its line until it is in the file."""
         self._times.append(unix_ms)
         line = self._line(entry, unix_ms)
         self._bytes += len(line)
@@ -237,7 +240,7 @@ class Store:
         return line
 
     def _write(self, *, now: bool) -> None:
-        """Write all lines, batch by batch; hold them where that fails."""
+        """Write all lines, batch by batch; on failure keep the rest for later."""
         if self._broken:
             if now or time.monotonic() >= self._retry_at:
                 self._restart(free_name(self._path, "rescue"))
@@ -258,7 +261,7 @@ class Store:
                 return
 
     def _append(self, file: SessionFile) -> None:
-        """One batch: as many whole lines as fit, in one write; what did not arrive stays."""
+        """Write one batch: as many whole lines as fit; what was not written is kept."""
         batch: list[bytes] = []
         size = 0
         for line in self._lines:
@@ -315,7 +318,7 @@ class Store:
         self._unsynced = 0
 
     def _abandon(self, kind: str, why: str) -> None:
-        """Leave the file as it is and continue in a new one with the whole session."""
+        """Leave the file as it is and write the whole session to a new one."""
         self._broken = f"{self._path.name}: {why}"
         self._retry_s = self._pause_s
         self._restart(free_name(self._path, kind))
@@ -373,7 +376,7 @@ class Store:
         self._publish(replace(self._state, saved=False, reason=reason))
 
     def _settle(self) -> None:
-        """Publish what is durable now."""
+        """Publish what is on disk now."""
         unsaved = self._bytes + self._unsynced if self._begun else 0
         saved = not unsaved and not self._broken
         if saved:

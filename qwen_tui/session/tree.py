@@ -16,11 +16,11 @@ from qwen_tui.types import Added, Choice, Reason, Source, Token
 from qwen_tui.vocab.decoder import Decoder
 
 FOLDED: Final = frozenset({"template", "seed"})
-"""Roles whose tokens are in the context and not in the document's text: what a chat template puts
-around a turn, and the `<|endoftext|>` that seeds an empty document."""
+"""Roles whose tokens are in the context but not in the document's text: a chat template's tokens
+around a turn, and the `<|endoftext|>` that begins an empty document."""
 
 GAP: Final = Token(-1, "\ufffd".encode())
-"""The first of a run of lost tokens; the others are `LOST`, so that offsets stay true."""
+"""The first of a run of lost tokens; the others are `LOST`, so that offsets stay correct."""
 LOST: Final = Token(-1, b"")
 MOST_LOST: Final = 1_000_000
 """Most placeholders for lost tokens in a session."""
@@ -31,9 +31,9 @@ _CACHED_PATHS = 4
 class Node:
     """One run of text. `at` and `end` count tokens of its path; `tokens` only grows.
 
-    `reason` is how its generation ended: None for a person's text, and while it runs or when it was
-    interrupted. `gaps` are (index, count) of tokens a damaged file lost.
-    `jump` is an ancestor far up, so that any ancestor is found in O(log depth) steps.
+    `reason` is how its generation ended: None for a person's text, and for one that is running or
+    was interrupted. `gaps` are (index, count) of tokens that a damaged file lost. `jump` is a
+    distant ancestor, with which any ancestor is found in O(log depth) steps.
     """
 
     id: str
@@ -61,7 +61,7 @@ class Node:
 
     @property
     def folded(self) -> bool:
-        """In the context, not in the text."""
+        """Whether it is in the context but not in the text."""
         return self.role in FOLDED
 
 
@@ -73,7 +73,7 @@ class Place(NamedTuple):
 
 
 class PathPart(NamedTuple):
-    """The part of a path that one node holds: path tokens `start` … `stop` (exclusive)."""
+    """The part of a path in one node: path tokens `start` … `stop` (exclusive)."""
 
     node: Node
     start: int
@@ -86,7 +86,7 @@ class PathPart(NamedTuple):
 
 
 class Tree:
-    """All nodes of a session. Everything is iterative, so depth is no limit."""
+    """All nodes of a session. Nothing here recurses, so depth is unlimited."""
 
     def __init__(self) -> None:
         self.nodes: dict[str, Node] = {}
@@ -109,11 +109,11 @@ class Tree:
     # -- growing -----------------------------------------------------------------------------------
 
     def add(self, entry: Added) -> Node:
-        """Add a node to the tree, repaired where the entry cannot be true:
+        """Add a node to the tree, repairing an entry that cannot be true:
 
-        the parent becomes the node that holds path token `at - 1`; an unknown parent becomes
-        a root of lost tokens; an `at` beyond the parent's end is cut; an id seen before is
-        kept as it was.
+        the parent becomes the node with path token `at - 1`; an unknown parent becomes a root of
+        lost tokens; an `at` beyond the parent's end is reduced; an id that exists already is left
+        as it was.
         """
         known = self.nodes.get(entry.id)
         if known is not None:
@@ -154,7 +154,7 @@ class Tree:
         return holder.id
 
     def _again(self, known: Node, entry: Added) -> Node:
-        """A second record of a node: fills a placeholder root, else changes nothing."""
+        """A second entry with a node's id: fills a placeholder root, else changes nothing."""
         if known.missing and entry.parent is None and len(entry.tokens) >= len(known.tokens):
             known.tokens[:] = entry.tokens
             known.source, known.role, known.missing = entry.source, entry.role, False
@@ -165,9 +165,9 @@ class Tree:
         return known
 
     def extend(self, id: str, index: int, tokens: Sequence[Token]) -> int:
-        """Put `tokens` at place `index` of the node's own tokens; what is there already stays.
+        """Put `tokens` at index `index` of the node's own tokens; existing ones are kept.
 
-        A hole before them becomes a visible gap. Returns how many tokens were added.
+        Missing tokens before them become a visible gap. Returns how many tokens were added.
         """
         node = self.nodes[id]
         have = len(node.tokens)
@@ -193,7 +193,9 @@ class Tree:
         logprobs: Sequence[float | None],
         choices: Sequence[tuple[Choice, ...]] = (),
     ) -> None:
-        """Note what a model thought of the node's tokens from `start`; None changes nothing."""
+        """Record logprobs and alternatives of the node's tokens from `start`; None changes
+        nothing.
+        """
         tokens = self.nodes[id].tokens
         for i, logprob in enumerate(logprobs[: max(0, len(tokens) - start)]):
             row = choices[i] if i < len(choices) else ()
@@ -210,9 +212,9 @@ class Tree:
         return 0 if id is None else self.nodes[id].end
 
     def resolve(self, id: str | None, at: int) -> Place:
-        """The same place, named by the node that holds the token before it; (None, 0) at the start.
+        """The same place, named by the node with the token before it; (None, 0) at the start.
 
-        Raises KeyError for an unknown node; `at` is cut to the path's length.
+        Raises KeyError for an unknown node; `at` is limited to the path's length.
         """
         at = min(at, self.length(id))
         while id is not None:
@@ -224,7 +226,7 @@ class Tree:
         return Place(None, 0)
 
     def chain(self, id: str | None, at: int | None = None) -> list[PathPart]:
-        """The nodes a path runs through, root first, each with its part (never empty)."""
+        """The nodes on a path, root first, each with its part (never empty)."""
         stop = self.length(id) if at is None else min(at, self.length(id))
         out: list[PathPart] = []
         while id is not None:
@@ -243,11 +245,11 @@ class Tree:
         return self._full(id)[:at]
 
     def after(self, id: str | None, at: int) -> list[Token]:
-        """The tokens of the node's path from place `at` on. A fresh list."""
+        """The tokens of the node's path from index `at` on. A fresh list."""
         return [] if id is None else self._full(id)[at:]
 
     def shared_path(self, id: str) -> list[Token]:
-        """As `path`, but the tree's own list: only to be read, and only until the next call."""
+        """As `path`, but the tree's own list: read only, and only until the next call."""
         return self._full(id)
 
     def _full(self, id: str) -> list[Token]:
@@ -283,7 +285,7 @@ class Tree:
         return [id for id in self.forks(place) if not self.nodes[id].hidden]
 
     def siblings(self, id: str) -> list[str]:
-        """The nodes that fork at the same place and are not hidden, this one too, oldest first."""
+        """The visible nodes that fork at the same place, this one too, oldest first."""
         node = self.nodes[id]
         return self.shown(Place(node.parent, node.at))
 
@@ -292,11 +294,11 @@ class Tree:
         return list(self._forks.get(Place(None, 0), ()))
 
     def children(self, id: str) -> list[str]:
-        """Ids of the nodes that hang from a node, wherever they fork it, in order of the fork."""
+        """Ids of a node's children, in order of where they fork."""
         return sorted(self.nodes[id].children, key=lambda child: self.nodes[child].at)
 
     def is_shown(self, id: str) -> bool:
-        """Neither the node nor anything it hangs from is hidden."""
+        """Whether neither the node nor an ancestor is hidden."""
         step: str | None = id
         while step is not None:
             node = self.nodes[step]
@@ -307,9 +309,9 @@ class Tree:
 
 
 class Layout:
-    """Characters ⇄ tokens of a run, grown as it grows.
+    """The mapping between characters and tokens of a run of tokens, extended as it grows.
 
-    A character whose bytes lie in several tokens belongs to the first of them. Folded tokens have
+    A character whose bytes are in several tokens belongs to the first of them. Folded tokens have
     no characters. Bytes that are not UTF-8 show as U+FFFD, as in `types.text_of`.
     """
 
@@ -325,7 +327,7 @@ class Layout:
         return len(self.starts)
 
     def extend(self, tokens: Iterable[Token], *, folded: bool = False) -> None:
-        """Append tokens; `folded` ones take a place and no characters."""
+        """Append tokens; `folded` ones have no characters."""
         if folded:
             self._flush()
             self.starts.extend(self._size for _ in tokens)
@@ -357,7 +359,7 @@ class Layout:
         return self._size + bool(self._decoder.pending)
 
     def span(self, index: int) -> tuple[int, int]:
-        """Character offsets (start, stop) of token `index`; empty for one that only ends a
+        """Character offsets (start, stop) of token `index`; empty for one that only completes a
         character.
         """
         stop = self.starts[index + 1] if index + 1 < len(self.starts) else self.size
@@ -372,7 +374,7 @@ class Layout:
         return bisect_right(self.starts, offset) - 1
 
     def boundary(self, offset: int) -> int:
-        """The least number of tokens that holds all characters before `offset` and splits none."""
+        """The smallest number of tokens that has all characters before `offset` and splits none."""
         index = self.token(offset)
         while index < len(self.starts) and (self.starts[index] < offset or index in self._cut):
             index += 1

@@ -14,18 +14,18 @@ from qwen_tui.types import Choice, Hidden, Moved, Step, Token, Trouble, Weighed
 
 
 class Walking(Editing):
-    """An edited session with the commands that move its head."""
+    """A session's editing, with the commands that move its head."""
 
     # -- taking, leaving, choosing -----------------------------------------------------------------
 
     def show(self, node: str) -> None:
-        """Make one of `completions()` the one that is shown; the document stays."""
+        """Show another one of `completions()`; the document stays."""
         self._move(Place(node, min(self.head.at, self.tree.length(node))))
 
     def accept(self, node: str | None = None, upto: int | None = None) -> bool:
-        """Move the completion (or `node`) into the document: all of it but an ending eos, or its
-        first `upto` own tokens. Accepting while it streams takes what is there. False when there is
-        nothing to take.
+        """Move the completion (or `node`) into the document: all of it but a final eos, or its
+        first `upto` own tokens. While it streams, accepts what is there. False if there is nothing
+        to accept.
         """
         if node is None:
             if self.completion is None:
@@ -42,7 +42,7 @@ class Walking(Editing):
         return True
 
     def accept_word(self) -> bool:
-        """Move the tail's next word into the document, to the next token border that splits no
+        """Move the tail's next word into the document, to the next token boundary that splits no
         character.
         """
         id = self.head.node
@@ -58,17 +58,17 @@ class Walking(Editing):
         return True
 
     def reject(self) -> bool:
-        """Leave the completion: it stays in the tree, the document stays as it is."""
+        """Leave the completion: it stays in the tree, and the document is unchanged."""
         if self.completion is None:
             return False
         self._move(self._without_tail(self.head))
         return True
 
     def fork(self, node: str, index: int, choice: Choice) -> str:
-        """Take another token in place of the node's own token `index`; the head is then after it.
+        """Replace the node's own token `index` by an alternative; the head is then after it.
 
-        Returns the id of the new "choice" node. Raises Trouble when the bytes of the alternative
-        are not known.
+        Returns the id of the new "choice" node. Raises Trouble if the alternative's bytes are
+        unknown.
         """
         found = self.tree[node]
         data = choice.data or self._spell(choice.id)
@@ -90,7 +90,7 @@ class Walking(Editing):
     # -- walking -----------------------------------------------------------------------------------
 
     def undo(self) -> bool:
-        """Take the last step back: a move of the head, or a hiding and the move that it made."""
+        """Undo the last step: a move of the head, or hiding a node with the move that it caused."""
         if not self._undo:
             return False
         step = self._undo[-1]
@@ -102,7 +102,7 @@ class Walking(Editing):
         return True
 
     def redo(self) -> bool:
-        """Take the last undone step again."""
+        """Redo the last undone step."""
         if not self._redo:
             return False
         step = self._redo[-1]
@@ -123,16 +123,16 @@ class Walking(Editing):
         return any(part.node.id == node for part in self.tree.chain(place.node))
 
     def go(self, node: str | None, at: int | None = None) -> None:
-        """Stand after `at` tokens of a node's path; None: at its end. Raises KeyError."""
+        """Move the head after `at` tokens of a node's path; None: to its end. Raises KeyError."""
         length = self.tree.length(node)
         self._move(Place(node, length if at is None else max(0, min(at, length))))
 
     def next(self) -> bool:
-        """Turn to the next sibling, round the end. False when there is no other."""
+        """Switch to the next sibling, cyclically. False if there is no other."""
         return self._turn(1)
 
     def previous(self) -> bool:
-        """Turn to the previous sibling, round the start."""
+        """Switch to the previous sibling, cyclically."""
         return self._turn(-1)
 
     def _turn(self, step: int) -> bool:
@@ -153,7 +153,7 @@ class Walking(Editing):
         return True
 
     def parent(self) -> bool:
-        """Step back to where the text before the head forked; that text becomes the tail."""
+        """Move back to where the text before the head forked; that text becomes the tail."""
         parts = self.parts()
         if not parts:
             return False
@@ -162,7 +162,7 @@ class Walking(Editing):
         return True
 
     def child(self) -> bool:
-        """Step forward over the next node of the tail, or onto the newest completion."""
+        """Move forward over the next node of the tail, or to the newest completion."""
         id, at = self.head
         if self.tree.length(id) > at:
             if self.completion == id:
@@ -182,7 +182,7 @@ class Walking(Editing):
         return True
 
     def hide(self, node: str, on: bool = True) -> None:
-        """No longer show a node and what hangs from it; a head on it steps off."""
+        """Hide a node and its descendants; a head on it moves off."""
         entry = Hidden(node, on)
         self._do(entry if self._meaning(entry) == "new" else replace(entry, step="new"))
         if on and self._on(self.head, node):
@@ -190,5 +190,5 @@ class Walking(Editing):
             self._move(self._without_tail(Place(found.parent, min(found.at, self.head.at))))
 
     def unhide(self, node: str) -> None:
-        """Show a hidden node and what hangs from it again."""
+        """Show a hidden node and its descendants again."""
         self.hide(node, on=False)

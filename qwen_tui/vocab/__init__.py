@@ -1,7 +1,7 @@
-"""Text ⇄ tokens with `tokenizers` alone; a token's exact bytes; healing; byte fallback.
+"""Text ⇄ tokens with `tokenizers` alone; a token's exact bytes; token healing; byte fallback.
 
-Law: joined(encode(text)) == to_bytes(text) for every text. So what a tokenizer would do to the text
-itself (Unicode normalisation, a space put before it) is taken out; its splits and merges stay.
+Law: joined(encode(text)) == to_bytes(text) for every text. Whatever in a tokenizer rewrites the
+text (Unicode normalisation, a space put before it) is removed; its splits and merges are kept.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ __all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
 
 END_OF_TEXT: Final = "<|endoftext|>"
 HEAL_TOKENS: Final = 8
-"""Most tokens healing backs up: a word of a script without spaces may be a whole sentence."""
+"""Most tokens that healing backs up: in a script without spaces a "word" may be a whole
+sentence."""
 
 _WINDOW: Final = 256
-"""Characters looked at before and after the place of an edit, at first."""
+"""Characters around an edit that are examined at first."""
 
 _LONG: Final = 1 << 12
-"""Characters from which encoding lets other threads run meanwhile (batches release the GIL)."""
+"""Texts longer than this many characters are encoded as batches, which release the GIL."""
 
 _WORDS: Final = re.compile(r"\s*\S+|\s+")
 _SPELLED: Final = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -140,27 +141,25 @@ class Vocab:
         return self.token(id).data
 
     def opening(self, tokens: Sequence[Token]) -> tuple[Token, ...]:
-        """What is sent before a document of these tokens: the start tokens, unless it begins with
-        them itself.
-        """
+        """The start tokens to send before a document of these tokens; () if it begins with them."""
         first = tuple(token.id for token in tokens[: len(self.start_ids)])
         return () if first == self.start_ids else tuple(map(self.token, self.start_ids))
 
     def ends(self, prompt: Iterable[Token]) -> frozenset[int]:
-        """What ends a completion of this prompt: `eos_ids`, and where it asks for the middle
-        (fill-in-the-middle) the markers around files and their parts too.
+        """The ids that end a completion of this prompt: `eos_ids`, and for a fill-in-the-middle
+        prompt its markers too.
         """
         if any(token.id in self._fim_parts for token in prompt):
             return self.eos_ids | self._fim_ends
         return self.eos_ids
 
     def is_special(self, id: int) -> bool:
-        """Whether the tokenizer calls it special (`<|endoftext|>`): it marks, it does not spell."""
+        """Whether the tokenizer declares it special (`<|endoftext|>`): a marker, not text."""
         return id in self._special
 
     def is_added(self, id: int) -> bool:
-        """Whether it is an added token, special or not (`<tool_call>`, `<|fim_prefix|>`): a text
-        that holds its spelling is parsed to it unless `special=False`.
+        """Whether it is an added token, special or not (`<tool_call>`, `<|fim_prefix|>`): its
+        spelling in a text is parsed to it unless `special=False`.
         """
         return id in self._added
 
@@ -173,8 +172,8 @@ class Vocab:
     def encode(self, text: str, *, special: bool = True) -> tuple[Token, ...]:
         """The tokens of a text; nothing is added, stripped or normalised.
 
-        `special` parses the spellings of added tokens; without it every one of them, FIM and tool
-        tokens too, is ordinary text. Bytes smuggled in by `surrogateescape` become byte tokens.
+        With `special` the spellings of added tokens are parsed; without it they are ordinary text,
+        FIM and tool tokens too. Bytes escaped by `surrogateescape` become byte tokens.
         """
         if not SURROGATE.search(text):
             return self._encode(text, special)
@@ -188,19 +187,19 @@ class Vocab:
         return tuple(tokens)
 
     def encode_bytes(self, data: bytes, *, special: bool = True) -> tuple[Token, ...]:
-        """The tokens of bytes that need not be UTF-8; joined they are these bytes."""
+        """The tokens of bytes that need not be UTF-8; joined they are the same bytes."""
         return self.encode(data.decode("utf-8", "surrogateescape"), special=special)
 
     def recommit(
         self, tokens: Sequence[Token], text: str, *, special: bool = True
     ) -> tuple[int, tuple[Token, ...]]:
-        """How many of `tokens` stay when the text becomes `text`, and the tokens of the rest.
+        """How many of `tokens` are kept when the text becomes `text`, and the tokens of the rest.
 
-        Kept is the longest run whose bytes begin the new text, backed off to where both texts have
-        a word's start, so that the rest encodes as it would within the whole; then tokens that
-        come out the same again are kept too. joined(kept + rest) == to_bytes(text), except where
-        old bytes are not UTF-8: they stay as long as the new text shows U+FFFD in their place.
-        Costs an encoding of the rest alone.
+        Kept is the longest run whose bytes begin the new text, backed off to a place where a word
+        begins in both texts, so that the rest encodes as it would within the whole, and extended by
+        tokens that come out the same. joined(kept + rest) == to_bytes(text), except for old bytes
+        that are not UTF-8: they are kept while the new text has U+FFFD in their place. Encodes only
+        the rest.
         """
         old = TokenText(tokens)
         shared = shared_length(old.text, text)
@@ -216,7 +215,8 @@ class Vocab:
         return kept + again, rest[again:]
 
     def heal(self, tokens: Sequence[Token]) -> tuple[tuple[Token, ...], bytes]:
-        """The prompt without its last word, and that word's bytes to constrain what comes first.
+        """The prompt without its last word, and that word's bytes as a constraint on the first
+        tokens.
 
         "The quick bro" gives "The quick" and b" bro", so that " brown" can be one token. At most
         `HEAL_TOKENS` are backed up, never past an added token. The prompt may become empty.
@@ -240,7 +240,9 @@ class Vocab:
         return b"" if piece is None else self._spell(piece)
 
     def _stands_alone(self, token: Token) -> bool:
-        """Whether it is an added token spelled as itself (an unknown-token may stand for text)."""
+        """Whether it is an added token spelled as itself (an unknown-token may represent other
+        text).
+        """
         return token.id in self._added and token.data == self.data(token.id)
 
     def _encode(self, text: str, special: bool) -> tuple[Token, ...]:
@@ -274,7 +276,7 @@ class Vocab:
         return next((id for id in ids if id is not None and self.data(id) == bytes([byte])), -1)
 
     def _count_rows(self) -> int:
-        """One more than the highest id; ids may have gaps, which a mere count would miss."""
+        """One more than the highest id; ids may have gaps, so counting them would not do."""
         count = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if count and self._tokenizer.id_to_token(count - 1) is not None:
             return count
@@ -296,8 +298,8 @@ class Vocab:
         return known[0] if known else min(self.eos_ids, default=None)
 
     def _starts(self, text: str, special: bool) -> set[int]:
-        """Where encoding begins a word, both ends of the text included: it splits at added tokens
-        first, then as the tokenizer's pre-tokeniser does.
+        """The offsets where encoding begins a word, both ends of the text included: at added
+        tokens, and where the tokenizer's pre-tokeniser splits.
         """
         found = {0, len(text)}
         at = 0
@@ -308,8 +310,8 @@ class Vocab:
         return found | {at + start for start in self._split(text[at:])}
 
     def _split(self, text: str) -> list[int]:
-        """Where the pre-tokeniser begins a word in text without added tokens; where it leaves the
-        text in one piece, blanks begin words.
+        """Where the pre-tokeniser begins a word in text without added tokens; if it does not split
+        the text, words begin at blanks.
         """
         if self._splitter is not None:
             normalizer = self._tokenizer.normalizer
@@ -320,7 +322,7 @@ class Vocab:
 
     def _cut(self, old: TokenText, text: str, shared: int, special: bool) -> tuple[int, int]:
         """The last place (character offset, tokens before it) at or before `shared` up to which old
-        and new text are the same words, and where old tokens end.
+        and new text have the same words and where an old token ends.
         """
         width = _WINDOW
         while True:
@@ -339,8 +341,8 @@ class Vocab:
             width *= 4
 
     def _window(self, text: str, start: int, end: int, special: bool) -> set[int]:
-        """The words' starts in a part of the text; where the part ends counts only where the text
-        does.
+        """The word starts in a part of the text; the part's ends count only if they are the
+        text's.
         """
         piece = SURROGATE.sub(lambda run: "\ufffd" * len(run[0]), text[start:end])
         starts = {start + at for at in self._starts(piece, special)}
@@ -353,7 +355,7 @@ def _integer(value: object) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file that may be missing: then {}. Trouble (65) when it is broken."""
+    """A JSON object from a file, {} if it is missing; Trouble (65) if it is broken."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
@@ -379,7 +381,7 @@ def _spellings(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _template(config: Mapping[str, Any]) -> str | None:
-    """The chat template; of several by name the one called default, else the first."""
+    """The chat template; of several named ones the default, else the first."""
     found = config.get("chat_template")
     if isinstance(found, list):
         named = {

@@ -1,4 +1,4 @@
-"""An old text as tokens and as characters, and how far a new text agrees with it.
+"""Maps between the tokens and characters of an old text, and how far a new text agrees with it.
 
 Law: offsets are characters of the decoded text, in which each bad UTF-8 sequence is one U+FFFD.
 """
@@ -15,12 +15,12 @@ from qwen_tui.types import Token
 
 SURROGATE: Final = re.compile(r"[\ud800-\udfff]+")
 _ESCAPED: Final = range(0xDC80, 0xDD00)
-"""What `surrogateescape` makes of bytes 0x80 … 0xff."""
+"""The code points by which `surrogateescape` represents bytes 0x80 … 0xff."""
 
 
 def to_bytes(text: str) -> bytes:
-    """UTF-8; bytes that `surrogateescape` smuggled into the text come out as they were, and other
-    lone surrogates become U+FFFD.
+    """UTF-8; bytes that `surrogateescape` escaped come out as they were, and other lone surrogates
+    become U+FFFD.
     """
     if not SURROGATE.search(text):
         return text.encode("utf-8")
@@ -31,7 +31,7 @@ def to_bytes(text: str) -> bytes:
 
 
 class TokenText:
-    """The text of a run of tokens, with the way from its characters back to the tokens."""
+    """The text of a run of tokens, and the mapping from its characters to the tokens."""
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         pieces = [token.data for token in tokens]
@@ -41,7 +41,7 @@ class TokenText:
         self.text = "".join(self._decoded(b"".join(pieces)))
 
     def _decoded(self, data: bytes) -> Iterator[str]:
-        """The text piece by piece, noting as (character, byte) where each bad sequence ends."""
+        """The text piece by piece; records as (character, byte) where each bad sequence ends."""
         escaped = data.decode("utf-8", "surrogateescape")
         at = byte = character = 0
         for run in SURROGATE.finditer(escaped):
@@ -62,7 +62,9 @@ class TokenText:
         return at + len(self.text[before:character].encode("utf-8"))
 
     def token_at(self, character: int) -> int | None:
-        """How many tokens end exactly there, those without bytes included; None inside a token."""
+        """How many tokens end exactly at a character, those without bytes included; None inside a
+        token.
+        """
         byte = self.byte_at(character)
         place = bisect_right(self._ends, byte) - 1
         return place if self._ends[place] == byte else None
@@ -89,7 +91,7 @@ class TokenText:
 
 
 def _bad_lengths(bad: bytes) -> Iterator[int]:
-    """How many bytes each U+FFFD replaces in bytes of which none decode."""
+    """How many bytes each U+FFFD replaces, for bytes none of which can be decoded."""
     at = 0
     while at < len(bad):
         try:

@@ -1,6 +1,6 @@
-"""Token bytes to text, piece by piece: the one incremental UTF-8 decoder of the program.
+"""Token bytes to text, piece by piece: the only incremental UTF-8 decoder of the program.
 
-Law: what all pieces give, joined, is `joined bytes .decode("utf-8", "replace")`.
+Law: all pieces joined are `joined bytes .decode("utf-8", "replace")`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class Decoder:
     """Bytes to text piece by piece; waits for the rest of an incomplete character, shows a bad byte
     as U+FFFD.
 
-    pending: the bytes of a character that is not complete yet (at most three).
+    pending: the bytes of an incomplete character (at most three).
     """
 
     __slots__ = ("pending",)
@@ -29,7 +29,7 @@ class Decoder:
         return text
 
     def flush(self) -> str:
-        """U+FFFD for an incomplete character, else ""; the decoder is then as new."""
+        """U+FFFD for an incomplete character, else ""; resets the decoder."""
         text = codecs.utf_8_decode(self.pending, "replace", True)[0]
         self.pending = b""
         return text

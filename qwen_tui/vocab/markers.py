@@ -1,5 +1,5 @@
-"""Tokens that mark a place in a document and are no text: what stands before every text, and what
-ends a fill-in-the-middle completion. They are found by their names, never by ids.
+"""Tokens that mark a place in a document and are not text: start tokens, and the markers that end a
+fill-in-the-middle completion. They are found by name, never by id.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ FIM_PARTS: Final = (
     "▁<PRE>", "▁<MID>", "▁<SUF>",  # Code Llama
     "[PREFIX]", "[MIDDLE]", "[SUFFIX]",  # Codestral
 )  # fmt: skip
-"""A prompt with one of these asks for what is missing in the middle."""
+"""A prompt with one of these asks for a missing middle."""
 FIM_ENDS: Final = (
     *FIM_PARTS, "<|fim_pad|>", "<fim_pad>", "<fim-pad>", "▁<EOT>",
     "<|file_sep|>", "<|file_separator|>", "<file_sep>", "<filename>",
     "<|repo_name|>", "<repo_name>", "<reponame>",
     "<|endoftext|>", "<|end_of_text|>",
 )  # fmt: skip
-"""What ends the middle: its own markers, and what separates files and repositories."""
+"""What ends the middle: its own markers, and separators of files and repositories."""
 
 
 def known(tokenizer: Tokenizer, names: tuple[str, ...]) -> frozenset[int]:
@@ -36,8 +36,9 @@ def known(tokenizer: Tokenizer, names: tuple[str, ...]) -> frozenset[int]:
 
 
 def start_ids(tokenizer: Tokenizer, config: Mapping[str, Any], bos: str) -> tuple[int, ...]:
-    """What the tokenizer puts before every text: its post-processor's doing, unless `config`
-    (tokenizer_config.json) says `add_bos_token`. `bos` is the spelling of the BOS token, or "".
+    """The ids that the tokenizer's post-processor puts before every text, unless `config`
+    (tokenizer_config.json) overrides that by `add_bos_token`. `bos` is the spelling of the BOS
+    token, or "".
     """
     found = tokenizer.encode("a", add_special_tokens=True)
     marks = zip(found.ids, found.special_tokens_mask, strict=True)

@@ -1,6 +1,6 @@
-"""What the `tokenizers` package makes of a tokenizer.json, with all that rewrites text taken out.
+"""Builds a tokenizer from tokenizer.json without anything that rewrites text.
 
-Law: splits, merges and added tokens stay as they are; normalisers, prefixes, truncation go.
+Law: splits, merges and added tokens are kept; normalisers, prefixes and truncation are removed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BYTE_PIECE: Final = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 def build(raw: bytes) -> Tokenizer:
-    """The tokenizer of a tokenizer.json as it stands; Trouble (65) if it is none."""
+    """The tokenizer of an unchanged tokenizer.json; Trouble (65) if it is invalid."""
     # One text at a time needs no threads, and threads would make every later fork warn on stderr.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from tokenizers import Tokenizer
@@ -40,9 +40,9 @@ def build(raw: bytes) -> Tokenizer:
 
 
 def take_out_rewrites(tokenizer: Tokenizer) -> bool:
-    """Leave nothing that changes the text before it is split; tells whether Unicode was normalised.
+    """Remove whatever changes the text before it is split; returns whether Unicode was normalised.
 
-    What spells a space as `▁` stays; what puts one before the text goes.
+    Spelling a space as `▁` is kept; adding one before the text is removed.
     """
     from tokenizers import normalizers, pre_tokenizers
 
@@ -64,7 +64,7 @@ def take_out_rewrites(tokenizer: Tokenizer) -> bool:
 
 
 def without_added(tokenizer: Tokenizer) -> Tokenizer:
-    """The same splits and merges (shared, not copied) without a single added token."""
+    """The same splits and merges (shared, not copied) without any added tokens."""
     from tokenizers import Tokenizer
 
     plain = Tokenizer(tokenizer.model)
@@ -76,7 +76,7 @@ def without_added(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def word_splitter(tokenizer: Tokenizer) -> PreTokenizer | None:
-    """The pre-tokeniser if it splits words once spaces are spelled its way, else None (Gemma and
+    """The pre-tokeniser if it splits words after spaces are spelled its way, else None (Gemma and
     Llama 2 merge over a whole text).
     """
     splitter, normalizer = tokenizer.pre_tokenizer, tokenizer.normalizer
@@ -85,10 +85,10 @@ def word_splitter(tokenizer: Tokenizer) -> PreTokenizer | None:
 
 
 def byte_rule(tokenizer: Tokenizer) -> Callable[[str], bytes]:
-    """How this tokenizer spells bytes: a function from a piece of the vocabulary to its bytes.
+    """A function from a piece of the vocabulary to its bytes.
 
-    Byte-level alphabets (GPT-2, Qwen2, Llama 3) and SentencePiece's `▁` and `<0xNN>` are exact;
-    any other piece is its own UTF-8.
+    Byte-level alphabets (GPT-2, Qwen2, Llama 3) and SentencePiece's `▁` and `<0xNN>` are exact; any
+    other piece is its own UTF-8.
     """
     decoders = list(_flat(_state(tokenizer.decoder), "decoders"))
     splitters = list(_flat(_state(tokenizer.pre_tokenizer), "pretokenizers"))
@@ -110,7 +110,7 @@ def byte_rule(tokenizer: Tokenizer) -> Callable[[str], bytes]:
 
 
 def byte_spellings(byte: int) -> tuple[str, str]:
-    """The pieces that can stand for a single byte: byte-level, SentencePiece."""
+    """The pieces that may represent a single byte: byte-level, SentencePiece."""
     return _LETTERS[byte], f"<0x{byte:02X}>"
 
 
@@ -194,7 +194,7 @@ def _spells_space(rule: State) -> bool:
 
 
 def _unprefixed(state: State) -> dict[str, Any]:
-    """The same pre-tokeniser without a space put before the text."""
+    """The same pre-tokeniser without adding a space before the text."""
     bare = dict(state)
     if "pretokenizers" in bare:
         bare["pretokenizers"] = [_unprefixed(each) for each in bare["pretokenizers"]]
@@ -206,7 +206,7 @@ def _unprefixed(state: State) -> dict[str, Any]:
 
 
 def _swap(rule: State) -> tuple[str, str] | None:
-    """What a decoder writes in place of what."""
+    """The text a decoder replaces, and its replacement."""
     kind = rule.get("type")
     if kind == "Replace" and isinstance(old := rule.get("pattern", {}).get("String"), str):
         return old, str(rule.get("content", ""))
