@@ -268,6 +268,12 @@ ACTIONS: Final[tuple[Action, ...]] = (
     *_group(
         "Sampling",
         Action(
+            "more_samplers",
+            "More samplers",
+            (),
+            "Switch on DRY, XTC, mirostat or another sampler; its control is then shown.",
+        ),
+        Action(
             "neutralise",
             "Neutralise",
             ("alt+n",),

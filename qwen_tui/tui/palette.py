@@ -28,6 +28,8 @@ WORDS: Final[Mapping[str, str]] = {
     "heat": "colors heat probability logprobs",
     "dials": "controls settings temperature top-k top-p min-p penalty repetition max tokens stop "
     "strings logit bias",
+    "more_samplers": "dry xtc mirostat adaptive-p top-n-sigma tfs tail-free top-a top-h epsilon "
+    "eta smoothing quadratic dynamic temperature repeat ngram",
     "neutralise": "off reset temperature raw logit bias",
     "next_preset": "profile creative precise",
     "fix_seed": "random reproduce",

@@ -206,6 +206,23 @@ async def test_a_narrow_panel_still_shows_names_and_values() -> None:
         assert lines(dials)[ROWS.index("temperature")].split() == ["▌temperature", "1"]
 
 
+async def test_a_sampler_that_is_switched_on_gets_its_rows_and_keeps_them() -> None:
+    order = ("temperature", "top_k")
+    async with panel(Controls(Sampling(order=order)), size=(40, 30)) as (pilot, dials, app):
+        assert dials.controls.rows == ROWS
+        dials.switch_on("xtc_probability")
+        await pilot.pause()
+        assert dials.controls.sampling.xtc_probability == 0.5
+        assert dials.controls.sampling.order == (*order[:1], "top_k", "xtc")
+        assert dials.row == "xtc_probability"
+        assert dials.controls.rows == (*ROWS, "xtc_probability", "xtc_threshold")
+        assert "XTC" in dials.render_line(len(ROWS)).text
+        await pilot.press("delete")
+        assert dials.controls.sampling.xtc_probability == 0.0
+        assert dials.row == "xtc_probability"
+        assert app.changes[-1] == dials.controls
+
+
 @pytest.mark.parametrize("name", sorted(ROW_DIALS))
 def test_a_slider_and_its_value_agree(name: str) -> None:
     dial = ROW_DIALS[name]

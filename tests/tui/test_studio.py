@@ -602,6 +602,22 @@ async def test_the_palette_runs_any_action(studio: Studio) -> None:
         await bench.until(lambda: bench.dials.controls.sampling.min_p == 0.0)
 
 
+async def test_a_sampler_is_switched_on_from_the_palette(studio: Studio) -> None:
+    async with studio(text=BEGINNING) as bench:
+        await bench.ready()
+        assert "XTC" not in bench.screen()
+        await bench.pilot.press("ctrl+p")
+        await bench.pilot.pause()
+        await bench.type("xtc")
+        await bench.until(lambda: "Switch on DRY" in bench.screen())
+        await bench.pilot.press("enter")
+        await bench.until(lambda: "tail-free" in bench.screen())
+        await bench.pilot.press("enter")
+        await bench.until(lambda: bench.dials.controls.sampling.dry_multiplier == 0.8)
+        await bench.until(lambda: "DRY allowed" in bench.screen())
+        assert bench.dials.row == "dry_multiplier"
+
+
 async def test_leaving_while_it_writes_keeps_what_came(studio: Studio) -> None:
     async with studio(gated=True, text=BEGINNING) as bench:
         await bench.ready()

@@ -5,7 +5,7 @@ Law: text from outside is shown through `visible`, never as markup; Esc changes 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import ClassVar, Final
 
@@ -16,8 +16,9 @@ from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.suggester import Suggester
-from textual.widgets import Button, Input, Static, TextArea
+from textual.widgets import Button, Input, OptionList, Static, TextArea
 from textual.widgets.button import ButtonVariant
+from textual.widgets.option_list import Option
 
 from qwen_tui.paths import expanded
 from qwen_tui.safe_text import visible
@@ -39,6 +40,7 @@ DIALOG_CSS: Final = """
     & Horizontal { height: auto; align-horizontal: right; }
     & Button { margin: 0 0 0 1; padding: 0 1; }
 """
+_LIST_CSS: Final = "height: auto; max-height: 20; background: $surface;"
 
 
 class PathSuggester(Suggester):
@@ -154,6 +156,39 @@ class AskLines(ModalScreen[str | None]):
     @on(Button.Pressed, "#keep")
     def action_keep(self) -> None:
         self.dismiss(self.query_one(TextArea).text)
+
+
+class Choose(ModalScreen[str | None]):
+    """One of several named things, each with what it is; None when the person leaves."""
+
+    DEFAULT_CSS = f"Choose {{{DIALOG_CSS}}} Choose OptionList {{ {_LIST_CSS} }}"
+    BINDINGS: ClassVar = [Binding("escape", "leave", "Leave")]
+
+    def __init__(self, title: str, choices: Mapping[str, tuple[str, str]]) -> None:
+        """`choices`: name and help by id."""
+        super().__init__()
+        self._title = title
+        self._choices = choices
+
+    def compose(self) -> ComposeResult:
+        box = Vertical()
+        box.border_title = Content(self._title)
+        with box:
+            yield OptionList(
+                *(
+                    Option(Content.assemble((f"{name:<18}", "bold"), help), id=id)
+                    for id, (name, help) in self._choices.items()
+                ),
+                markup=False,
+                compact=True,
+            )
+
+    def action_leave(self) -> None:
+        self.dismiss(None)
+
+    @on(OptionList.OptionSelected)
+    def _chosen(self, event: OptionList.OptionSelected) -> None:
+        self.dismiss(event.option_id)
 
 
 class Confirm(ModalScreen[str | None]):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from textual.app import App, SuspendNotSupported
 
-from qwen_tui.tui.screens.dialogs import AskLine, AskLines, Confirm, stops_read, stops_shown
+from qwen_tui.tui.sampling_controls import MORE
+from qwen_tui.tui.screens.dialogs import AskLine, AskLines, Choose, Confirm, stops_read, stops_shown
 from qwen_tui.tui.studio import text_file
 from qwen_tui.tui.studio.text_file import TextFile
 from qwen_tui.tui.terminal.guarded_app import GuardedApp
@@ -87,6 +88,12 @@ async def system_message(app: App[int], text: str) -> str | None:
     """What the session's conversations begin with."""
     note = "Conversations begin with it. Empty: as the model's own template begins them."
     return await app.push_screen_wait(AskLines("System message", value=text, note=note))
+
+
+async def which_sampler(app: App[int]) -> str | None:
+    """The name of the dial that switches a further sampler on."""
+    choices = {dial.name: (dial.label, dial.help) for dial in MORE}
+    return await app.push_screen_wait(Choose("More samplers", choices))
 
 
 async def whether_to_fork(app: App[int], why: str) -> bool:
