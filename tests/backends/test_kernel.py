@@ -457,4 +457,5 @@ def test_a_text_in_pieces_has_the_logits_of_the_whole(
     cache = net.cache()
     cut = given.split([30, 1, 1, 20, 8], dim=1)
     pieces = [net.forward(piece, cache, last=piece.shape[1]) for piece in cut]
-    assert torch.allclose(torch.cat(pieces, 1), whole_text, atol=1e-3)
+    # Attention rounds differently in pieces, and what is rounded to steps after it may flip by one.
+    assert near(torch.cat(pieces, 1), whole_text)
