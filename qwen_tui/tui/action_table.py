@@ -14,11 +14,11 @@ Where: TypeAlias = Literal["studio", "inspector", "dials", "branches", "app"]
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """One thing a person can ask for.
+    """One action.
 
-    `id` names the method too, `action_<id>`. `name` is what the footer says, `help` one sentence.
-    `rank` orders the footer, best first; 0 keeps it out. An action without keys is in the palette
-    only. `where` is the place in which its keys work: the studio, one focused panel, the app.
+    `id` also names the method, `action_<id>`. `name` is shown in the footer, `help` is one
+    sentence. `rank` orders the footer, lowest first; 0 keeps it out. An action without keys is in
+    the palette only. `where` is where its keys work: the studio, one focused panel, the app.
     """
 
     id: str
@@ -409,4 +409,4 @@ OLD_IDS: Final = {
     "road_go": "branch_go",
     "road_hide": "branch_hide",
 }
-"""Ids that actions had before, as they may stand in a person's `[keys]`."""
+"""Former ids of actions, which a person's `[keys]` may still use."""

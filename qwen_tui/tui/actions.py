@@ -1,6 +1,6 @@
-"""What is made of the table of actions: bindings, footer, palette, help screen, README.
+"""Everything derived from the table of actions: bindings, footer, palette, help screen, README.
 
-Law: keys are written once, in `action_table.py`; a person's `[keys]` only move them.
+Law: keys are written once, in `action_table.py`; a person's `[keys]` only change them.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def bindings(*where: Where) -> list[Binding]:
 
 
 def key_name(key: str) -> str:
-    """A key as people write it: `ctrl+j` is `Ctrl+J`, `alt+down` is `Alt+↓`."""
+    """A key as it is usually written: `ctrl+j` is `Ctrl+J`, `alt+down` is `Alt+↓`."""
     *modifiers, last = key.split("+")
     if last in _ARROWS:
         shown = _ARROWS[last]
@@ -60,21 +60,21 @@ def key_name(key: str) -> str:
 
 
 def short_key_name(key: str) -> str:
-    """A key as the footer has room for: `^J`, `Alt↓`, `Esc`."""
+    """A key in short for the footer: `^J`, `Alt↓`, `Esc`."""
     name = key_name(key)
     return name.replace("Ctrl+", "^") if name.startswith("Ctrl+") else name.replace("Alt+", "Alt")
 
 
 def key_names(keys: Iterable[str]) -> list[str]:
-    """Keys as people write them, without two spellings of the same key."""
+    """Keys as they are usually written, without duplicates."""
     return list(dict.fromkeys(key_name(key) for key in keys))
 
 
 def keymap(keys: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """A person's bindings checked: (keymap by id, one line per entry that was ignored).
+    """Check a person's bindings: (keymap by id, one line per ignored entry).
 
-    A value is a comma-separated list of keys in Textual's names (`ctrl+k`, `f12`). An id that an
-    action had before means the action still.
+    A value is a comma-separated list of keys in Textual's names (`ctrl+k`, `f12`). A former id
+    means the action it was renamed to.
     """
     kept: dict[str, str] = {}
     complaints: list[str] = []
@@ -114,7 +114,7 @@ def groups() -> dict[str, list[Action]]:
 
 
 def key_table() -> str:
-    """The Markdown table of keys that the README carries; two moves of one panel share a row."""
+    """The README's Markdown table of keys; two moves of one panel share a row."""
     lines = ["| action | keys | id |", "|---|---|---|"]
     for group, members in groups().items():
         lines.append(f"| **{group}** | | |")

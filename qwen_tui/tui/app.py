@@ -1,6 +1,6 @@
 """The application: themes, keys, palette, crash and quit around the studio.
 
-Law: `run(context)` is the one entry; it is given a runner and a session and makes neither.
+Law: `run(context)` is the only entry; it is given a runner and a session and creates neither.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.tui.theme.themes import ThemeSet
 
 CLOSE_S: Final = 0.5
-"""How long leaving waits for the engine's thread."""
+"""Seconds that leaving waits for the engine's thread."""
 SETTLE_S: Final = 0.25
-"""How long leaving waits for a cancelled generation to say its end."""
+"""Seconds that leaving waits for a cancelled generation to finish."""
 
 
 class QwenTui(OrderedKeys[int], GuardedApp[int]):
@@ -68,20 +68,20 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             if not action.keys and action.id in self.keys:
                 self.bind(self.keys[action.id], f"screen.{action.id}", show=False)
         self.studio = Studio(context, self.heat)
-        """The one screen that is always there."""
+        """The main screen; all others are shown over it."""
         self._asked = False
         """The question before leaving stands on the screen."""
         self.committed = False
-        """No typing is uncommitted, so its draft can be deleted."""
+        """Whether all typing is committed, so that its draft can be deleted."""
 
     # -- life --------------------------------------------------------------------------------------
 
     def get_default_screen(self) -> Screen[None]:
-        """The studio is the one screen; all others stand over it."""
+        """The studio."""
         return self.studio
 
     def on_mount(self) -> None:
-        """Say what is wrong with settings, keys and themes, once."""
+        """Show problems with settings, keys and themes, once."""
         self.theme_changed_signal.subscribe(self, lambda _theme: self._theme_changed())
         said = [*self.context.settings.warnings, *self.key_complaints]
         said += [self.theme_set.report()] if self.theme_set.problems else []
@@ -110,17 +110,17 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             await self._leave()
 
     async def _leave(self) -> None:
-        """Leave within a second: cancel, keep, close."""
+        """Leave within a second: cancel, save, close."""
         self.committed = await self.studio.leave(SETTLE_S)
         self.exit(0)
 
     def action_nothing(self) -> None:
-        """Ctrl+C where there is nothing to copy or stop."""
+        """Ctrl+C with nothing to copy or stop: do nothing."""
 
     # -- looks -------------------------------------------------------------------------------------
 
     def action_theme(self) -> None:
-        """Take the next theme."""
+        """Switch to the next theme."""
         names = list(self.theme_set.themes)
         place = names.index(self.theme) if self.theme in names else -1
         self._choose_theme(names[(place + 1) % len(names)])
@@ -132,7 +132,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         remember_look(self.context.settings, "theme", name)
 
     def _theme_changed(self) -> None:
-        """Take the text styles of Textual's new theme."""
+        """Apply the text styles of Textual's new theme."""
         app_theme = self.theme_set.themes.get(self.theme)
         if app_theme is not None:
             self.app_theme = app_theme
@@ -178,16 +178,16 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
 
 
 def every_theme() -> ThemeSet:
-    """The themes that ship, and the person's own over them."""
+    """The built-in themes, and the person's own, which replace them by name."""
     return themes.load((paths.themes_dir(), paths.user_themes_dir()))
 
 
 def run(context: StudioContext, theme_set: ThemeSet | None = None) -> int:
-    """Run the interface until a person leaves it; the exit code.
+    """Run the interface until a person leaves it; returns the exit code.
 
-    Whatever happens the session is flushed, the engine is asked to end, and the terminal is as it
-    was. Where the engine's thread is stuck in a kernel the process ends here. Nothing is logged
-    where nothing is saved.
+    In every case the session is flushed, the engine is asked to end, and the terminal is restored.
+    If the engine's thread is stuck in a kernel the process ends here. Without saving, nothing is
+    logged.
     """
     app = QwenTui(context, theme_set=theme_set)
     log = context.log

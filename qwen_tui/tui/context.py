@@ -1,6 +1,6 @@
-"""What the command line gives to the interface: settings, a runner and a session.
+"""What the interface is given by the command line: settings, a runner and a session.
 
-Law: the interface makes no runner and no backend; it opens others only through this.
+Law: the interface creates no runner and no backend; it opens others only through this.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 ENGINE: Final = "engine:"
-"""Stands before a server's name where models are chosen by name."""
+"""Prefix of a server's name where models are chosen by name."""
 
 
 @dataclass(frozen=True, slots=True)

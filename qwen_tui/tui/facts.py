@@ -1,4 +1,4 @@
-"""Values that widgets show: the completion and its tabs, the facts of the status line.
+"""Values that widgets show: the completion and its tabs, the fields of the status line.
 
 Law: plain data, so that what is shown can be decided and tested without a screen.
 """
@@ -17,8 +17,8 @@ TabState: TypeAlias = Literal["running", "ended", "interrupted", "failed"]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the status line tells. A number that is not known is None or 0; `context` 0: no limit is
-    known.
+    """The fields of the status line. An unknown number is None or 0; `context` 0: no known
+    limit.
     """
 
     model: str = ""
@@ -49,8 +49,8 @@ class Tab:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The shown completion: its tokens, the conversation before it, why it ended. `place` is where
-    the head stands: another place, other tokens.
+    """The shown completion: its tokens, the conversation before it, why it ended. `place` is the
+    head's: at another place it is other tokens.
     """
 
     place: Place
@@ -61,8 +61,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class CompletionFrame:
-    """What stands around the tokens: which completion it is, its siblings as tabs (`shown` None:
-    none of them is on the screen), what an empty pane says. `stale`: the text was edited since.
+    """The frame around the tokens: title, siblings as tabs (`shown` None: none of them is on the
+    screen), the text of an empty pane. `stale`: the text was edited since.
     """
 
     title: str

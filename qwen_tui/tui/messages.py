@@ -1,4 +1,4 @@
-"""What widgets tell the screen; each says what happened, none says what to do."""
+"""Messages from widgets to the screen; each says what happened, not what to do."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from textual.message import Message
 
 @dataclass
 class TakeChoice(Message):
-    """A person takes alternative `choice` of token `at` and wants to go on from there."""
+    """A person takes alternative `choice` of token `at` and continues from there."""
 
     at: int
     choice: int

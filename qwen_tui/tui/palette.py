@@ -1,4 +1,4 @@
-"""The command palette: actions are found by name, by what they do, and by other words for it."""
+"""The command palette: finds actions by name, by help text, and by synonyms."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ WORDS: Final[Mapping[str, str]] = {
     "help": "keys shortcuts bindings",
     "quit": "exit leave close",
 }
-"""More words under which an action is found, by its id."""
+"""Synonyms under which an action is found, by its id."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One entry: `words` are searched too, and not shown."""
+    """One entry; `words` are searched but not shown."""
 
     name: str
     help: str
@@ -71,12 +71,12 @@ class HasCommands(Protocol):
     """The app whose palette it is."""
 
     def commands(self) -> Iterable[Command]:
-        """What can be done now."""
+        """The actions that work now."""
 
 
 def score(command: Command, query: str) -> float:
-    """How well a command answers a query, 0 … 1: every word of the query must begin a word of the
-    name, the help or the other words; the name counts most.
+    """How well a command matches a query, 0 … 1: every word of the query must begin a word of the
+    name, the help or the synonyms; the name counts most.
     """
     sought = query.casefold().split()
     total = 0.0
@@ -89,19 +89,19 @@ def score(command: Command, query: str) -> float:
 
 
 class Commands(Provider):
-    """What Textual's palette asks."""
+    """The provider of commands for Textual's palette."""
 
     def _all(self) -> Iterable[Command]:
         return cast(HasCommands, self.app).commands()
 
     async def discover(self) -> Hits:
-        """Everything, before a person types."""
+        """All commands, before a person types."""
         for each in self._all():
             yield DiscoveryHit(each.name, each.run, help=each.help)
 
     async def search(self, query: str) -> Hits:
-        """What answers the query by its words, else by the letters of its name. Where names hold
-        all of several words, only those.
+        """Commands that match the query by their words, else by letters of their name. If some
+        names have all words of a longer query, only those.
         """
         matcher = self.matcher(query)
         found = [

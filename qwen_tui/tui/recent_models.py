@@ -1,6 +1,6 @@
-"""Folders that a person chose as models before, newest first, kept in the state folder.
+"""Folders that a person chose as models, newest first, in the state folder.
 
-Law: a file that cannot be read or written means no memory, never an error.
+Law: a file that cannot be read or written is ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _file() -> Path:
 
 
 def recent_models() -> list[str]:
-    """The folders, newest first; those that are gone are left out."""
+    """The folders, newest first, without missing ones."""
     try:
         found = json.loads(_file().read_text("utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -31,7 +31,7 @@ def recent_models() -> list[str]:
 
 
 def remember_model(model: str) -> None:
-    """Put a model in front, if it is a folder; a hub id is found without being remembered."""
+    """Remember a model if it is a folder; a hub id is found without this."""
     folder = expanded(model)
     with suppress(OSError, ValueError):
         if not folder.is_dir():

@@ -1,4 +1,4 @@
-"""Small questions over the studio: a line of text, several lines, yes or no.
+"""Small dialogs: a line of text, several lines, yes or no.
 
 Law: text from outside is shown through `visible`, never as markup; Esc changes nothing.
 """
@@ -44,14 +44,14 @@ _LIST_CSS: Final = "height: auto; max-height: 20; background: $surface;"
 
 
 class PathSuggester(Suggester):
-    """Completes a path that is typed; `folders`: with folders only."""
+    """Completes a typed path; `folders`: only folders."""
 
     def __init__(self, *, folders: bool) -> None:
         super().__init__(use_cache=False, case_sensitive=True)
         self._folders = folders
 
     async def get_suggestion(self, value: str) -> str | None:
-        """What is typed with the rest of the first name that begins so, a folder with a slash."""
+        """The typed text completed by the first matching name; a folder gets a slash."""
         begun, slash, name = value.rpartition("/")
         if not value or (value.startswith("~") and not slash):
             return None
@@ -68,8 +68,8 @@ class PathSuggester(Suggester):
 
 
 class AskLine(ModalScreen[str | None]):
-    """Ask for one line; None when the person leaves. `check` gives a complaint or "". A `suggester`
-    offers the rest of what is typed; Tab takes it.
+    """Ask for one line; None if the person leaves. `check` returns a complaint or "". A `suggester`
+    offers a completion; Tab takes it.
     """
 
     DEFAULT_CSS = f"AskLine {{{DIALOG_CSS}}}"

@@ -1,4 +1,4 @@
-"""All keys and what they do, made from the table of actions."""
+"""The help screen: all keys and what they do, from the table of actions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Choose the model: what is on this disk, what can be fetched, a folder, the demo, a server's.
+"""The model chooser: models on this disk, downloads, a folder, the demo, servers.
 
-Law: nothing is downloaded before a person chose it; what this machine can hold is marked from
-shapes and free memory alone, without loading anything.
+Law: nothing is downloaded until a person chooses it; whether it fits is computed from shapes and
+free memory, without loading.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from qwen_tui.tui.screens.dialogs import AskLine, PathSuggester
 from qwen_tui.types import Progress, Trouble
 
 USUAL_CONTEXT: Final = 4096
-"""The tokens of context that memory is reckoned with."""
+"""The context in tokens for which memory needs are computed."""
 FOLDER: Final = "folder:"
 FETCH: Final = "fetch:"
 
@@ -41,7 +41,7 @@ Pull = Callable[[str, Callable[[Progress], None], threading.Event], Snapshot]
 
 
 def free_memory(meminfo: Path = Path("/proc/meminfo")) -> int:
-    """Bytes of main memory that can be had now; 0 when the system does not say."""
+    """Bytes of available main memory; 0 if the system does not report it."""
     try:
         for line in meminfo.read_text().splitlines():
             if line.startswith("MemAvailable:"):
@@ -69,7 +69,7 @@ def verdict(what: Card | Known, free: int) -> tuple[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """One line of the chooser: what choosing it answers, its name, what to say of it."""
+    """One line of the chooser: the answer when it is chosen, its name, its description."""
 
     key: str
     name: str
@@ -79,7 +79,7 @@ class Offer:
 
 
 def _offer(key: str, path: Path, name: str, place: str, free: int) -> Offer | None:
-    """A checkpoint on this disk; None where it cannot be read as one."""
+    """A checkpoint on this disk; None if it cannot be read."""
     try:
         card = hub.card(path, name)
     except Trouble:
@@ -97,8 +97,8 @@ def offers(
     engines: tuple[Endpoint, ...] = (),
     recent: Sequence[str] = (),
 ) -> list[Offer]:
-    """What is on this disk first, then folders chosen before, servers, what can be fetched, and
-    last another folder.
+    """Models on this disk first, then recent folders, servers, downloads, and last another
+    folder.
     """
     known_here = [
         _offer(each.name, each.path, each.name, each.place, free) for each in found if each.complete
@@ -125,8 +125,8 @@ def offers(
 
 
 class Models(ModalScreen[str | None]):
-    """The chooser. It answers the model a person chose, once that is on this disk, or None.
-    `recent` are folders that were chosen before.
+    """The chooser. It returns the model a person chose, once that is on this disk, or None.
+    `recent` are folders chosen before.
     """
 
     DEFAULT_CSS = """
@@ -151,7 +151,7 @@ class Models(ModalScreen[str | None]):
     BINDINGS: ClassVar = [Binding("escape", "leave", "Leave")]
 
     class Fetching(Message):
-        """How far the download is. Only the newest one counts."""
+        """Progress of the download; a newer one replaces an older one."""
 
         def __init__(self, progress: Progress) -> None:
             super().__init__()
@@ -162,7 +162,7 @@ class Models(ModalScreen[str | None]):
 
     @dataclass
     class Fetched(Message):
-        """The download ended: the model's name, or why not."""
+        """The download ended: the model's name, or the error."""
 
         name: str
         trouble: str
@@ -187,7 +187,7 @@ class Models(ModalScreen[str | None]):
         self._pull = pull
         self._cancel = threading.Event()
         self.fetching = ""
-        """The model that is being fetched."""
+        """The model that is being downloaded."""
 
     def compose(self) -> ComposeResult:
         box = Vertical()
@@ -212,7 +212,7 @@ class Models(ModalScreen[str | None]):
         self._cancel.set()
 
     def action_leave(self) -> None:
-        """Stop a download that runs (what was fetched stays), or leave."""
+        """Stop a running download (its files are kept), or leave."""
         if self.fetching:
             self._cancel.set()
         else:
@@ -292,7 +292,7 @@ class Models(ModalScreen[str | None]):
 
 
 def _complaint(text: str) -> str:
-    """Why a folder cannot be a model; empty when it can."""
+    """Why a folder is not a model; "" if it is."""
     try:
         hub.find(str(expanded(text)))
     except Trouble as trouble:
@@ -301,7 +301,7 @@ def _complaint(text: str) -> str:
 
 
 FETCHABLE: Final = "↓"
-"""Stands before a model that is not on this disk, where its memory is there or not known."""
+"""Marks a model that is not on this disk and fits into memory, or whose fit is unknown."""
 _STYLES: Final = {
     "runs": ("✓", "$success"),
     "small": ("✓", "$warning"),

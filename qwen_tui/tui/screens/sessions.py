@@ -1,6 +1,6 @@
-"""The sessions of this machine: listed, searched, opened, renamed, thrown away and restored.
+"""The sessions screen: list, search, open, rename, move to the trash and restore.
 
-Law: nothing here deletes; what is thrown away lies in the trash.
+Law: nothing is deleted here; removed sessions are in the trash.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 
 
 def age(seconds: float) -> str:
-    """How long ago, as people say it."""
+    """A time ago, in words."""
     if seconds < MINUTE_S:
         return "now"
     if seconds < HOUR_S:
@@ -47,16 +47,16 @@ def age(seconds: float) -> str:
 
 
 def matches(listing: Listing, wanted: str) -> bool:
-    """Whether every word stands in the title, the tags or the beginning."""
+    """Whether every word is in the title, the tags or the beginning of the text."""
     text = " ".join((listing.title, *listing.tags, listing.preview, listing.id)).casefold()
     return all(word in text for word in wanted.casefold().split())
 
 
 class Sessions(ModalScreen[Path | None]):
-    """The list of sessions, and of the trash. It answers the file a person opens, or None.
+    """The list of sessions, and of the trash. It returns the file a person opens, or None.
 
-    `rename` and `trash` do what a person asks of one; they raise Trouble. The studio hands in its
-    own, as the session that is open there is held by it.
+    `rename` and `trash` act on a session and raise Trouble. The studio passes its own, because it
+    has one of the sessions open.
     """
 
     DEFAULT_CSS = """
@@ -86,7 +86,7 @@ class Sessions(ModalScreen[Path | None]):
 
     @dataclass
     class Found(Message):
-        """What the search of all texts found for `wanted`: by file, what stands around it."""
+        """Results of the full-text search for `wanted`: file → text around the match."""
 
         wanted: str
         places: dict[Path, str]
@@ -107,7 +107,8 @@ class Sessions(ModalScreen[Path | None]):
         self._listings: list[Listing] = []
         self._shown: list[Listing] = []
         self._gone: set[Path] = set()
-        """Thrown away here; a file that is still let go stands in the folder for a moment."""
+        """Moved to the trash here; a file that is still being closed remains in the folder for a
+        moment."""
         self._places: dict[Path, str] = {}
         self._in_trash = False
 
@@ -146,7 +147,7 @@ class Sessions(ModalScreen[Path | None]):
             threading.Thread(target=work, name="session-search", daemon=True).start()
 
     def _search(self, wanted: str) -> None:
-        """Look through all texts, on a thread of its own; nothing once the screen is gone."""
+        """Search all texts, on a thread; the result is dropped once the screen is closed."""
         places: dict[Path, str] = {}
         for hit in search(wanted, self._folder):
             if hit.node:

@@ -1,6 +1,6 @@
 """One theme as the interface uses it: Textual's colours, heat styles and text styles.
 
-Law: what a theme does not name has a style without colour (`PLAIN`, `PLAIN_LEVELS`).
+Law: styles that a theme does not name have no colour (`PLAIN`, `PLAIN_LEVELS`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rich.style import Style
 from textual.theme import Theme
 
 HEAT_LEVELS: Final = 8
-"""Steps from the most to the least probable token, each with a style."""
+"""Number of probability levels, each with a style."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ PLAIN: Final = Palette(
     special=Style.parse("bold"),
     hint=Style.parse("dim"),
 )
-"""Every text style without any colour; what a theme does not name is taken from here."""
+"""The text styles without colour; the default for those a theme does not name."""
 
 PLAIN_LEVELS: Final = tuple(
     Style.parse(words)
@@ -74,9 +74,9 @@ class AppTheme:
 
     @property
     def dark(self) -> bool:
-        """Whether light text stands on dark."""
+        """Whether it has light text on a dark background."""
         return self.theme.dark
 
     def without_colour(self) -> AppTheme:
-        """The same theme with bold, underline, italic, dim and reverse in place of colours."""
+        """The same theme with bold, underline, italic, dim and reverse instead of colours."""
         return AppTheme(self.name, self.title, self.theme, PLAIN_LEVELS, PLAIN)

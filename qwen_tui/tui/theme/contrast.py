@@ -1,4 +1,4 @@
-"""Whether text can be read on a colour, and colours between colours.
+"""Contrast of colours, and interpolation between colours.
 
 Law: WCAG 2.2 arithmetic, nothing of our own.
 """
@@ -43,7 +43,7 @@ def contrast(one: Color, other: Color) -> float:
 
 
 def readable_on(back: Color, own: Color) -> Color:
-    """`own` where it is readable on `back`, else black or white, whichever is."""
+    """`own` if it is readable on `back`, else black or white, whichever is."""
     if contrast(own, back) >= READABLE:
         return own
     return max((Color(0, 0, 0), Color(255, 255, 255)), key=lambda ink: contrast(ink, back))

@@ -1,7 +1,7 @@
-"""How sure the model was, as a style: log-probability → one of eight levels → the theme's style.
+"""Log-probability → one of eight levels → the theme's style.
 
-Law: the level depends on the probability alone, never on the neighbours, so the same colour always
-means the same chance; every style is made once.
+Law: the level depends on the probability alone, so the same colour always means the same
+probability; styles are computed once.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from textual.color import Color
 from qwen_tui.tui.theme.app_theme import HEAT_LEVELS, AppTheme, Palette
 
 LEVEL_FLOORS: Final = (0.9, 0.7, 0.5, 0.25, 0.1, 0.03, 0.005)
-"""The least probability of each level but the last; in bits 0.15, 0.5, 1, 2, 3.3, 5.1, 7.6."""
+"""The lowest probability of each level but the last; in bits 0.15, 0.5, 1, 2, 3.3, 5.1, 7.6."""
 
 _DIM: Final = Style(dim=True)
 _FADED_TEXT: Final = 0.65
@@ -28,7 +28,9 @@ assert len(_EDGES) == HEAT_LEVELS - 1
 
 
 def level_of(logprob: float | None) -> int | None:
-    """The level 0 (sure) … 7 (surprised) of a natural log-probability; None and NaN have none."""
+    """The level 0 (certain) … 7 (surprising) of a natural log-probability; None for None and
+    NaN.
+    """
     if logprob is None or logprob != logprob:
         return None
     return bisect_right(_EDGES, -logprob - 1e-12)
@@ -45,15 +47,13 @@ class Heat:
 
     @classmethod
     def of(cls, theme: AppTheme, *, colour: bool = True) -> Heat:
-        """The styles of a theme; without `colour` underline, bold and italic stand for colours."""
+        """The styles of a theme; without `colour` by underline, bold and italic."""
         used = theme if colour else theme.without_colour()
         faded = tuple(_faded(style, used.theme.background) for style in used.heat)
         return cls(used.heat, used.palette, faded)
 
     def style(self, logprob: float | None, *, stale: bool = False) -> Style | None:
-        """The style of a token; None where its probability is not known. `stale`: it was weighed
-        before an edit.
-        """
+        """The style of a token; None if its probability is unknown."""
         level = level_of(logprob)
         if level is None or not stale:
             return None if level is None else self.levels[level]
@@ -76,7 +76,7 @@ def _faded(style: Style, background: str | None) -> Style:
 
 
 def percent(logprob: float | None) -> str:
-    """A probability for a person: `99.8%`, `42%`, `0.031%`, `<0.001%`; empty where not known."""
+    """A probability for a person: `99.8%`, `42%`, `0.031%`, `<0.001%`; "" if unknown."""
     if logprob is None or logprob != logprob:
         return ""
     share = math.exp(min(logprob, 0.0)) * 100

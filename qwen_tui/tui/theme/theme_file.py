@@ -1,6 +1,6 @@
-"""One theme file (TOML) read and checked: interface colours, heat ramp, text styles.
+"""Reads and checks one theme file (TOML): interface colours, heat ramp, text styles.
 
-Law: every problem of a file is collected, with the key it stands at; nothing here raises.
+Law: every mistake in a file is collected, with its key; nothing here raises.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _SLUG: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 _LARGEST_FILE: Final = 256 * 1024
 _STYLE_KEYS: Final = frozenset(each.name for each in fields(Palette))
 _OLD_STYLE_KEYS: Final = frozenset({"accepted", "ghost"})
-"""Text styles that were once used: a theme may name them still."""
+"""Former text styles, which older theme files may still have."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in one theme file: where it stands and why it cannot be used."""
+    """One mistake in a theme file: its key and what is wrong."""
 
     file: Path
     key: str
@@ -56,7 +56,7 @@ class Problem:
 
 
 def read(file: Path) -> tuple[AppTheme | None, tuple[Problem, ...]]:
-    """One file's theme, or None and everything that is wrong with the file."""
+    """One file's theme, or None and every mistake in the file."""
     try:
         with file.open("rb") as stream:
             raw = stream.read(_LARGEST_FILE + 1)
@@ -71,7 +71,7 @@ def read(file: Path) -> tuple[AppTheme | None, tuple[Problem, ...]]:
 
 
 class _Reader:
-    """Reads one table and collects problems on the way instead of stopping at the first."""
+    """Reads one table and collects all mistakes instead of stopping at the first."""
 
     def __init__(self, file: Path, table: Mapping[str, Any]) -> None:
         self._file = file
@@ -236,8 +236,8 @@ def _parsed(value: str | None) -> Color | None:
 
 
 def _rich_contrast(style: Style) -> float | None:
-    """The contrast of a style that names both true colours, else None: a terminal's own colours are
-    its owner's choice.
+    """The contrast of a style with two true colours, else None: a terminal's own colours are its
+    user's choice.
     """
     pair = (style.color, style.bgcolor)
     inks = [each.triplet for each in pair if each is not None and each.type is ColorType.TRUECOLOR]
@@ -261,7 +261,7 @@ def _is_variable_colour(value: str) -> bool:
 
 
 def ansi_variables(dark: bool) -> dict[str, str]:
-    """What Textual's own style sheets need once a theme uses the terminal's colours."""
+    """Variables that Textual's style sheets need when a theme uses the terminal's colours."""
     return BUILTIN_THEMES["ansi-dark" if dark else "ansi-light"].variables
 
 

@@ -18,13 +18,13 @@ ANSI_THEME: Final = "ansi"
 
 @dataclass(frozen=True, slots=True)
 class ThemeSet:
-    """Every usable theme by name, in the order it was found, and every problem of the others."""
+    """The usable themes by name, in order, and the problems of the others."""
 
     themes: Mapping[str, AppTheme]
     problems: tuple[Problem, ...] = ()
 
     def pick(self, name: str) -> AppTheme:
-        """The theme of this name; where it is unknown the default, or else the first."""
+        """The theme of this name; if it is unknown the default, or else the first."""
         return (
             self.themes.get(name)
             or self.themes.get(DEFAULT_THEME)
@@ -39,8 +39,8 @@ class ThemeSet:
 def load(folders: Iterable[Path]) -> ThemeSet:
     """Read `*.toml` of each folder in turn; a later folder's theme replaces one of the same name.
 
-    A folder that does not exist holds no themes. Where no file is usable there is one theme, of the
-    terminal's own colours.
+    A missing folder has no themes. If no file is usable there is one theme, of the terminal's own
+    colours.
     """
     themes: dict[str, AppTheme] = {}
     problems: list[Problem] = []

@@ -1,7 +1,7 @@
-"""The token inspector: a token's alternatives with their probabilities, and taking one.
+"""The token inspector: a token's alternatives with their probabilities; Enter continues with one.
 
-Law: probabilities are the model's own (before any sampling stage); bytes that are no text show
-as bytes.
+Law: probabilities are the model's own (before any sampling stage); bytes that are not text are
+shown as bytes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ BLOCKS: Final = " ▏▎▍▌▋▊▉"
 PERCENT_CELLS: Final = 8
 HEADING_LINES: Final = 1
 ALL_STEPS: Final = 1 << 40
-"""More tokens than there are."""
+"""Larger than any number of tokens: walks to the first or last one."""
 _MARKS: Final = str.maketrans({"\n": "↵", "\t": "⇥", "\r": "␍"})
 
 
 def spelled(data: bytes) -> str:
-    """A token's bytes on one line: spaces at its ends, line ends and tabs made visible, bytes that
-    are no UTF-8 as `⟨E4 BD⟩`.
+    """A token's bytes on one line: outer spaces, line ends and tabs are made visible, bytes that
+    are not UTF-8 become `⟨E4 BD⟩`.
     """
     try:
         text = data.decode("utf-8")
@@ -58,8 +58,8 @@ def bar(part: float, cells: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One alternative: `choice` is its place among the token's choices, -1 for the token itself
-    when it is not among them.
+    """One alternative: `choice` is its index among the token's choices, -1 for the token itself if
+    it is not among them.
     """
 
     choice: int
@@ -69,7 +69,9 @@ class Row:
 
 
 def rows_of(token: Token) -> list[Row]:
-    """A token's alternatives, likeliest first; the token itself last when it is not among them."""
+    """A token's alternatives, most probable first; the token itself comes last if it is not among
+    them.
+    """
     rows = [
         Row(place, each.data, each.logprob, each.id == token.id and each.data == token.data)
         for place, each in enumerate(token.choices)
@@ -80,7 +82,7 @@ def rows_of(token: Token) -> list[Row]:
 
 
 class Alternatives(PartStyles, can_focus=True):
-    """← → Home End walk the tokens, ↑ ↓ PgUp PgDn the alternatives; Enter takes one."""
+    """The panel: ← → Home End walk the tokens, ↑ ↓ PgUp PgDn the alternatives; Enter takes one."""
 
     DEFAULT_CSS = """
     Alternatives {
@@ -112,28 +114,28 @@ class Alternatives(PartStyles, can_focus=True):
 
     @dataclass
     class Walk(Message):
-        """A person wants to look at the token so many further on; beyond an end, the last one."""
+        """Show the token so many positions further on, at most the first or last one."""
 
         steps: int
 
     @dataclass
     class AcceptTo(Message):
-        """A person accepts the completion up to token `at`, that one too."""
+        """Accept the completion up to and including token `at`."""
 
         at: int
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
         self.token: Token | None = None
-        """The token that is looked at."""
+        """The token shown."""
         self.at = 0
-        """Its place in what is shown."""
+        """Its index among the shown tokens."""
         self.note = "No token yet. Continue the text, then walk it here."
-        """What stands here when there is no token."""
+        """Shown when there is no token."""
         self._rows: list[Row] = []
 
     def show(self, token: Token | None, at: int) -> None:
-        """Look at a token at its place."""
+        """Show a token and its index."""
         changed = (token, at) != (self.token, self.at)
         self.token, self.at = token, at
         self._rows = rows_of(token) if token is not None else []
@@ -153,7 +155,7 @@ class Alternatives(PartStyles, can_focus=True):
     # -- painting ----------------------------------------------------------------------------------
 
     def render_line(self, y: int) -> Strip:
-        """The first line tells of the token; each further one is an alternative."""
+        """The first line describes the token; each further one is an alternative."""
         place = y + self.scroll_offset.y - HEADING_LINES if y else -1
         width = self.scrollable_content_region.width
         plain = self.part("")
@@ -246,7 +248,7 @@ class Alternatives(PartStyles, can_focus=True):
             self.post_message(self.AcceptTo(self.at))
 
     def action_take_choice(self) -> None:
-        """Take the alternative under the cursor; the token that stands there already is none."""
+        """Take the alternative under the cursor, unless it is the token that is there already."""
         if self.cursor < len(self._rows):
             row = self._rows[self.cursor]
             if not row.taken and row.choice >= 0:

@@ -1,7 +1,7 @@
 """The tree of branches: where each forked, its first words, how it ended; Enter goes there.
 
-Law: a picture of the session's tree. What goes on from a row's end stands below it, at the same
-depth; other branches stand deeper.
+Law: shows the session's tree. The continuation of a row's end is below it, at the same depth; other
+branches are deeper.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from qwen_tui.types import text_of
 FIRST_WORDS: Final = 60
 """Tokens of a node that may show in its row."""
 MARKS: Final = {"user": "✎", "file": "▤", "edit": "✎", "choice": "◇", "import": "⇣", "model": "●"}
-"""Who made a node."""
+"""Marks for the source of a node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One node at its depth; `fork` counts tokens from its parent's end, 0 where it goes on."""
+    """One node at its depth; `fork` counts tokens from its parent's end, 0 for a continuation."""
 
     node: Node
     depth: int
@@ -42,8 +42,8 @@ class Row:
 
 
 def rows_of(tree: Tree, here: str | None = None) -> list[Row]:
-    """Every shown node: forks first and one deeper, then what goes on, at the same depth. A
-    completion that ended without any text is there only while the head, `here`, stands on it.
+    """Every visible node: forks first, one level deeper, then the continuation, at the same
+    depth.
     """
 
     def seen(id: str) -> bool:
@@ -118,7 +118,7 @@ class BranchTree(PartStyles, can_focus=True):
 
     @dataclass
     class Hide(Message):
-        """A person wants a node, and what follows from it, out of sight."""
+        """Hide a node and its descendants."""
 
         node: str
 
@@ -129,7 +129,7 @@ class BranchTree(PartStyles, can_focus=True):
         self._here: str | None = None
 
     def show(self, tree: Tree, head: Place) -> None:
-        """Draw the tree; the cursor goes to where the document ends when the panel was empty."""
+        """Show the tree; if the panel was empty the cursor goes to the end of the document."""
         standing = self.rows[self.cursor].node.id if self.rows else head.node
         self.rows = rows_of(tree, head.node)
         self._path = frozenset(piece.node.id for piece in tree.chain(*head))

@@ -1,7 +1,7 @@
 """The prompt editor: the document a person writes, byte for byte what the model is sent.
 
-Law: nothing is normalised. What was set, typed or pasted comes back from `text` unchanged; a paste
-is one step of undo. A tentative tail may stand behind the text; it is never part of `text`.
+Law: nothing is normalised: `text` returns what was set, typed or pasted; a paste is one undo step.
+A tentative completion may be shown after the text; it is never part of `text`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from qwen_tui.tui.widgets.exact_text_area import ExactTextArea
 PASTE_MOST: Final = 4 << 20
 """Characters of one paste that go in without asking."""
 EDITED_AFTER_S: Final = 0.12
-"""How long typing is gathered before `Edited` is posted."""
+"""Seconds from the first edit until `Edited` is posted."""
 UNDO_STEPS: Final = 1000
 
 
@@ -68,7 +68,7 @@ class Editor(ExactTextArea):
 
     @dataclass
     class PasteCut(Message):
-        """A paste was longer than `PASTE_MOST`: `rest` was left out. `paste_more(rest)` adds it."""
+        """A paste was longer than `PASTE_MOST`: `rest` was left out; `paste_more(rest)` adds it."""
 
         editor: Editor
         kept: int
@@ -76,14 +76,14 @@ class Editor(ExactTextArea):
 
     @dataclass
     class FindAsked(Message):
-        """A person wants to search: the screen shows its find bar."""
+        """A person asks for the find bar."""
 
         editor: Editor
 
     _own: str | None = None
     """The text before the tail, while one is shown."""
     _invitation: str | Content = ""
-    """The placeholder, while a tail stands in its place."""
+    """The placeholder, kept here while a tail is shown in its place."""
 
     def __init__(
         self,
@@ -114,8 +114,8 @@ class Editor(ExactTextArea):
         self.paste_most = paste_most
         self._tail_spans: list[Span] = []
         self.take_tail: Callable[[], object] = self.drop_tail
-        """Called before the tail is edited or written on: makes it part of the text, or drops it.
-        The edit that follows must find it done, so this is no message."""
+        """Called before an edit in the tail: makes the tail part of the text, or drops it. A
+        callback, not a message, because the edit needs it done."""
         self._edited_timer: Timer | None = None
         if text:
             self._set_document(text, None)
@@ -145,7 +145,7 @@ class Editor(ExactTextArea):
         self._note_edit()
 
     def paint(self, spans: Iterable[Span]) -> None:
-        """Style these characters and no others; the tail keeps its styles."""
+        """Style these characters only; the tail keeps its styles."""
         super().paint(spans)
         self.document.mark(self._tail_spans)
 
@@ -171,12 +171,12 @@ class Editor(ExactTextArea):
 
     @property
     def can_undo(self) -> bool:
-        """Whether there is typing to take back."""
+        """Whether there is typing to undo."""
         return bool(self.history._undo_stack)
 
     @property
     def can_redo(self) -> bool:
-        """Whether there is typing to do again."""
+        """Whether there is typing to redo."""
         return bool(self.history._redo_stack)
 
     def undo(self) -> None:
@@ -192,24 +192,24 @@ class Editor(ExactTextArea):
         self._note_edit()
 
     def action_undo(self) -> None:
-        """Take back the last step; with none the key goes on to the screen."""
+        """Undo the last step; without one the screen gets the key."""
         if not self.can_undo:
             raise SkipAction
         self.undo()
 
     def action_redo(self) -> None:
-        """Do the last step again; with none the key goes on to the screen."""
+        """Redo the last step; without one the screen gets the key."""
         if not self.can_redo:
             raise SkipAction
         self.redo()
 
     def check_consume_key(self, key: str, character: str | None = None) -> bool:
-        """Whether a key is typing; Tab is not, for the screen may have a use for it first."""
+        """Whether a key is typing; Tab is not, so that the screen may bind it."""
         return key != "tab" and super().check_consume_key(key, character)
 
     async def _on_key(self, event: events.Key) -> None:
-        """Shift+Enter is Enter, as terminals that can tell them apart report it; Tab indents, and
-        Esc never moves the focus.
+        """Shift+Enter is Enter (some terminals report them differently); Tab indents, and Esc never
+        moves the focus.
         """
         tab = event.key == "tab" and self.tab_behavior == "indent"
         if (tab or event.key == "shift+enter") and not self.read_only:
@@ -236,8 +236,8 @@ class Editor(ExactTextArea):
             self._replace_lines([step + line if line else line for line in self._selected_lines()])
 
     def action_outdent(self) -> None:
-        """One step of indentation less for the lines of the cursor or the selection; where there is
-        none the key goes on to the screen.
+        """Remove one step of indentation from the cursor's or selected lines; without any the
+        screen gets the key.
         """
         step = indentation.step_of(self.text)
         lines = self._selected_lines()
@@ -251,9 +251,7 @@ class Editor(ExactTextArea):
         return [self.document.get_line(at) for at in range(row, last + 1)]
 
     def _replace_lines(self, lines: list[str]) -> None:
-        """Put others in place of the selected lines, as one step of undo; the selection keeps to
-        its characters.
-        """
+        """Replace the selected lines, as one undo step; the same characters stay selected."""
         start, end = self.selection
         (first, _), (last, _) = sorted(self.selection)
         old = self._selected_lines()
@@ -276,13 +274,13 @@ class Editor(ExactTextArea):
             self.post_message(self.PasteCut(self, len(kept), rest))
 
     def paste_more(self, text: str) -> None:
-        """Put text in place of the selection, as one step of undo, whatever its length."""
+        """Replace the selection by text of any length, as one undo step."""
         self.history.checkpoint()
         if result := self._replace_via_keyboard(text, *self.selection):
             self.move_cursor(result.end_location)
 
     def replace_all(self, text: str) -> None:
-        """Put another text in place of all of it, as one step of undo."""
+        """Replace the whole text, as one undo step."""
         self.select(0, self.size_in_characters)
         self.paste_more(text)
 
@@ -290,7 +288,7 @@ class Editor(ExactTextArea):
 
     @property
     def at_end(self) -> bool:
-        """The cursor stands where the text ends, or the tail behind it, and nothing is selected."""
+        """Whether the cursor is at the end of the text or of the tail, with nothing selected."""
         start, end = self.selection
         if start != end or end == self.document.end:
             return start == end
@@ -302,9 +300,9 @@ class Editor(ExactTextArea):
         return self._own is not None
 
     def show_tail(self, text: str, spans: Iterable[Span]) -> None:
-        """Show this behind the text, in place of an earlier tail. A cursor at the end stays there.
+        """Show a tail after the text, in place of an earlier one. A cursor at the end stays there.
 
-        An edit of the text takes it away; one in the tail or at its end calls `take_tail` first.
+        An edit of the text removes it; one in the tail or at its end calls `take_tail` first.
         """
         own = self.text
         self._own = own
@@ -312,18 +310,18 @@ class Editor(ExactTextArea):
         self._put_tail(self.document.get_location_from_index(len(own)), text, spans)
 
     def extend_tail(self, text: str, spans: Iterable[Span]) -> None:
-        """Append to the tail; costs what is appended."""
+        """Append to the tail; the cost depends on the appended text only."""
         self._put_tail(self.document.end, text, spans)
 
     def drop_tail(self) -> None:
-        """Take the tail away; the text stays."""
+        """Remove the tail; the text stays."""
         if self._own is not None:
             size = len(self._own)
             self._forget_tail()
             self._put(self.document.get_location_from_index(size), "")
 
     def to_the_end(self) -> None:
-        """The cursor after everything that is shown, the tail too."""
+        """Move the cursor to the end of all that is shown, the tail too."""
         self.move_cursor(self.document.end)
 
     def _forget_tail(self) -> None:
@@ -340,7 +338,7 @@ class Editor(ExactTextArea):
         self.document.mark(fresh)
 
     def _leave_tail(self, edit: Edit) -> None:
-        """An edit comes: one before the tail leaves it, any other takes it first."""
+        """Before an edit: if it is before the tail remove the tail, otherwise take it."""
         assert self._own is not None
         if self.document.get_index_from_location(edit.bottom) <= len(self._own):
             self.drop_tail()
@@ -351,8 +349,8 @@ class Editor(ExactTextArea):
             edit.from_location = edit.to_location = self.document.end
 
     def _put(self, begin: Location, text: str) -> None:
-        """Put text in place of everything from `begin` on, as nothing a person did; a cursor at the
-        end stays there, and in view if it was.
+        """Replace everything from `begin` on, without an undo step; a cursor at the end stays
+        there, and in view if it was.
         """
         index = self.document.get_index_from_location
         locate = self.document.get_location_from_index

@@ -1,6 +1,6 @@
-"""A text area that is exact: every character stays, is shown harmlessly and is walked by grapheme.
+"""A text area that keeps every character, shows it safely and moves by grapheme.
 
-Law: nothing is normalised; `text` gives back what was set and typed. Offsets count characters.
+Law: nothing is normalised; `text` returns what was set and typed. Offsets count characters.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class ExactTextArea(TextArea):
     """Textual's `TextArea` over a `FaithfulDocument`, with styled spans and with search."""
 
     heat: reactive[Heat] = reactive(Heat(PLAIN_LEVELS, PLAIN), init=False)
-    """The styles in use; after setting others, paint again."""
+    """The styles in use; call `paint` after changing them."""
 
     document: FaithfulDocument
     wrapped_document: WrappedRows
@@ -34,7 +34,7 @@ class ExactTextArea(TextArea):
 
     _needle = ""
     _matches: list[int] | None = None
-    """Where the needle begins; None: not searched since the last edit."""
+    """Offsets of the search's matches; None: not searched since the last edit."""
     _token: tuple[int, int] | None = None
     """The characters of the token that is looked at."""
 
@@ -50,7 +50,7 @@ class ExactTextArea(TextArea):
         self.load_text(value)
 
     def _set_document(self, text: str, language: str | None) -> None:
-        """Build the faithful document in place of Textual's, which splits at many characters."""
+        """Build the exact document in place of Textual's, which splits lines at many characters."""
         self.document = FaithfulDocument(text)
         self.wrapped_document = WrappedRows(self.document.shown, tab_width=self.indent_width)
         self.navigator = GraphemeNavigator(self.wrapped_document, self.document)
@@ -63,8 +63,8 @@ class ExactTextArea(TextArea):
     def set_text(self, text: str, *, keep_cursor: bool = True) -> None:
         """Show another text and forget the undo steps.
 
-        What both begin with stays, with its styles; only the rest is laid out anew. The caret stays
-        after as many characters as before, or at the end if it stood there, or goes to the end.
+        The common prefix keeps its styles; only the rest is laid out again. The caret keeps its
+        offset, or stays at the end if it was there (always at the end without `keep_cursor`).
         """
         caret, now = self.caret, self.document.text
         if text != now:
@@ -79,7 +79,7 @@ class ExactTextArea(TextArea):
             self.caret = target
 
     def _replace_from(self, start: int, text: str) -> None:
-        """Put text in place of everything from an offset on, without a step of undo."""
+        """Replace everything from an offset on, without an undo step."""
         begin, end = self.document.get_location_from_index(start), self.document.end
         edit = Edit(text, begin, end, True)
         result = edit.do(self)
@@ -119,7 +119,7 @@ class ExactTextArea(TextArea):
     # -- styles -----------------------------------------------------------------------------------
 
     def paint(self, spans: Iterable[Span]) -> None:
-        """Style these characters and no others. Spans move with edits; an edited one goes."""
+        """Style these characters only. Spans move with edits; an edited span is removed."""
         self.document.paint(spans)
         self._line_cache.clear()
         self.refresh()
@@ -135,7 +135,7 @@ class ExactTextArea(TextArea):
         self.refresh()
 
     def watch_heat(self) -> None:
-        """Found text and escapes take the new theme's styles at once."""
+        """Apply the new theme's styles to matches and escapes at once."""
         self._line_cache.clear()
         self.refresh()
 
@@ -161,11 +161,11 @@ class ExactTextArea(TextArea):
     # -- cursor -----------------------------------------------------------------------------------
 
     def clamp_visitable(self, location: Location) -> Location:
-        """The nearest place where a cursor may stand: never inside a grapheme."""
+        """The nearest location at a grapheme's boundary."""
         return self.navigator.settled(location)
 
     def find_matching_bracket(self, bracket: str, search_from: Location) -> Location | None:
-        """None: Textual would search the whole text at every step."""
+        """None: Textual's search goes through the whole text at every step."""
         return None
 
     def action_cursor_right(self, select: bool = False) -> None:
@@ -181,13 +181,13 @@ class ExactTextArea(TextArea):
 
     @property
     def matches(self) -> list[int]:
-        """The offsets where the searched text begins."""
+        """The offsets where matches begin."""
         if self._matches is None:
             self._matches = find_all(self.text, self._needle)
         return self._matches
 
     def find(self, needle: str) -> int:
-        """Highlight every place of a text; how many there are. "" ends the search."""
+        """Highlight every match; returns how many there are. "" ends the search."""
         self._needle, self._matches = needle, None
         self._line_cache.clear()
         self.refresh()
@@ -199,7 +199,7 @@ class ExactTextArea(TextArea):
         return at if at < len(self.matches) else 0
 
     def show_match(self, number: int) -> None:
-        """Select one match, the first is 0, and bring it into view."""
+        """Select a match by its number, from 0, and scroll to it."""
         start = self.matches[number]
         self.select(start, start + len(self._needle))
         self.scroll_cursor_visible(center=True)

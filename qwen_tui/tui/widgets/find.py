@@ -1,7 +1,7 @@
-"""The find bar: a line that searches one or more texts as one types.
+"""The find bar: incremental search in one or more texts.
 
-Law: it holds no text; those it was opened on do the searching, and it shows how many matches
-there are.
+Law: it has no text of its own; the texts it was opened on search, and it shows the number of
+matches.
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ class Searchable(Protocol):
     """What the bar searches. Matches are numbered from 0."""
 
     def find(self, needle: str) -> int:
-        """Highlight every match; how many there are. "" ends the search."""
+        """Highlight every match; returns how many there are. "" ends the search."""
 
     def nearest_match(self) -> int:
-        """The first match at or after the cursor, or the first of all."""
+        """The number of the first match at or after the cursor, or of the first of all."""
 
     def show_match(self, number: int) -> None:
-        """Mark one match and bring it into view."""
+        """Mark one match and scroll to it."""
 
     def focus(self) -> object:
-        """Take the keys."""
+        """Take the keyboard focus."""
 
 
 class FindBar(Horizontal):
-    """Hidden until `open`; Enter goes on, Shift+Enter back, Esc closes.
+    """Hidden until `open`; Enter goes to the next match, Shift+Enter to the previous one, Esc
+    closes.
 
-    The matches of all texts are counted through, those of the first text first.
+    Matches of all texts are numbered through, in the texts' order.
     """
 
     DEFAULT_CSS = """
@@ -62,12 +63,12 @@ class FindBar(Horizontal):
         self._at = 0
 
     def compose(self) -> ComposeResult:
-        """The text to look for, and how often it stands there."""
+        """The search text, and the number of matches."""
         yield Input(placeholder="Find", select_on_focus=True)
         yield Static("", markup=False)
 
     def open(self, *texts: Searchable, needle: str = "") -> None:
-        """Show the bar for these texts; a short `needle` of one line is looked for at once."""
+        """Show the bar for these texts; a short one-line `needle` is searched at once."""
         self._texts = texts
         self.display = True
         field = self.query_one(Input)
@@ -77,7 +78,7 @@ class FindBar(Horizontal):
         self._search(field.value)
 
     def action_close(self) -> None:
-        """Hide the bar and go to the text whose match was shown last."""
+        """Hide the bar and focus the text with the current match."""
         self.display = False
         chosen = self._place()[0]
         for text in self._texts:
@@ -85,7 +86,7 @@ class FindBar(Horizontal):
         chosen.focus()
 
     def action_next(self, steps: int) -> None:
-        """Go so many matches on, around the end; texts may have grown meanwhile."""
+        """Go so many matches further, cyclically; texts may have grown meanwhile."""
         at = self._at + steps
         self._find(self.query_one(Input).value)
         self._show(at)

@@ -1,6 +1,6 @@
-"""The output pane: a completion whose tokens are walked one by one, and searched.
+"""The output pane: a completion whose tokens can be walked one by one and searched.
 
-Law: it changes no token; what a person does in it is told by messages.
+Law: it changes no token; it reports what a person does by messages.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ class OutputPane(TokenView, can_focus=True):
 
     @dataclass
     class TokenSelected(Message):
-        """The cursor stands on another token, or on none."""
+        """The cursor moved to another token, or to none."""
 
         pane: OutputPane
         index: int | None
 
     @dataclass
     class TokenActivated(Message):
-        """Enter or a double click on a token: show what it beat."""
+        """Enter or a double click on a token: show its alternatives."""
 
         pane: OutputPane
         index: int
 
     _aim = 0
-    """The cell that walking by lines keeps to."""
+    """The column that walking by lines keeps."""
     _matches: Sequence[tuple[int, int]] = ()
     """First and last token of each match."""
 
@@ -159,7 +159,9 @@ class OutputPane(TokenView, can_focus=True):
     # -- finding ----------------------------------------------------------------------------------
 
     def find(self, needle: str) -> int:
-        """Highlight the tokens of every match; how many matches there are. "" ends the search."""
+        """Highlight the tokens of every match; returns how many matches there are. "" ends the
+        search.
+        """
         decoder = Decoder()
         parts = [decoder.feed(token.data) for token in self.tokens]
         ends = list(accumulate(map(len, parts)))
@@ -176,7 +178,7 @@ class OutputPane(TokenView, can_focus=True):
         return at if at < len(self._matches) else 0
 
     def show_match(self, number: int) -> None:
-        """Mark one match, the first is 0, and bring it into view."""
+        """Mark a match by its number, from 0, and scroll to it."""
         self.highlight(self._matches, self._matches[number])
         self.follow = False
         self.reveal(self._matches[number][0])

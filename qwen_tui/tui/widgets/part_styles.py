@@ -1,6 +1,6 @@
-"""Styles of a widget's parts for painting line by line, translucent colours blended in.
+"""Styles of a widget's parts for painting line by line, with translucent colours blended.
 
-Law: a part's style is made once for each theme and each background under it.
+Law: a part's style is computed once per theme and background.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class PartStyles(ScrollView):
         self._parts: dict[tuple[str, str], Style] = {}
 
     def notify_style_update(self) -> None:
-        """The theme changed: make every style anew."""
+        """Recompute every style after a theme change."""
         self._parts = {}
         super().notify_style_update()
 

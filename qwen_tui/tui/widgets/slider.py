@@ -1,4 +1,6 @@
-"""A slider of line characters: where a value stands in its range, and how far from neutral."""
+"""A slider of line characters: the position of a value in its range, and its distance from
+neutral.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,13 @@ from qwen_tui.dials import Dial
 from qwen_tui.tui.sampling_controls import fraction
 
 LEAST_CELLS = 3
-"""A slider with less room is not drawn."""
+"""The smallest width at which a slider is drawn."""
 
 
 def slider(
     dial: Dial, value: float, cells: int, *, track: Style, fill: Style, knob: Style
 ) -> list[Segment]:
-    """The slider in so many cells; between the neutral value and the knob it is filled."""
+    """The slider in so many cells, filled between the neutral value and the knob."""
     if cells < LEAST_CELLS:
         return []
     place = round(fraction(dial, value) * (cells - 1))

@@ -24,7 +24,7 @@ from qwen_tui.tui.actions import BY_ID, short_key_name
 from qwen_tui.tui.facts import Facts
 
 FULL_SHARE: Final = 0.9
-"""From here on the context meter warns."""
+"""Share of the context from which the meter warns."""
 
 
 def meter(facts: Facts) -> str:
@@ -95,8 +95,8 @@ def _width(pieces: list[tuple[int, Content]]) -> int:
 
 
 class KeyLine(Widget):
-    """The keys that work right now, the most useful first; a click presses one. For a moment a
-    brief message stands in their place, so that it covers nothing else.
+    """The keys that work now, the most useful first; a click presses one. A brief message may take
+    their place for a moment, so that it covers nothing else.
     """
 
     DEFAULT_CSS = """
@@ -120,7 +120,9 @@ class KeyLine(Widget):
         self._until: Timer | None = None
 
     def say(self, text: str, seconds: float) -> bool:
-        """Show a brief message for so long, or until the next one; False where it has no room."""
+        """Show a brief message for so many seconds, or until the next one; False if there is no
+        room.
+        """
         if "\n" in text or cell_len(text) > self.size.width - 2:
             return False
         self._said = text
@@ -151,7 +153,7 @@ class KeyLine(Widget):
         return sorted(found.values(), key=lambda binding: BY_ID[binding.id or ""].rank)
 
     def render(self) -> Content:
-        """As many keys as fit, help always the last; or what was said just now."""
+        """As many keys as fit, help always last; or the brief message."""
         if self._said:
             self._places = []
             return Content.styled(f" {visible(self._said)}", "$foreground")
@@ -180,7 +182,7 @@ class KeyLine(Widget):
         return key + Content(f" {BY_ID[binding.id or ''].name}")
 
     def on_click(self, event: events.Click) -> None:
-        """Press the key that was clicked, or put the keys back in a brief message's place."""
+        """Press the clicked key; on a brief message, show the keys again."""
         if self._said:
             self._forget()
         for start, end, key in self._places:
@@ -189,7 +191,7 @@ class KeyLine(Widget):
 
 
 class Notice(Static):
-    """A message with a hint what to do; it stays until it is closed, or its cause is gone."""
+    """A message with a hint at what to do; it stays until it is closed or its cause is gone."""
 
     DEFAULT_CSS = """
     Notice {
@@ -237,7 +239,7 @@ class Notice(Static):
 
     @property
     def shown(self) -> bool:
-        """Whether it stands on the screen."""
+        """Whether it is visible."""
         return self.has_class("-shown")
 
     def on_click(self, event: events.Click) -> None:

@@ -1,4 +1,4 @@
-"""The completions of one text as tabs: which there are, which is shown, which still grow."""
+"""The completions of one text as tabs: which exist, which is shown, which are running."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ class SiblingTabs(Widget):
         self._places: list[tuple[int, int]] = []
 
     def show(self, tabs: list[Tab], shown: int | None) -> None:
-        """Show these; a single one needs no tabs. `shown` None: none of them is on the screen."""
+        """Show these tabs, or nothing for a single one. `shown` None: none of them is on the
+        screen.
+        """
         if (tabs, shown) != (self._tabs, self._shown):
             self._tabs, self._shown = tabs, shown
             self.set_class(len(tabs) > 1, "-shown")

@@ -1,7 +1,7 @@
-"""A growing run of tokens on the screen, each coloured by its probability.
+"""A growing run of tokens, each coloured by its probability.
 
-Law: it shows the tokens it was given and changes none; painting one more token costs the same
-after a hundred thousand as after none.
+Law: it shows the tokens it was given and changes none; appending and painting a token costs the
+same however many there are.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from qwen_tui.tui.theme.heat import Heat
 from qwen_tui.types import Reason, Token
 
 CONTEXT_SHOWN: Final = 4000
-"""How many characters of the text before the completion are shown, at most."""
+"""Most characters shown of the text before the completion."""
 
 _EMPHASIS: Final = Style(bold=True, underline=True)
 _KEPT_STRIPS: Final = 1024
@@ -66,13 +66,13 @@ class TokenView(ScrollView):
     show_heat: reactive[bool] = reactive(True, init=False)
     """Whether tokens are coloured by their probability."""
     stale: reactive[bool] = reactive(False, init=False)
-    """The tokens go on from another text than the one that stands now: they are shown dim."""
+    """The tokens continue another text than the current one: they are shown dim."""
     follow: reactive[bool] = reactive(True, init=False)
     """Whether the view stays at the end while tokens come."""
     special: reactive[Container[int]] = reactive(frozenset(), init=False)
     """The ids that are shown as special tokens."""
     hint: reactive[str] = reactive("", init=False)
-    """What an empty pane says."""
+    """Shown while there are no tokens."""
 
     def __init__(
         self,
@@ -88,7 +88,7 @@ class TokenView(ScrollView):
         self.set_reactive(TokenView.hint, hint)
         self.set_reactive(TokenView.special, special)
         self.stripped = 0
-        """How many control characters the last copied text lost."""
+        """How many control characters were removed from the last copied text."""
         self._tokens: list[Token] = []
         self._before = ""
         self._reason: Reason | None = None
@@ -116,9 +116,9 @@ class TokenView(ScrollView):
         context: str = "",
         reason: Reason | None = None,
     ) -> None:
-        """Show these tokens instead, after `context` (dim, its last characters only).
+        """Show these tokens, after `context` (dim, its last characters only).
 
-        What is already there stays laid out when only later tokens or probabilities are new.
+        If only later tokens or logprobs are new, the rest is not laid out again.
         """
         self._reason = reason
         kept = len(self._tokens)
@@ -149,12 +149,12 @@ class TokenView(ScrollView):
         self._update()
 
     def clear(self) -> None:
-        """Show nothing; the hint comes back."""
+        """Remove all tokens; the hint is shown."""
         self.show(())
         self.follow = True
 
     def _restart(self) -> None:
-        """Lay everything out from nothing."""
+        """Lay everything out again."""
         self._token_layout.clear()
         shown = self._before[-CONTEXT_SHOWN:]
         if shown:
@@ -171,11 +171,11 @@ class TokenView(ScrollView):
 
     @property
     def _row_width(self) -> int:
-        """Cells for text; the last column is left for a hanging blank and the line feed's mark."""
+        """Cells for text; the last column is kept for a trailing blank and the line feed's mark."""
         return max(1, self.scrollable_content_region.width - 1)
 
     def _trailer(self) -> list[tuple[str, Style]]:
-        """What follows the last token: bytes that wait for the rest, and the end mark."""
+        """What follows the last token: bytes of an incomplete character, and the end mark."""
         parts = []
         if pending := self._token_layout.pending:
             badge = self.heat.palette.badge
@@ -188,13 +188,13 @@ class TokenView(ScrollView):
 
     @property
     def _trailer_row(self) -> int:
-        """The row of the trailer: the last one where it fits, else one more."""
+        """The row of the trailer: the last one if it fits, else an additional one."""
         room = self._row_width + 1 - self._token_layout.last_x
         needed = sum(cell_len(text) for text, _ in self._trailer())
         return self._token_layout.height - 1 + (needed > room and self._token_layout.last_x > 0)
 
     def _update(self) -> None:
-        """Repaint the rows that changed, grow, and stay at the end where the person is there."""
+        """Repaint changed rows, update the size, and follow the end if the person is there."""
         changed = min(self._token_layout.settle(), self._token_layout.height - 1)
         for row in [row for row in list(self._strips.keys()) if row >= changed]:
             self._strips.discard(row)
@@ -214,7 +214,7 @@ class TokenView(ScrollView):
         self.refresh()
 
     def on_resize(self) -> None:
-        """Lay out for the new width; what was at the top stays there."""
+        """Lay out for the new width; the top row keeps its text."""
         top = self._token_layout.token_at(int(self.scroll_offset.y), 0)
         if self._token_layout.width == self._row_width:
             self._update()
@@ -225,7 +225,7 @@ class TokenView(ScrollView):
             self.scroll_to(y=self._token_layout.place(top).y, animate=False, force=True)
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Follow the end exactly while the view stands there."""
+        """Follow the end while the view is there."""
         super().watch_scroll_y(old_value, new_value)
         self.follow = new_value >= self.max_scroll_y
 
@@ -323,8 +323,8 @@ class TokenView(ScrollView):
     def highlight(
         self, found: Sequence[tuple[int, int]], current: tuple[int, int] | None = None
     ) -> None:
-        """Mark tokens `first` to `last` of each pair as found text, one pair as the current one.
-        The pairs are in order.
+        """Mark tokens `first` to `last` of each pair as matches, one pair as the current one. The
+        pairs are sorted.
         """
         self._found, self._current = found, current
         self._repaint()
@@ -337,7 +337,7 @@ class TokenView(ScrollView):
         return palette.current_match if self._found[at] == self._current else palette.match
 
     def _logprob(self, run: TextRun) -> float | None:
-        """The least sure of the tokens that share a character."""
+        """The lowest logprob of the tokens that share a character."""
         if run.first == run.last:
             return self._tokens[run.first].logprob
         known = [
@@ -348,7 +348,7 @@ class TokenView(ScrollView):
         return min(known, default=None)
 
     def _selected(self, row: int, parts: list[tuple[str, Style]]) -> list[tuple[str, Style]]:
-        """The parts of a row with the mouse selection laid over them."""
+        """The parts of a row with the mouse selection applied."""
         selection = self.text_selection
         span = selection.get_span(row) if selection is not None else None
         if span is None:
@@ -369,7 +369,9 @@ class TokenView(ScrollView):
         return [(text, style) for text, style in marked if text]
 
     def get_selection(self, selection: Selection) -> tuple[str, str] | None:
-        """The exact text under a mouse selection less the controls that `stripped` counts."""
+        """The exact text under a mouse selection without control characters, which `stripped`
+        counts.
+        """
         ends = [None if each is None else (each.y, each.x) for each in selection]
         text, self.stripped = strip_controls(self._token_layout.raw(*ends))
         return text, "\n"
