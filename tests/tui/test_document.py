@@ -92,3 +92,12 @@ def test_a_style_over_a_very_long_line_is_whole() -> None:
     document = FaithfulDocument("x" * 5000)
     document.paint([Span(0, 5000, bold)])
     assert sum(end - start for row in document.marks for start, end, _ in row) == 5000
+
+
+@given(TEXT | LONG, st.integers(0, 10_000))
+def test_a_place_is_told_by_the_texts_own_lines(text: str, at: int) -> None:
+    document = FaithfulDocument(text)
+    at %= len(text) + 1
+    before = text[:at].split("\n")
+    told = document.line_and_column(document.get_location_from_index(at))
+    assert told == (len(before) - 1, len(before[-1]))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qwen_tui.cli.wiring import StudioInput, _session_of_file
-from qwen_tui.session.opening import OpenSession, new_store
+from qwen_tui.session.opening import OpenSession, new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.settings import Settings
 from qwen_tui.tui.screens.dialogs import Confirm
@@ -101,6 +101,18 @@ def test_a_file_that_changed_meanwhile_is_begun_from_and_its_session_offered(
     assert _session_of_file(Settings(), given, "Another beginning") == (None, path)
     file.write_text(BEGINNING + " there was")
     assert _session_of_file(Settings(), given, file.read_text()) == (None, None)
+
+
+async def test_what_a_file_lacks_is_still_said_when_the_model_is_open(
+    studio: Studio, tmp_path: Path
+) -> None:
+    path = left(tmp_path / "story.txt", BEGINNING + " there was")
+    async with studio(opened=open_session(path), save=True) as bench:
+        await bench.ready()
+        assert "story.txt is 10 characters behind it" in bench.screen()
+        await bench.pilot.press("escape")
+        assert "is 10 characters behind it" not in bench.screen()
+        assert "file: 10 characters behind" in bench.screen()
 
 
 async def test_the_session_that_is_offered_is_opened(studio: Studio, tmp_path: Path) -> None:

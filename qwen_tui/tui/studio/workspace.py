@@ -72,6 +72,7 @@ class Workspace(Asking):
         self._unmet: Ask | None = None
         """What was asked of a model that could not be opened."""
         self._models_offered = False
+        self._failure_told = False
         self._beginning = context.text
         """The text to begin with, until it is in the session."""
         self._told = ""  # the store's or the follower's newest word
@@ -296,7 +297,9 @@ class Workspace(Asking):
         self.completer.begin_waiting()
 
     def _ready(self, model: Backend) -> None:
-        self.tell(NOTHING)
+        if self._failure_told:
+            self._failure_told = False
+            self.tell(NOTHING)
         for warning in model.warnings:
             self._say(warning, seconds=12.0)
         self.completer.use(model)
@@ -315,6 +318,7 @@ class Workspace(Asking):
         hint = f"{trouble.hint} · {other}" if trouble.hint else other
         offer: Offer = "models" if trouble.code == NO_INPUT and not self._models_offered else ""
         self._models_offered = self._models_offered or bool(offer)
+        self._failure_told = True
         self.tell(Announcement(trouble.message, hint, "trouble", offer=offer))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
