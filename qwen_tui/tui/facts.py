@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from qwen_tui.session.tree import Place
-from qwen_tui.types import Reason, Token
+from qwen_tui.types import Reason, Sampling, Token
 
 TabState: TypeAlias = Literal["running", "ended", "interrupted", "failed"]
 
@@ -37,6 +37,18 @@ class Facts:
     file: str = ""
     chat: bool = False
     read_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ShownSampling:
+    """What the sampling controls know: what the `checkpoint`'s makers sample with, the last seed,
+    what the shown completion was `made` with, and which key makes `several` completions.
+    """
+
+    checkpoint: Sampling | None
+    last_seed: int | None
+    made: Sampling | None
+    several: str
 
 
 @dataclass(frozen=True, slots=True)

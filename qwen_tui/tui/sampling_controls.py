@@ -171,6 +171,21 @@ def row_help(row: str) -> str:
     return other.get(row, "Enter edits them")
 
 
+def made_words(row: str, controls: Controls, made: Sampling | None) -> str:
+    """The value of a row that the completion on the screen was `made` with, in words; empty where
+    it is the row's own, or a fresh seed is.
+    """
+    if made is None or not hasattr(made, row):
+        return ""
+    value, now = getattr(made, row), controls.value(row)
+    if value == now or (row == SEED and now is None):
+        return ""
+    if row in ROW_DIALS:
+        return f"made with {ROW_DIALS[row].show(value)}"
+    was = replace(controls, sampling=made)
+    return f"made with {value if row == SEED else row_words(row, was, '', None)[0] or 'none'}"
+
+
 def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) -> tuple[str, bool]:
     """The value of a row that is no slider, in words, and whether it is as good as off.
     `preset` is the preset's label, `last_seed` the seed of the last generation.

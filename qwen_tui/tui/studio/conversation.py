@@ -5,8 +5,13 @@ Law: a conversation that was left stays a branch. Functions return whether they 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from qwen_tui import presets
+from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.announcement import Announcement
+from qwen_tui.tui.studio.remembered import controls_set
 from qwen_tui.tui.studio.workspace import Workspace
 
 
@@ -18,9 +23,26 @@ def turn(work: Workspace) -> bool:
         work.tell(Announcement.of(refusal))
         return False
     work.text.turn_to(chatting=chatting)
+    work.controls = _controls(work)
     if chatting and not work.instruct:
         work.tell(Announcement(chat.BASE, kind="mild"))
     return True
+
+
+def _controls(work: Workspace) -> Controls:
+    """The controls, where a person chose no sampling: a chat with a model that was tuned to answer
+    has its makers' values, a document those of the settings.
+    """
+    now, given = work.controls, controls_set(work.settings)
+    names = ("preset", *(f"sampling.{name}" for name in presets.NAMES if name != "seed"))
+    if work.checkpoint is None or not work.instruct or any(map(work.settings.explicit, names)):
+        return now
+    makers = replace(given, sampling=work.checkpoint, preset=presets.CHECKPOINT)
+    was, then = (given, makers) if work.text.chatting else (makers, given)
+    seed = now.sampling.seed
+    if (now.preset, now.sampling) != (was.preset, replace(was.sampling, seed=seed)):
+        return now
+    return replace(now, sampling=replace(then.sampling, seed=seed), preset=then.preset)
 
 
 def take_back_message(work: Workspace) -> bool:

@@ -90,7 +90,7 @@ class Panes(Horizontal):
         inline = min(view.inline_count(work), len(tokens))
         self.document.show_tail(work.session.head, tokens, inline)
         self.document.show_frame(view.document_title(work, frame), view.document_badge(work))
-        self.sampling.show(checkpoint=work.checkpoint, last_seed=view.last_seed(work))
+        self.sampling.show(view.shown_sampling(work))
         self.look()
 
     def grow(self, work: Workspace, tokens: Sequence[Token]) -> None:

@@ -8,12 +8,12 @@ from textual.content import Content
 from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.settings import Settings
+from qwen_tui.tui.facts import ShownSampling
 from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.frame import Frame
 from qwen_tui.tui.studio.remembered import controls_set
 from qwen_tui.tui.widgets.sampling import Dials
-from qwen_tui.types import Sampling
 
 
 class SamplingPane(Frame):
@@ -33,10 +33,12 @@ class SamplingPane(Frame):
     def controls(self, controls: Controls) -> None:
         self.dials.controls = controls
 
-    def show(self, *, checkpoint: Sampling | None, last_seed: int | None) -> None:
-        """Know what the checkpoint's makers sample with, and the seed of what is shown."""
-        self.dials.checkpoint = checkpoint
-        self.dials.last_seed = last_seed
+    def show(self, shown: ShownSampling) -> None:
+        """Know what the checkpoint's makers sample with, and what is shown was made with."""
+        self.dials.checkpoint = shown.checkpoint
+        self.dials.last_seed = shown.last_seed
+        self.dials.made = shown.made
+        self.dials.several = shown.several
         self.set_class(bool(self.controls.sampling.logit_bias), "-biased")
 
     @on(Dials.Said)

@@ -9,11 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from qwen_tui.safe_text import visible
-from qwen_tui.session.generations import GenerationState
+from qwen_tui.session.generations import GenerationState, sampling_of
 from qwen_tui.session.tree import Node
-from qwen_tui.tui.facts import Completion, CompletionFrame, Facts, Tab, TabState
+from qwen_tui.tui.facts import Completion, CompletionFrame, Facts, ShownSampling, Tab, TabState
 from qwen_tui.tui.studio import chat
-from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.tui.studio.workspace import SEVERAL, Workspace
 from qwen_tui.tui.text.wording import (
     END_MARKS,
     model_name,
@@ -21,7 +21,7 @@ from qwen_tui.tui.text.wording import (
     progress_words,
     short,
 )
-from qwen_tui.types import Reason, Token, text_of
+from qwen_tui.types import Reason, Sampling, Token, text_of
 
 NOTHING_YET: Final = "The completion appears here."
 WITHOUT_TEXT: Final[Mapping[Reason, str]] = {
@@ -187,6 +187,19 @@ def shown_run(work: Workspace) -> GenerationState | None:
         return session.generations.get(work.completer.newest)
     node = session.completion or session.head.node
     return session.generation_of(node) if node is not None else None
+
+
+def shown_sampling(work: Workspace) -> ShownSampling:
+    """What the sampling controls know of the model and of what is shown."""
+    several = f"{work.key_of('several').replace('Ctrl+', '^')} {SEVERAL}"
+    return ShownSampling(work.checkpoint, last_seed(work), made_with(work), several)
+
+
+def made_with(work: Workspace) -> Sampling | None:
+    """The values that the shown completion was made with; None where none is shown."""
+    node = shown_node(work)
+    run = work.session.generation_of(work.session.completion or node.id) if node else None
+    return sampling_of(run.params) if run else None
 
 
 def last_seed(work: Workspace) -> int | None:

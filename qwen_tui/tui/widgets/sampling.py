@@ -1,86 +1,46 @@
-"""The sampling controls: one row each with name, value and slider, by keyboard, typing and mouse.
+"""The sampling controls, by keyboard, typing and mouse.
 
-Law: a value out of its range is shown as such and not applied. Ranges come from `dials.DIALS`.
+Law: a value out of its range is not applied. Ranges come from `dials.DIALS`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
-from rich.segment import Segment
-from rich.style import Style
 from textual import events
 from textual.binding import Binding
 from textual.content import Content
 from textual.geometry import Region, Size
 from textual.message import Message
-from textual.reactive import reactive
-from textual.strip import Strip
 
 from qwen_tui import presets
 from qwen_tui.presets import Preset
-from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.sampling_controls import (
     BIAS,
     PRESET,
     ROW_DIALS,
     SEED,
-    SHORT,
     STOP,
     Controls,
-    PresetChoices,
     at_fraction,
+    made_words,
     read_value,
     row_help,
-    row_words,
 )
-from qwen_tui.tui.widgets.part_styles import PartStyles
-from qwen_tui.tui.widgets.slider import LEAST_CELLS, slider
-from qwen_tui.types import Sampling
-
-NAME_CELLS: Final = 15
-VALUE_CELLS: Final = 7
+from qwen_tui.tui.widgets.sampling_view import NAME_CELLS, SamplingView
+from qwen_tui.tui.widgets.slider import LEAST_CELLS
 
 
-class Dials(PartStyles, can_focus=True):
+class Dials(SamplingView, can_focus=True):
     """The panel of sampling controls. A person moving one makes it say `Changed`."""
 
-    DEFAULT_CSS = """
-    Dials {
-        height: 1fr;
-        overflow-x: hidden;
-        scrollbar-size-vertical: 1;
-        & > .dials--name { color: $foreground 75%; }
-        & > .dials--value { color: $foreground; text-style: bold; }
-        & > .dials--neutral { color: $foreground 45%; }
-        & > .dials--track { color: $foreground 20%; }
-        & > .dials--fill { color: $primary; }
-        & > .dials--knob { color: $accent; }
-        & > .dials--cursor { background: $primary 18%; }
-        & > .dials--edit { color: $background; background: $accent; }
-        & > .dials--wrong { color: $error; text-style: bold underline; }
-    }
-    """
-    COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"dials--{part}"
-        for part in ["name", "value", "neutral", "track", "fill", "knob", "cursor", "edit", "wrong"]
-    }
     BINDINGS: ClassVar = [
         *bindings("dials"),
         Binding("shift+left", "dial_less(10)", show=False),
         Binding("shift+right", "dial_more(10)", show=False),
     ]
-
-    controls: reactive[Controls] = reactive(Controls(Sampling()), layout=False)
-    """What is set now."""
-    cursor: reactive[int] = reactive(1)
-    """The row the keys act on."""
-    typed: reactive[str | None] = reactive[str | None](None)
-    """What a person is typing into the row, or None."""
-    last_seed: reactive[int | None] = reactive[int | None](None)
-    """The seed the last generation used."""
 
     @dataclass
     class Changed(Message):
@@ -106,8 +66,6 @@ class Dials(PartStyles, can_focus=True):
     ) -> None:
         super().__init__(id=id)
         self.own = own or {}
-        self.checkpoint: Sampling | None = None
-        """What the checkpoint's makers ask for, once it is known."""
         self._dragging: str | None = None
         self.set_reactive(Dials.controls, controls)
 
@@ -122,34 +80,12 @@ class Dials(PartStyles, can_focus=True):
         self.virtual_size = Size(0, len(self.controls.rows))
         self.cursor = min(self.cursor, len(self.controls.rows) - 1)
 
-    @property
-    def row(self) -> str:
-        """The name of the row under the cursor."""
-        return self.controls.rows[min(self.cursor, len(self.controls.rows) - 1)]
-
-    @property
-    def complaint(self) -> str:
-        """Why what is typed cannot be applied; empty when it can."""
-        if self.typed is None or not self.typed.strip():
-            return ""
-        try:
-            read_value(self.row, self.typed)
-        except ValueError as error:
-            return str(error)
-        return ""
-
-    @property
-    def _presets(self) -> PresetChoices:
-        return PresetChoices(self.own, self.checkpoint)
-
-    def preset_label(self) -> str:
-        """The name of the preset whose values these are, or `custom`."""
-        return self._presets.label(self.controls)
-
     def _say(self) -> None:
         complaint = self.complaint
         self.set_class(bool(complaint), "-wrong")
-        self.post_message(self.Said(complaint or row_help(self.row), bool(complaint)))
+        was = made_words(self.row, self.controls, self.made)
+        words = " · ".join(filter(None, [was, row_help(self.row)]))
+        self.post_message(self.Said(complaint or words, bool(complaint)))
         dial = ROW_DIALS.get(self.row)
         self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
 
@@ -161,53 +97,9 @@ class Dials(PartStyles, can_focus=True):
     def watch_typed(self) -> None:
         self._say()
 
-    # -- painting ----------------------------------------------------------------------------------
-
-    def render_line(self, y: int) -> Strip:
-        """One row: name, value, slider."""
-        place = y + self.scroll_offset.y
-        width = self.scrollable_content_region.width
-        rows = self.controls.rows
-        if place >= len(rows):
-            return Strip.blank(width, self.part(""))
-        name = rows[place]
-        here = place == self.cursor and self.has_focus
-        over = "dials--cursor" if here else ""
-        segments = self._row(name, width, over, here)
-        return Strip(segments).adjust_cell_length(width, self.part("", over))
-
-    def _style(self, part: str, over: str) -> Style:
-        return self.part(f"dials--{part}", over)
-
-    def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
-        label = SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
-        narrow = width <= 34 and name in (PRESET, STOP, SEED)
-        wide = len(PRESET) if narrow else NAME_CELLS
-        segments = [
-            Segment("▌" if here else " ", self._style("knob", base)),
-            Segment(f"{label:<{wide}.{wide}}", self._style("name", base)),
-        ]
-        if here and self.typed is not None:
-            style = self._style("wrong" if self.complaint else "edit", base)
-            return [*segments, Segment(f" {visible(self.typed)}▏", style)]
-        if name not in ROW_DIALS:
-            text, neutral = row_words(name, self.controls, self.preset_label(), self.last_seed)
-            style = self._style("neutral" if neutral else "value", base)
-            return [*segments, Segment(" " + text, style)]
-        value = self.controls.value(name)
-        dial = ROW_DIALS[name]
-        neutral = value == dial.neutral
-        style = self._style("neutral" if neutral else "value", base)
-        segments.append(Segment(f"{dial.show(value):>{VALUE_CELLS}} ", style))
-        track, fill = self._style("track", base), self._style("fill", base)
-        knob = self._style("neutral" if neutral else "knob", base)
-        cells = self._bar(width)[1]
-        return [*segments, *slider(dial, value, cells, track=track, fill=fill, knob=knob)]
-
-    def _bar(self, width: int) -> tuple[int, int]:
-        """First column and cells of the slider."""
-        start = 1 + NAME_CELLS + VALUE_CELLS + 1
-        return start, max(0, width - start - 1)
+    def watch_made(self) -> None:
+        if self.is_mounted:
+            self._say()
 
     # -- keys --------------------------------------------------------------------------------------
 
@@ -360,7 +252,7 @@ class Dials(PartStyles, can_focus=True):
             return
         self._leave_typing()
         self.cursor, column = under
-        start, cells = self._bar(self.scrollable_content_region.width)
+        start, cells = self._bar(self.scrollable_content_region.width, self.row)
         if self.row in ROW_DIALS and cells >= LEAST_CELLS and start <= column < start + cells:
             self._dragging = self.row
             self.capture_mouse()
@@ -380,8 +272,10 @@ class Dials(PartStyles, can_focus=True):
             self.release_mouse()
 
     def _drag(self, column: int) -> None:
-        start, cells = self._bar(self.scrollable_content_region.width)
-        if self._dragging is not None and cells >= LEAST_CELLS:
+        if self._dragging is None:
+            return
+        start, cells = self._bar(self.scrollable_content_region.width, self._dragging)
+        if cells >= LEAST_CELLS:
             part = (column - start) / (cells - 1)
             self._set(self._dragging, at_fraction(ROW_DIALS[self._dragging], part))
 
