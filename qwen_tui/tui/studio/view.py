@@ -13,7 +13,8 @@ from qwen_tui.session.generations import GenerationState, sampling_of
 from qwen_tui.session.tree import Node
 from qwen_tui.tui.facts import Completion, CompletionFrame, Facts, ShownSampling, Tab, TabState
 from qwen_tui.tui.studio import chat
-from qwen_tui.tui.studio.workspace import SEVERAL, Workspace
+from qwen_tui.tui.studio.asking import SEVERAL
+from qwen_tui.tui.studio.workspace import Workspace
 from qwen_tui.tui.text.wording import (
     END_MARKS,
     model_name,
