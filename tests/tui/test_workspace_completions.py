@@ -161,9 +161,7 @@ async def test_what_is_written_says_that_the_completion_is_not_part_of_it(
     async with workspace(vocab, (Emit(()), Say(STORY)), text=BEGINNING) as bench:
         await completed(bench)
         assert bench.work.save_text(tmp_path / "story.txt")
-        assert bench.told[-1].text.endswith(
-            "The completion is not part of the text; <accept> accepts it."
-        )
+        assert bench.told[-1].text.endswith(" without the completion; <accept> accepts it.")
         assert bench.work.accept()
         assert bench.work.save_text(tmp_path / "story.txt")
         assert bench.told[-1].text == f"Wrote {len(BEGINNING + STORY)} characters to story.txt."

@@ -26,9 +26,7 @@ from qwen_tui.types import Backend, Mode, Trouble
 
 SEVERAL: Final = 4
 """How many completions `several` asks for when the control says one."""
-_LINE_END: Final = (
-    "The text ends with a line end, so a new line begins. {} goes on with the last one."
-)
+_LINE_END: Final = "The text ends in a line end. {} goes on with its last line instead."
 
 
 class Asking:

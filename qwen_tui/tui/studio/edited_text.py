@@ -6,12 +6,15 @@ is kept in the tree. Commands return whether the head moved.
 
 from __future__ import annotations
 
+import secrets
+import time
 from collections.abc import Callable
 from copy import copy
 from typing import Any, Protocol
 
 from qwen_tui.session import drafts
 from qwen_tui.session.drafts import Drafts
+from qwen_tui.session.identity import ulid
 from qwen_tui.session.opening import OpenSession
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Place
@@ -149,6 +152,9 @@ class EditedText:
     def _begin_drafts(self) -> None:
         if self.opened.drafts is None and self.opened.store is not None:
             self.opened.drafts = Drafts(self.session.id)
+        elif self.opened.drafts is None and self.opened.read_only:
+            # the session's own draft is another program's: a killed one leaves this as a text alone
+            self.opened.drafts = Drafts(ulid(int(time.time() * 1000), secrets.randbits(80)))
 
     def follow_head(self) -> None:
         """Where the buffer holds nothing of its own, it shows the document, wherever that went."""
@@ -197,11 +203,15 @@ class EditedText:
 
     def keep_draft(self) -> None:
         """Hand what stands in the buffer to the draft journal."""
-        if self.opened.drafts is not None:
-            text = self.buffer.text
+        draft, text = self.opened.drafts, self.buffer.text
+        if draft is None:
+            return
+        caret = min(self.buffer.caret, len(text))
+        if self.opened.store is not None:
             before = "" if self.chatting else self.session.text
-            caret = min(self.buffer.caret, len(text))
-            self.opened.drafts.note(self.session.head, before, text, caret)
+            draft.note(self.session.head, before, text, caret)
+        elif self.dirty or draft.path.exists():
+            draft.note(Place(None, 0), "", text if self.dirty else "", caret)
 
     def keep(self) -> None:
         """Before the session is left: typing waits in its draft, and a session that has no file yet

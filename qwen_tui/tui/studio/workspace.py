@@ -130,7 +130,7 @@ class Workspace(Asking):
         self._remember_file()
         said = f"Wrote {len(text):,} characters to {visible(path.name)}."
         if self.text.has_tail and not self.text.chatting:
-            said += f" The completion is not part of the text; {self.key_of('accept')} accepts it."
+            said = f"{said[:-1]} without the completion; {self.key_of('accept')} accepts it."
         self._say(said, seconds=3.0 + len(said) / 30)
         return True
 
@@ -164,6 +164,9 @@ class Workspace(Asking):
         self.remember()
         if self.opened.read_only and self.text.dirty and self.settings.save:
             new_store(library.fork(self.session, typed=self.text.buffer.text)).close()
+            if self.opened.drafts is not None:
+                self.opened.drafts.close(discard=True)
+                self.opened.drafts = None
             self._say("What you typed there is a session of your own now.")
 
     def fork(self) -> None:
