@@ -1,4 +1,4 @@
-"""Sampling values from outside, checked by the table of dials, and the named presets.
+"""Sampling values from outside, checked by the table of numeric settings, and the named presets.
 
 Law: a value that is none is refused with a sentence for a person.
 """
@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
 
-from qwen_tui.dials import DIAL
+from qwen_tui.numeric_settings import NUMERIC_SETTING
 from qwen_tui.sampling import DRY_BREAKERS
 from qwen_tui.types import BAD_DATA, DEFAULT_ORDER, USAGE, Sampling, Trouble
 
@@ -49,8 +49,12 @@ def checked(name: str, value: object) -> Any:
     ValueError with a sentence for a person when it cannot be that; KeyError when there is no such
     sampling value.
     """
-    if name in DIAL:
-        return DIAL[name].read(value) if isinstance(value, str) else DIAL[name].check(value)
+    if name in NUMERIC_SETTING:
+        return (
+            NUMERIC_SETTING[name].read(value)
+            if isinstance(value, str)
+            else NUMERIC_SETTING[name].check(value)
+        )
     checks: Mapping[str, Callable[[object], Any]] = {
         "seed": _seed, "order": _order, "logit_bias": _biases, "dry_sequence_breakers": _breakers,
     }  # fmt: skip
@@ -250,8 +254,8 @@ def neutralise(sampling: Sampling) -> Sampling:
 def is_neutral(sampling: Sampling, name: str) -> bool:
     """Whether the value of that name changes nothing."""
     value = getattr(sampling, name)
-    if name in DIAL:
-        return bool(value == DIAL[name].neutral)
+    if name in NUMERIC_SETTING:
+        return bool(value == NUMERIC_SETTING[name].neutral)
     neutral = {
         "logit_bias": (),
         "order": DEFAULT_ORDER,

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from qwen_tui import presets
 from qwen_tui.context_window import Truncate
-from qwen_tui.dials import DIALS, Dial
+from qwen_tui.numeric_settings import NUMERIC_SETTINGS, NumericSetting
 from qwen_tui.presets import Preset
 from qwen_tui.settings import endpoints
 from qwen_tui.settings.endpoints import Endpoint
@@ -263,7 +263,7 @@ def _sampling(name: str, help: str, option: Option) -> Field:
     return Field(name, help, partial(presets.checked, name), option, True, True)
 
 
-_DIAL_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
+_NUMERIC_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
     "temperature": ("--temp --temperature", "T"),
     "top_k": ("--top-k", "K"),
     "top_p": ("--top-p", "P"),
@@ -299,10 +299,10 @@ _DIAL_OPTIONS: Final[Mapping[str, tuple[str, str]]] = {
 """The option names of each numeric sampling value, and its metavar."""
 
 
-def _sampling_value(dial: Dial) -> Field:
-    names, metavar = _DIAL_OPTIONS[dial.name]
-    option = Option(names, SAMPLING, metavar, int if dial.integer else float)
-    return _sampling(dial.name, dial.help, option)
+def _sampling_value(setting: NumericSetting) -> Field:
+    names, metavar = _NUMERIC_OPTIONS[setting.name]
+    option = Option(names, SAMPLING, metavar, int if setting.integer else float)
+    return _sampling(setting.name, setting.help, option)
 
 
 FIELDS: Final = (
@@ -410,7 +410,7 @@ FIELDS: Final = (
         "ask_unwritten", "ask before leaving while the file lacks something of the text", _switch
     ),
     Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
-    *map(_sampling_value, DIALS),
+    *map(_sampling_value, NUMERIC_SETTINGS),
     _sampling(
         "dry_sequence_breakers",
         "a text that DRY does not look across (newline, colon, quote, asterisk); none: it looks "

@@ -16,7 +16,7 @@ from qwen_tui.tui.action_table import ACTIONS
 from qwen_tui.tui.actions import bindings, key_names, keymap
 from qwen_tui.tui.context import StudioContext
 from qwen_tui.tui.last_look import last_look, remember_look
-from qwen_tui.tui.palette import WORDS, Command, Commands
+from qwen_tui.tui.palette import WORDS, Commands, PaletteCommand
 from qwen_tui.tui.screens.help import Help
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.screen import Studio
@@ -146,7 +146,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
         if not isinstance(self.screen, Help):
             self.push_screen(Help(self.keys))
 
-    def commands(self) -> Iterable[Command]:
+    def commands(self) -> Iterable[PaletteCommand]:
         """Every action that works now, and every theme by its name, for the palette."""
         studio = self.studio
         for action in ACTIONS:
@@ -156,9 +156,11 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             own = self.keys.get(action.id, ",".join(action.keys))
             about = f"{action.help}  {' · '.join(key_names(own.split(',')))}".rstrip()
             words = WORDS.get(action.id, "")
-            yield Command(action.name, about, self._runs(action.id), words)
+            yield PaletteCommand(action.name, about, self._runs(action.id), words)
         for name, theme in self.theme_set.themes.items():
-            yield Command(f"Theme: {theme.title}", "Take this theme", self._takes(name), name)
+            yield PaletteCommand(
+                f"Theme: {theme.title}", "Take this theme", self._takes(name), name
+            )
 
     def _runs(self, action: str) -> Callable[[], None]:
         def act() -> None:

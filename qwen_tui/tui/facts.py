@@ -16,7 +16,7 @@ TabState: TypeAlias = Literal["running", "ended", "interrupted", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class StatusFacts:
     """The fields of the status line. An unknown number is None or 0; `context` 0: no known
     limit.
     """

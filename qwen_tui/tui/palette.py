@@ -58,7 +58,7 @@ WORDS: Final[Mapping[str, str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class PaletteCommand:
     """One entry; `words` are searched but not shown."""
 
     name: str
@@ -70,11 +70,11 @@ class Command:
 class HasCommands(Protocol):
     """The app whose palette it is."""
 
-    def commands(self) -> Iterable[Command]:
+    def commands(self) -> Iterable[PaletteCommand]:
         """The actions that work now."""
 
 
-def score(command: Command, query: str) -> float:
+def score(command: PaletteCommand, query: str) -> float:
     """How well a command matches a query, 0 … 1: every word of the query must begin a word of the
     name, the help or the synonyms; the name counts most.
     """
@@ -91,7 +91,7 @@ def score(command: Command, query: str) -> float:
 class Commands(Provider):
     """The provider of commands for Textual's palette."""
 
-    def _all(self) -> Iterable[Command]:
+    def _all(self) -> Iterable[PaletteCommand]:
         return cast(HasCommands, self.app).commands()
 
     async def discover(self) -> Hits:

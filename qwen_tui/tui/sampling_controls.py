@@ -1,6 +1,6 @@
 """What a person sets before a generation: the rows of the controls, their values and presets.
 
-Law: ranges come from `dials.DIALS`; nothing here knows a widget.
+Law: ranges come from `numeric_settings.NUMERIC_SETTINGS`; nothing here knows a widget.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from qwen_tui import presets
-from qwen_tui.dials import DIAL, DIALS, SWITCHES, Dial, idle
+from qwen_tui.numeric_settings import (
+    NUMERIC_SETTING,
+    NUMERIC_SETTINGS,
+    SWITCHES,
+    NumericSetting,
+    idle,
+)
 from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.types import DEFAULT_ORDER, Sampling, Trouble
 
-MAX_TOKENS: Final = Dial(
+MAX_TOKENS: Final = NumericSetting(
     "max_tokens",
     "max tokens",
     -1,
@@ -27,7 +33,7 @@ MAX_TOKENS: Final = Dial(
     True,
     "the most tokens one completion may have; -1 is until the end of text or a full context",
 )
-BRANCHES: Final = Dial(
+BRANCHES: Final = NumericSetting(
     "branches",
     "completions",
     1,
@@ -46,15 +52,17 @@ SHORT: Final = {
     "logit_bias": "logit bias",
 }
 PRESET, STOP, SEED = "preset", "stop", "seed"
-MORE: Final = tuple(dial for dial in DIALS if dial.on is not None)
+MORE: Final = tuple(setting for setting in NUMERIC_SETTINGS if setting.on is not None)
 """The samplers that have no row until they are switched on."""
-_ALWAYS: Final = (dial.name for dial in DIALS if dial.on is None and not dial.of)
+_ALWAYS: Final = (
+    setting.name for setting in NUMERIC_SETTINGS if setting.on is None and not setting.of
+)
 ROWS: Final = (PRESET, *_ALWAYS, "max_tokens", "branches", STOP, SEED)
 """Every row that is always there, from the top."""
 BIAS: Final = "logit_bias"
 """The row below them while tokens are biased; Del takes all biases away."""
-_STAGES: Final = {dial: stage for stage, dial in SWITCHES.items()}
-ROW_DIALS: Final = {**DIAL, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
+_STAGES: Final = {setting: stage for stage, setting in SWITCHES.items()}
+ROW_SETTINGS: Final = {**NUMERIC_SETTING, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +84,7 @@ class Controls:
         samplers that were switched on with what belongs to them.
         """
         on = {each.name for each in MORE if not idle(self.sampling, each.name)} | self.shown
-        more = (each.name for each in DIALS if each.name in on or each.of in on)
+        more = (each.name for each in NUMERIC_SETTINGS if each.name in on or each.of in on)
         return (*ROWS, *((BIAS,) if self.sampling.logit_bias else ()), *more)
 
     def value(self, name: str) -> Any:
@@ -98,10 +106,10 @@ class Controls:
 
     def switched_on(self, name: str) -> Controls:
         """The same controls with a sampler at the value it begins with, unless it is on."""
-        value = DIAL[name].on
+        value = NUMERIC_SETTING[name].on
         if value is None or not idle(self.sampling, name):
             return self
-        return self.with_value(name, DIAL[name].check(value))
+        return self.with_value(name, NUMERIC_SETTING[name].check(value))
 
     def stepped(self, name: str, steps: int) -> Controls:
         """The same controls with the value of one row so many steps further; a seed that is not
@@ -111,8 +119,8 @@ class Controls:
             seed = self.sampling.seed
             fixed = None if seed is None else min(presets.MAX_SEED, max(0, seed + steps))
             return self.with_value(SEED, fixed)
-        dial = ROW_DIALS.get(name)
-        return self.with_value(name, dial.moved(self.value(name), steps)) if dial else self
+        setting = ROW_SETTINGS.get(name)
+        return self.with_value(name, setting.moved(self.value(name), steps)) if setting else self
 
 
 def _with_stage(order: tuple[str, ...], stage: str) -> tuple[str, ...]:
@@ -164,9 +172,9 @@ class PresetChoices:
 
 def row_help(row: str) -> str:
     """One line on a row: its range and neutral value, or how it is changed."""
-    if row in ROW_DIALS:
-        dial = ROW_DIALS[row]
-        return f"{dial.range} · neutral {dial.show(dial.neutral)}"
+    if row in ROW_SETTINGS:
+        setting = ROW_SETTINGS[row]
+        return f"{setting.range} · neutral {setting.show(setting.neutral)}"
     other = {SEED: "0 to 2⁶⁴−1 · Del: fresh", PRESET: "← → choose", BIAS: "Del: no bias"}
     return other.get(row, "Enter edits them")
 
@@ -180,8 +188,8 @@ def made_words(row: str, controls: Controls, made: Sampling | None) -> str:
     value, now = getattr(made, row), controls.value(row)
     if value == now or (row == SEED and now is None):
         return ""
-    if row in ROW_DIALS:
-        return f"made with {ROW_DIALS[row].show(value)}"
+    if row in ROW_SETTINGS:
+        return f"made with {ROW_SETTINGS[row].show(value)}"
     was = replace(controls, sampling=made)
     return f"made with {value if row == SEED else row_words(row, was, '', None)[0] or 'none'}"
 
@@ -205,25 +213,27 @@ def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) 
 
 def read_value(row: str, text: str) -> Any:
     """The value of a row from what was typed; ValueError with the reason where it is none."""
-    return ROW_DIALS[row].read(text) if row in ROW_DIALS else presets.checked(row, text)
+    return ROW_SETTINGS[row].read(text) if row in ROW_SETTINGS else presets.checked(row, text)
 
 
-def fraction(dial: Dial, value: float) -> float:
+def fraction(setting: NumericSetting, value: float) -> float:
     """Where a value stands on its slider, 0 … 1; wide whole-number ranges are logarithmic."""
-    low, high = dial.low, dial.usual
-    if dial.integer and high - low > 64:
+    low, high = setting.low, setting.usual
+    if setting.integer and high - low > 64:
         return _unit(math.log1p(value - low) / math.log1p(high - low))
     return _unit((value - low) / (high - low))
 
 
-def at_fraction(dial: Dial, part: float) -> int | float:
-    """The value at a place of the slider, on the dial's grid of steps."""
-    low, high = dial.low, dial.usual
-    if dial.integer and high - low > 64:
+def at_fraction(setting: NumericSetting, part: float) -> int | float:
+    """The value at a place of the slider, on the setting's grid of steps."""
+    low, high = setting.low, setting.usual
+    if setting.integer and high - low > 64:
         raw = low + math.expm1(_unit(part) * math.log1p(high - low))
-        return dial.check(round(raw))
+        return setting.check(round(raw))
     raw = low + _unit(part) * (high - low)
-    return dial.check(min(dial.high, max(dial.low, round(round(raw / dial.step) * dial.step, 6))))
+    return setting.check(
+        min(setting.high, max(setting.low, round(round(raw / setting.step) * setting.step, 6)))
+    )
 
 
 def _unit(part: float) -> float:

@@ -24,7 +24,7 @@ from qwen_tui.tui.studio.screen import Studio
 from qwen_tui.tui.studio.workspace import Workspace
 from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.tui.widgets.output import OutputPane
-from qwen_tui.tui.widgets.sampling import Dials
+from qwen_tui.tui.widgets.sampling import SamplingControls
 from qwen_tui.vocab import Vocab
 
 STORY = " there was a king who had a golden ball and a well"
@@ -69,8 +69,8 @@ class Bench:
         return self.studio.panes.completion.output
 
     @property
-    def dials(self) -> Dials:
-        return self.studio.panes.sampling.dials
+    def sampling(self) -> SamplingControls:
+        return self.studio.panes.sampling.panel
 
     @property
     def document(self) -> str:

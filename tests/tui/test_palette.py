@@ -11,14 +11,15 @@ from textual.widgets import OptionList
 
 from qwen_tui.tui.action_table import ACTIONS
 from qwen_tui.tui.actions import BY_ID
-from qwen_tui.tui.palette import WORDS, Command, score
+from qwen_tui.tui.palette import WORDS, PaletteCommand, score
 
 Studio = Callable[..., Any]
 
 
 def best(query: str) -> list[str]:
     commands = [
-        Command(each.name, each.help, lambda: None, WORDS.get(each.id, "")) for each in ACTIONS
+        PaletteCommand(each.name, each.help, lambda: None, WORDS.get(each.id, ""))
+        for each in ACTIONS
     ]
     ids = [action.id for action in ACTIONS if action.where in ("studio", "app")]
     by_name = {BY_ID[id].name: id for id in ids}

@@ -538,7 +538,7 @@ async def test_the_seed_that_was_used_is_shown(studio: Studio) -> None:
         seed = bench.made[0].requests[0].sampling.seed
         assert f"seed {seed}" in bench.screen()
         await bench.pilot.press("alt+s")
-        assert bench.dials.controls.sampling.seed == seed
+        assert bench.sampling.controls.sampling.seed == seed
 
 
 async def test_hostile_text_is_shown_and_never_executed(studio: Studio) -> None:
@@ -599,7 +599,7 @@ async def test_the_palette_runs_any_action(studio: Studio) -> None:
         await bench.type("neutralise")
         await bench.until(lambda: "own distribution" in bench.screen())
         await bench.pilot.press("enter")
-        await bench.until(lambda: bench.dials.controls.sampling.min_p == 0.0)
+        await bench.until(lambda: bench.sampling.controls.sampling.min_p == 0.0)
 
 
 async def test_a_sampler_is_switched_on_from_the_palette(studio: Studio) -> None:
@@ -613,9 +613,9 @@ async def test_a_sampler_is_switched_on_from_the_palette(studio: Studio) -> None
         await bench.pilot.press("enter")
         await bench.until(lambda: "tail-free" in bench.screen())
         await bench.pilot.press("enter")
-        await bench.until(lambda: bench.dials.controls.sampling.dry_multiplier == 0.8)
+        await bench.until(lambda: bench.sampling.controls.sampling.dry_multiplier == 0.8)
         await bench.until(lambda: "DRY allowed" in bench.screen())
-        assert bench.dials.row == "dry_multiplier"
+        assert bench.sampling.row == "dry_multiplier"
 
 
 async def test_leaving_while_it_writes_keeps_what_came(studio: Studio) -> None:

@@ -21,7 +21,7 @@ from qwen_tui.tui.text.wording import progress_words, short
 from qwen_tui.tui.widgets.alternatives import rows_of as candidates
 from qwen_tui.tui.widgets.alternatives import spelled
 from qwen_tui.tui.widgets.branch_tree import rows_of, words_of
-from qwen_tui.tui.widgets.status import Facts, meter
+from qwen_tui.tui.widgets.status import StatusFacts, meter
 from qwen_tui.types import Choice, Emitted, Event, Finished, Progress, Token
 
 BLACK = Color(0, 0, 0)
@@ -110,9 +110,9 @@ def test_progress_in_words(progress: Progress, words: str) -> None:
 def test_names_and_counts_as_the_status_line_has_room_for() -> None:
     assert short("Qwen/Qwen2.5-7B") == "Qwen2.5-7B"
     assert short("/models/tiny/") == "tiny"
-    assert meter(Facts(tokens=1204, context=131_072)) == "1,204 / 131,072"
-    assert meter(Facts(tokens=7, exact=False)) == "~7 tokens"
-    assert meter(Facts()) == ""
+    assert meter(StatusFacts(tokens=1204, context=131_072)) == "1,204 / 131,072"
+    assert meter(StatusFacts(tokens=7, exact=False)) == "~7 tokens"
+    assert meter(StatusFacts()) == ""
 
 
 @pytest.mark.parametrize(

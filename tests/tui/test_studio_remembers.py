@@ -100,7 +100,7 @@ async def test_theme_controls_and_layout_are_back_on_the_screen(studio: Studio) 
         first = bench.app.theme
         await bench.pilot.press("alt+t", "alt+i", "ctrl+o", "right", "ctrl+q")
         await bench.until(lambda: bench.app._exit)
-        theme, controls = bench.app.theme, bench.dials.controls
+        theme, controls = bench.app.theme, bench.sampling.controls
         assert theme != first
         bench.workspace.opened.flush()
     assert opened.path is not None
@@ -108,7 +108,7 @@ async def test_theme_controls_and_layout_are_back_on_the_screen(studio: Studio) 
     remember_look(Settings(), "theme", first)
     async with studio(opened=open_session(opened.path), save=True) as bench:
         assert bench.app.theme == theme
-        assert bench.dials.controls == controls
+        assert bench.sampling.controls == controls
         assert bench.studio.panes.inline
 
 

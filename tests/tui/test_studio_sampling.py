@@ -30,8 +30,8 @@ def chatty(tmp_path_factory: pytest.TempPathFactory) -> Vocab:
 
 def rows(bench: Any) -> list[str]:
     """The sampling controls as they are shown."""
-    dials = bench.dials
-    return [dials.render_line(y).text for y in range(len(dials.controls.rows))]
+    sampling = bench.sampling
+    return [sampling.render_line(y).text for y in range(len(sampling.controls.rows))]
 
 
 def row(bench: Any, name: str) -> str:
@@ -64,7 +64,7 @@ async def test_the_control_of_completions_says_how_many_its_key_makes(studio: St
         await bench.pilot.press("ctrl+g")
         await bench.settled()
         assert "1 of 4" in bench.screen()
-        bench.dials.step("branches", 1)
+        bench.sampling.step("branches", 1)
         await bench.pilot.pause()
         assert "^G" not in row(bench, "completions")
         assert " 2 " in row(bench, "completions")
@@ -85,7 +85,7 @@ async def test_a_chat_samples_as_the_checkpoint_asks_and_the_document_as_before(
     studio: Studio, chatty: Vocab
 ) -> None:
     async with studio((Say(" Yes."),), vocab_of=lambda _settings: chatty) as bench:
-        before = bench.dials.controls
+        before = bench.sampling.controls
         await turn_to_chat(bench, chatty)
         assert "Checkpoint's" in row(bench, "preset")
         await bench.type("Hi")
@@ -95,19 +95,19 @@ async def test_a_chat_samples_as_the_checkpoint_asks_and_the_document_as_before(
         assert replace(asked, seed=None) == MAKERS
         await bench.pilot.press("f3")
         await bench.pilot.pause()
-        assert bench.dials.controls == before
+        assert bench.sampling.controls == before
 
 
 async def test_values_that_a_person_chose_stay_in_a_chat(studio: Studio, chatty: Vocab) -> None:
     async with studio((Say(" Yes."),), vocab_of=lambda _settings: chatty) as bench:
-        bench.dials.step("temperature", 1)
-        chosen = bench.dials.controls
+        bench.sampling.step("temperature", 1)
+        chosen = bench.sampling.controls
         await bench.pilot.pause()
         await turn_to_chat(bench, chatty)
-        assert bench.dials.controls == chosen
+        assert bench.sampling.controls == chosen
     settings = replace(Settings(), origin={"sampling.temperature": Origin("flag", "--temp")})
     async with studio(
         (Say(" Yes."),), vocab_of=lambda _settings: chatty, settings=settings
     ) as bench:
         await turn_to_chat(bench, chatty)
-        assert bench.dials.controls.sampling == settings.sampling
+        assert bench.sampling.controls.sampling == settings.sampling

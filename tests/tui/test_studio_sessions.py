@@ -135,7 +135,7 @@ async def test_the_seed_that_is_shown_made_what_is_shown(studio: Studio) -> None
         await bench.pilot.pause()
         assert bench.studio.status_line.status.facts.seed is None
         assert bench.studio.status_line.status.facts.tok_s == 0
-        assert bench.dials.last_seed is None
+        assert bench.sampling.last_seed is None
 
 
 async def test_a_session_open_elsewhere_is_followed_and_can_be_forked(studio: Studio) -> None:

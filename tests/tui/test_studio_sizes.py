@@ -58,7 +58,7 @@ async def test_on_a_roomy_terminal_the_controls_take_no_more_than_they_need(
     async with studio(size=(120, 40)) as bench:
         await bench.ready()
         controls, alternatives = bench.studio.panes.sampling, bench.studio.panes.alternatives
-        assert bench.dials.virtual_size.height == bench.dials.size.height
+        assert bench.sampling.virtual_size.height == bench.sampling.size.height
         assert alternatives.size.height > controls.size.height
         await bench.pilot.resize_terminal(120, 24)
         await bench.pilot.pause()

@@ -1,4 +1,4 @@
-"""Dials and presets: one table says what a value may be, and every preset obeys it."""
+"""Numeric settings and presets: one table says what a value may be, and every preset obeys it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_tui import presets
-from qwen_tui.dials import DIAL, DIALS, SWITCHES, Dial
+from qwen_tui.numeric_settings import NUMERIC_SETTING, NUMERIC_SETTINGS, SWITCHES, NumericSetting
 from qwen_tui.presets import PRESETS
 from qwen_tui.types import BAD_DATA, DEFAULT_ORDER, USAGE, Sampling, Trouble
 
@@ -21,41 +21,45 @@ def test_every_sampling_value_is_known() -> None:
     assert set(presets.NAMES) == {each.name for each in fields(Sampling)}
     assert set(presets.STAGES) == set(DEFAULT_ORDER)
     others = {"logit_bias", "order", "seed", "dry_sequence_breakers"}
-    assert set(DIAL) | others == set(presets.NAMES)
-    assert all(getattr(presets.RAW, dial.name) == dial.neutral for dial in DIALS)
+    assert set(NUMERIC_SETTING) | others == set(presets.NAMES)
+    assert all(
+        getattr(presets.RAW, setting.name) == setting.neutral for setting in NUMERIC_SETTINGS
+    )
     assert set(SWITCHES) < set(DEFAULT_ORDER)
-    assert all(DIAL[dial.of].on is not None for dial in DIALS if dial.of)
+    assert all(
+        NUMERIC_SETTING[setting.of].on is not None for setting in NUMERIC_SETTINGS if setting.of
+    )
 
 
-@pytest.mark.parametrize("dial", DIALS, ids=lambda dial: dial.name)
-def test_a_dial_takes_its_ends_and_refuses_beyond(dial: Dial) -> None:
-    for value in (dial.low, dial.high, dial.neutral, dial.usual):
-        assert dial.check(value) == value
-        assert dial.read(dial.show(value)) == value
-    for value in (dial.low - 1, dial.high + 1, math.nan, math.inf, True, "x", None):
-        with pytest.raises(ValueError, match=dial.label):
-            dial.check(value)
-    with pytest.raises(ValueError, match=dial.label):
-        dial.read("abc")
-    if dial.integer:
+@pytest.mark.parametrize("setting", NUMERIC_SETTINGS, ids=lambda setting: setting.name)
+def test_a_dial_takes_its_ends_and_refuses_beyond(setting: NumericSetting) -> None:
+    for value in (setting.low, setting.high, setting.neutral, setting.usual):
+        assert setting.check(value) == value
+        assert setting.read(setting.show(value)) == value
+    for value in (setting.low - 1, setting.high + 1, math.nan, math.inf, True, "x", None):
+        with pytest.raises(ValueError, match=setting.label):
+            setting.check(value)
+    with pytest.raises(ValueError, match=setting.label):
+        setting.read("abc")
+    if setting.integer:
         with pytest.raises(ValueError, match="whole"):
-            dial.check(dial.low + 0.5)
+            setting.check(setting.low + 0.5)
 
 
-@given(st.sampled_from(DIALS), st.floats(0, 1), st.integers(-300, 300))
+@given(st.sampled_from(NUMERIC_SETTINGS), st.floats(0, 1), st.integers(-300, 300))
 def test_moving_a_dial_never_leaves_its_range_and_comes_back(
-    dial: Dial, where: float, steps: int
+    setting: NumericSetting, where: float, steps: int
 ) -> None:
-    start = dial.moved(dial.low + where * (dial.usual - dial.low), 0)
-    there = dial.moved(start, steps)
-    assert dial.low <= there <= dial.high
-    assert dial.read(dial.show(there)) == there
-    if dial.low < there < dial.high:
-        assert dial.moved(there, -steps) == pytest.approx(start, abs=1e-9)
+    start = setting.moved(setting.low + where * (setting.usual - setting.low), 0)
+    there = setting.moved(start, steps)
+    assert setting.low <= there <= setting.high
+    assert setting.read(setting.show(there)) == there
+    if setting.low < there < setting.high:
+        assert setting.moved(there, -steps) == pytest.approx(start, abs=1e-9)
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
-def test_every_preset_is_within_the_dials(preset: presets.Preset) -> None:
+def test_every_preset_is_within_the_numeric_settings(preset: presets.Preset) -> None:
     sampling = preset.sampling or Sampling()
     for name in presets.NAMES:
         assert presets.checked(name, getattr(sampling, name)) == getattr(sampling, name)

@@ -91,8 +91,8 @@ async def system_message(app: App[int], text: str) -> str | None:
 
 
 async def which_sampler(app: App[int]) -> str | None:
-    """The name of the dial that switches a further sampler on."""
-    choices = {dial.name: (dial.label, dial.help) for dial in MORE}
+    """The name of the setting that switches a further sampler on."""
+    choices = {setting.name: (setting.label, setting.help) for setting in MORE}
     return await app.push_screen_wait(Choose("More samplers", choices))
 
 

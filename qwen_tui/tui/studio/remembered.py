@@ -69,10 +69,10 @@ def controls_of(session: Session, now: Controls, settings: Settings) -> Controls
     if _given(settings, "sampling.seed"):
         del sampling["seed"]
     controls = replace(now, sampling=replace(now.sampling, **sampling))
-    for dial in (MAX_TOKENS, BRANCHES):
+    for numeric in (MAX_TOKENS, BRANCHES):
         with suppress(ValueError, KeyError):
-            if not _given(settings, dial.name):
-                controls = controls.with_value(dial.name, dial.check(kept[dial.name]))
+            if not _given(settings, numeric.name):
+                controls = controls.with_value(numeric.name, numeric.check(kept[numeric.name]))
     stop, preset = kept.get("stop"), kept.get("preset")
     if isinstance(stop, list) and not _given(settings, "stop"):
         texts = [each for each in stop if isinstance(each, str) and each]

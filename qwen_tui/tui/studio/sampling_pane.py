@@ -13,7 +13,7 @@ from qwen_tui.tui.sampling_controls import Controls
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.frame import Frame
 from qwen_tui.tui.studio.remembered import controls_set
-from qwen_tui.tui.widgets.sampling import Dials
+from qwen_tui.tui.widgets.sampling import SamplingControls
 
 
 class SamplingPane(Frame):
@@ -21,52 +21,52 @@ class SamplingPane(Frame):
 
     def __init__(self, settings: Settings) -> None:
         own: dict[str, Preset] = dict(settings.presets)
-        self.dials = Dials(controls_set(settings), own=own)
-        super().__init__(self.dials, inside=self.dials, title="Sampling")
+        self.panel = SamplingControls(controls_set(settings), own=own)
+        super().__init__(self.panel, inside=self.panel, title="Sampling")
 
     @property
     def controls(self) -> Controls:
         """What is set now."""
-        return self.dials.controls
+        return self.panel.controls
 
     @controls.setter
     def controls(self, controls: Controls) -> None:
-        self.dials.controls = controls
+        self.panel.controls = controls
 
     def show(self, shown: ShownSampling) -> None:
         """Know what the checkpoint's makers sample with, and what is shown was made with."""
-        self.dials.checkpoint = shown.checkpoint
-        self.dials.last_seed = shown.last_seed
-        self.dials.made = shown.made
-        self.dials.several = shown.several
+        self.panel.checkpoint = shown.checkpoint
+        self.panel.last_seed = shown.last_seed
+        self.panel.made = shown.made
+        self.panel.several = shown.several
         self.set_class(bool(self.controls.sampling.logit_bias), "-biased")
 
-    @on(Dials.Said)
-    def _show_help(self, message: Dials.Said) -> None:
+    @on(SamplingControls.Said)
+    def _show_help(self, message: SamplingControls.Said) -> None:
         self.border_subtitle = Content(visible(message.text))
         self.set_class(message.wrong, "-wrong")
 
-    @on(Dials.EditStops)
+    @on(SamplingControls.EditStops)
     @work
     async def _edit_stops(self) -> None:
         stops = await questions.stop_strings(self.app, self.controls.stop)
         if stops is not None:
-            self.dials.take_stops(stops)
+            self.panel.take_stops(stops)
 
     # -- what a person asks for, and the words that say what it did --------------------------------
 
     def neutralise(self) -> str:
         """Switch every stage off."""
-        self.dials.neutralise()
+        self.panel.neutralise()
         return "Sampling is neutral: the model's own distribution."
 
     def next_preset(self) -> str:
         """Set the controls from the next preset."""
-        self.dials.next_preset()
-        return f"Preset: {self.dials.preset_label()}"
+        self.panel.next_preset()
+        return f"Preset: {self.panel.preset_label()}"
 
     def fix_seed(self) -> str:
         """Keep the last seed, or take a fresh one each time."""
-        self.dials.toggle_seed()
+        self.panel.toggle_seed()
         seed = self.controls.sampling.seed
         return "A fresh seed each time." if seed is None else f"Seed {seed} stays."

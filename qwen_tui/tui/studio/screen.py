@@ -26,7 +26,7 @@ from qwen_tui.tui.terminal.guarded_app import GuardedApp
 from qwen_tui.tui.widgets.alternatives import Alternatives
 from qwen_tui.tui.widgets.branch_tree import BranchTree
 from qwen_tui.tui.widgets.output import OutputPane
-from qwen_tui.tui.widgets.sampling import Dials
+from qwen_tui.tui.widgets.sampling import SamplingControls
 from qwen_tui.types import Trouble
 
 _NOT_IN_A_LINE: Final = ("stop", "copy_or_stop", "find", "undo", "redo", "accept", "accept_word")
@@ -72,8 +72,8 @@ class Studio(WorkspaceScreen):
         elif self.move(self.workspace.text.accept_to, message.at):
             self.panes.go_to("document")
 
-    @on(Dials.Changed)
-    def _dialled(self) -> None:
+    @on(SamplingControls.Changed)
+    def _controls_changed(self) -> None:
         self.refresh_bindings()
 
     @on(ShowSibling)
@@ -108,7 +108,7 @@ class Studio(WorkspaceScreen):
         self.ask(self.workspace.regenerate, self.panes.sampling.controls)
 
     def action_stop(self) -> None:
-        if self.panes.sampling.dials.leave_typing() or self.do(self.workspace.stop):
+        if self.panes.sampling.panel.leave_typing() or self.do(self.workspace.stop):
             return
         if self.status_line.notice.shown:
             self.status_line.notice.action_close()
@@ -193,7 +193,7 @@ class Studio(WorkspaceScreen):
         self.answer(questions.which_sampler(self.app), self._switch_on)
 
     def _switch_on(self, name: str) -> None:
-        self.panes.sampling.dials.switch_on(name)
+        self.panes.sampling.panel.switch_on(name)
         self.panes.branches_open = False
         self.panes.go_to("sampling")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from textual.app import ComposeResult
 from textual.containers import Vertical
 
-from qwen_tui.tui.facts import Facts
+from qwen_tui.tui.facts import StatusFacts
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.widgets.status import KeyLine, Notice, Status
 
@@ -35,7 +35,7 @@ class StatusLine(Vertical):
         """Show a passing word in the place of the keys; False where it has no room there."""
         return self.keys.say(announcement.text, announcement.seconds)
 
-    def show(self, facts: Facts) -> None:
+    def show(self, facts: StatusFacts) -> None:
         """Show how things stand."""
         self.status.facts = facts
 

@@ -11,7 +11,14 @@ from typing import Final
 from qwen_tui.safe_text import visible
 from qwen_tui.session.generations import GenerationState, sampling_of
 from qwen_tui.session.tree import Node
-from qwen_tui.tui.facts import Completion, CompletionFrame, Facts, ShownSampling, Tab, TabState
+from qwen_tui.tui.facts import (
+    Completion,
+    CompletionFrame,
+    ShownSampling,
+    StatusFacts,
+    Tab,
+    TabState,
+)
 from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.asking import SEVERAL
 from qwen_tui.tui.studio.workspace import Workspace
@@ -209,7 +216,7 @@ def last_seed(work: Workspace) -> int | None:
     return run.seed if run else None
 
 
-def facts(work: Workspace, completion_tokens: int) -> Facts:
+def facts(work: Workspace, completion_tokens: int) -> StatusFacts:
     """What the status line tells; the completion on the screen has so many tokens.
 
     A playback has no tokenizer to count with and no context to fill: its tokens are the recorded.
@@ -220,7 +227,7 @@ def facts(work: Workspace, completion_tokens: int) -> Facts:
     environment = model.environment if model else None
     saved, saved_style = _saved(work)
     ttft = run.ttft_ms if run else None
-    return Facts(
+    return StatusFacts(
         model=short(model_name(environment) or work.settings.model),
         device=environment.device if environment else "",
         dtype=precision(environment) if environment else "",

@@ -57,7 +57,7 @@ def bar(part: float, cells: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class AlternativeRow:
     """One alternative: `choice` is its index among the token's choices, -1 for the token itself if
     it is not among them.
     """
@@ -68,16 +68,18 @@ class Row:
     taken: bool
 
 
-def rows_of(token: Token) -> list[Row]:
+def rows_of(token: Token) -> list[AlternativeRow]:
     """A token's alternatives, most probable first; the token itself comes last if it is not among
     them.
     """
     rows = [
-        Row(place, each.data, each.logprob, each.id == token.id and each.data == token.data)
+        AlternativeRow(
+            place, each.data, each.logprob, each.id == token.id and each.data == token.data
+        )
         for place, each in enumerate(token.choices)
     ]
     if not any(row.taken for row in rows):
-        rows.append(Row(-1, token.data, token.logprob, True))
+        rows.append(AlternativeRow(-1, token.data, token.logprob, True))
     return rows
 
 
@@ -132,7 +134,7 @@ class Alternatives(PartStyles, can_focus=True):
         """Its index among the shown tokens."""
         self.note = "No token yet. Continue the text, then walk it here."
         """Shown when there is no token."""
-        self._rows: list[Row] = []
+        self._rows: list[AlternativeRow] = []
 
     def show(self, token: Token | None, at: int) -> None:
         """Show a token and its index."""
@@ -196,7 +198,7 @@ class Alternatives(PartStyles, can_focus=True):
             parts.pop()
         return [name, Segment(" · ".join(parts), self._part("note"))]
 
-    def _alternative(self, row: Row, width: int, over: str) -> list[Segment]:
+    def _alternative(self, row: AlternativeRow, width: int, over: str) -> list[Segment]:
         bar_cells = max(0, min(20, (width - 2 - PERCENT_CELLS - 2) // 2))
         text_cells = max(1, width - 2 - PERCENT_CELLS - 3 - bar_cells)
         style = self._part("taken" if row.taken else "text", over)

@@ -33,7 +33,7 @@ MARKS: Final = {"user": "✎", "file": "▤", "edit": "✎", "choice": "◇", "i
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class BranchRow:
     """One node at its depth; `fork` counts tokens from its parent's end, 0 for a continuation."""
 
     node: Node
@@ -41,7 +41,7 @@ class Row:
     fork: int
 
 
-def rows_of(tree: Tree, here: str | None = None) -> list[Row]:
+def rows_of(tree: Tree, here: str | None = None) -> list[BranchRow]:
     """Every visible node: forks first, one level deeper, then the continuation, at the same
     depth.
     """
@@ -52,13 +52,13 @@ def rows_of(tree: Tree, here: str | None = None) -> list[Row]:
         empty = empty and len(node.tokens) <= (node.reason == "eos") and not tree.children(id)
         return not node.hidden and (id == here or not empty)
 
-    rows: list[Row] = []
+    rows: list[BranchRow] = []
     stack = [(id, 0) for id in reversed(tree.roots()) if seen(id)]
     while stack:
         id, depth = stack.pop()
         node = tree[id]
         parent = tree[node.parent] if node.parent is not None else None
-        rows.append(Row(node, depth, parent.end - node.at if parent else 0))
+        rows.append(BranchRow(node, depth, parent.end - node.at if parent else 0))
         children = [child for child in tree.children(id) if seen(child)]
         onward = [child for child in children if tree[child].at == node.end]
         main = onward[-1:]
@@ -124,7 +124,7 @@ class BranchTree(PartStyles, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self.rows: list[Row] = []
+        self.rows: list[BranchRow] = []
         self._path: frozenset[str] = frozenset()
         self._here: str | None = None
 
@@ -158,7 +158,7 @@ class BranchTree(PartStyles, can_focus=True):
     def _part(self, name: str, over: str = "") -> Style:
         return self.part(f"branch-tree--{name}", over)
 
-    def _row(self, row: Row, width: int, over: str) -> list[Segment]:
+    def _row(self, row: BranchRow, width: int, over: str) -> list[Segment]:
         node = row.node
         here = node.id == self._here
         style = self._part("here" if here else "path" if node.id in self._path else "other", over)

@@ -1,6 +1,6 @@
 """The sampling controls, by keyboard, typing and mouse.
 
-Law: a value out of its range is not applied. Ranges come from `dials.DIALS`.
+Law: a value out of its range is not applied. Ranges come from `numeric_settings`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_tui.tui.actions import bindings
 from qwen_tui.tui.sampling_controls import (
     BIAS,
     PRESET,
-    ROW_DIALS,
+    ROW_SETTINGS,
     SEED,
     STOP,
     Controls,
@@ -33,7 +33,7 @@ from qwen_tui.tui.widgets.sampling_view import NAME_CELLS, SamplingView
 from qwen_tui.tui.widgets.slider import LEAST_CELLS
 
 
-class Dials(SamplingView, can_focus=True):
+class SamplingControls(SamplingView, can_focus=True):
     """The panel of sampling controls. A person moving one makes it say `Changed`."""
 
     BINDINGS: ClassVar = [
@@ -67,7 +67,7 @@ class Dials(SamplingView, can_focus=True):
         super().__init__(id=id)
         self.own = own or {}
         self._dragging: str | None = None
-        self.set_reactive(Dials.controls, controls)
+        self.set_reactive(SamplingControls.controls, controls)
 
     # -- what it shows -----------------------------------------------------------------------------
 
@@ -86,8 +86,8 @@ class Dials(SamplingView, can_focus=True):
         was = made_words(self.row, self.controls, self.made)
         words = " · ".join(filter(None, [was, row_help(self.row)]))
         self.post_message(self.Said(complaint or words, bool(complaint)))
-        dial = ROW_DIALS.get(self.row)
-        self.tooltip = Content(f"{dial.label}: {dial.help}") if dial else None
+        setting = ROW_SETTINGS.get(self.row)
+        self.tooltip = Content(f"{setting.label}: {setting.help}") if setting else None
 
     def watch_cursor(self, _old: int, cursor: int) -> None:
         self._say()
@@ -118,17 +118,17 @@ class Dials(SamplingView, can_focus=True):
         self.step(self.row, steps)
 
     def action_dial_lowest(self) -> None:
-        if dial := ROW_DIALS.get(self.row):
-            self._set(self.row, dial.check(dial.low))
+        if setting := ROW_SETTINGS.get(self.row):
+            self._set(self.row, setting.check(setting.low))
 
     def action_dial_highest(self) -> None:
-        if dial := ROW_DIALS.get(self.row):
-            self._set(self.row, dial.check(min(dial.usual, dial.high)))
+        if setting := ROW_SETTINGS.get(self.row):
+            self._set(self.row, setting.check(min(setting.usual, setting.high)))
 
     def action_dial_neutral(self) -> None:
         self.typed = None
-        if dial := ROW_DIALS.get(self.row):
-            self._set(self.row, dial.check(dial.neutral))
+        if setting := ROW_SETTINGS.get(self.row):
+            self._set(self.row, setting.check(setting.neutral))
         elif self.row == SEED:
             self._set(SEED, None)
         elif self.row == BIAS:
@@ -253,7 +253,7 @@ class Dials(SamplingView, can_focus=True):
         self._leave_typing()
         self.cursor, column = under
         start, cells = self._bar(self.scrollable_content_region.width, self.row)
-        if self.row in ROW_DIALS and cells >= LEAST_CELLS and start <= column < start + cells:
+        if self.row in ROW_SETTINGS and cells >= LEAST_CELLS and start <= column < start + cells:
             self._dragging = self.row
             self.capture_mouse()
             self._drag(column)
@@ -277,7 +277,7 @@ class Dials(SamplingView, can_focus=True):
         start, cells = self._bar(self.scrollable_content_region.width, self._dragging)
         if cells >= LEAST_CELLS:
             part = (column - start) / (cells - 1)
-            self._set(self._dragging, at_fraction(ROW_DIALS[self._dragging], part))
+            self._set(self._dragging, at_fraction(ROW_SETTINGS[self._dragging], part))
 
     def _on_mouse_scroll_up(self, event: events.MouseScrollUp) -> None:
         if not self._wheel(event, 1):
@@ -288,7 +288,7 @@ class Dials(SamplingView, can_focus=True):
             super()._on_mouse_scroll_down(event)
 
     def _wheel(self, event: events.MouseEvent, steps: int) -> bool:
-        """Turn the dial under the mouse; over the names the panel scrolls."""
+        """Turn the setting under the mouse; over the names the panel scrolls."""
         under = self._under(event)
         if under is None or under[1] <= NAME_CELLS:
             return False

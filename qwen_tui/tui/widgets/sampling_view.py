@@ -18,7 +18,7 @@ from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.sampling_controls import (
     PRESET,
-    ROW_DIALS,
+    ROW_SETTINGS,
     SEED,
     SHORT,
     STOP,
@@ -46,19 +46,19 @@ class SamplingView(PartStyles):
         height: 1fr;
         overflow-x: hidden;
         scrollbar-size-vertical: 1;
-        & > .dials--name { color: $foreground 75%; }
-        & > .dials--value { color: $foreground; text-style: bold; }
-        & > .dials--neutral { color: $foreground 45%; }
-        & > .dials--track { color: $foreground 20%; }
-        & > .dials--fill { color: $primary; }
-        & > .dials--knob { color: $accent; }
-        & > .dials--cursor { background: $primary 18%; }
-        & > .dials--edit { color: $background; background: $accent; }
-        & > .dials--wrong { color: $error; text-style: bold underline; }
+        & > .sampling--name { color: $foreground 75%; }
+        & > .sampling--value { color: $foreground; text-style: bold; }
+        & > .sampling--neutral { color: $foreground 45%; }
+        & > .sampling--track { color: $foreground 20%; }
+        & > .sampling--fill { color: $primary; }
+        & > .sampling--knob { color: $accent; }
+        & > .sampling--cursor { background: $primary 18%; }
+        & > .sampling--edit { color: $background; background: $accent; }
+        & > .sampling--wrong { color: $error; text-style: bold underline; }
     }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
-        f"dials--{part}"
+        f"sampling--{part}"
         for part in ["name", "value", "neutral", "track", "fill", "knob", "cursor", "edit", "wrong"]
     }
     controls: reactive[Controls] = reactive(Controls(Sampling()), layout=False)
@@ -114,15 +114,15 @@ class SamplingView(PartStyles):
             return Strip.blank(width, self.part(""))
         name = rows[place]
         here = place == self.cursor and self.has_focus
-        over = "dials--cursor" if here else ""
+        over = "sampling--cursor" if here else ""
         segments = self._row(name, width, over, here)
         return Strip(segments).adjust_cell_length(width, self.part("", over))
 
     def _style(self, part: str, over: str) -> Style:
-        return self.part(f"dials--{part}", over)
+        return self.part(f"sampling--{part}", over)
 
     def _row(self, name: str, width: int, base: str, here: bool) -> list[Segment]:
-        label = SHORT.get(name) or (ROW_DIALS[name].label if name in ROW_DIALS else name)
+        label = SHORT.get(name) or (ROW_SETTINGS[name].label if name in ROW_SETTINGS else name)
         narrow = width <= 34 and name in (PRESET, STOP, SEED)
         wide = len(PRESET) if narrow else NAME_CELLS
         differs = made_words(name, self.controls, self.made)
@@ -133,19 +133,19 @@ class SamplingView(PartStyles):
         if here and self.typed is not None:
             style = self._style("wrong" if self.complaint else "edit", base)
             return [*segments, Segment(f" {visible(self.typed)}▏", style)]
-        if name not in ROW_DIALS:
+        if name not in ROW_SETTINGS:
             text, neutral = row_words(name, self.controls, self.preset_label(), self.last_seed)
             style = self._style("neutral" if neutral else "value", base)
             return [*segments, Segment(" " + text, style)]
         value = self.controls.value(name)
-        dial = ROW_DIALS[name]
-        neutral = value == dial.neutral
+        setting = ROW_SETTINGS[name]
+        neutral = value == setting.neutral
         style = self._style("neutral" if neutral else "value", base)
-        segments.append(Segment(f"{dial.show(value):>{VALUE_CELLS}} ", style))
+        segments.append(Segment(f"{setting.show(value):>{VALUE_CELLS}} ", style))
         track, fill = self._style("track", base), self._style("fill", base)
         knob = self._style("neutral" if neutral else "knob", base)
         cells, note = self._bar(width, name)[1], self._note(name)
-        bar = slider(dial, value, cells, track=track, fill=fill, knob=knob)
+        bar = slider(setting, value, cells, track=track, fill=fill, knob=knob)
         space = " " if note and bar else ""
         return [*segments, *bar, Segment(space + note, self._style("neutral", base))]
 

@@ -8,7 +8,7 @@ from rich.segment import Segment
 from rich.style import Style
 from textual.strip import Strip
 
-from qwen_tui.dials import Dial
+from qwen_tui.numeric_settings import NumericSetting
 from qwen_tui.tui.sampling_controls import fraction
 
 LEAST_CELLS = 3
@@ -16,13 +16,13 @@ LEAST_CELLS = 3
 
 
 def slider(
-    dial: Dial, value: float, cells: int, *, track: Style, fill: Style, knob: Style
+    setting: NumericSetting, value: float, cells: int, *, track: Style, fill: Style, knob: Style
 ) -> list[Segment]:
     """The slider in so many cells, filled between the neutral value and the knob."""
     if cells < LEAST_CELLS:
         return []
-    place = round(fraction(dial, value) * (cells - 1))
-    rest = round(fraction(dial, dial.neutral) * (cells - 1))
+    place = round(fraction(setting, value) * (cells - 1))
+    rest = round(fraction(setting, setting.neutral) * (cells - 1))
     low, high = min(place, rest), max(place, rest)
     parts = [
         ("─" * low, track),

@@ -21,13 +21,13 @@ from textual.widgets import Static
 
 from qwen_tui.safe_text import visible
 from qwen_tui.tui.actions import BY_ID, short_key_name
-from qwen_tui.tui.facts import Facts
+from qwen_tui.tui.facts import StatusFacts
 
 FULL_SHARE: Final = 0.9
 """Share of the context from which the meter warns."""
 
 
-def meter(facts: Facts) -> str:
+def meter(facts: StatusFacts) -> str:
     """The context meter: `1,204 / 131,072`; `~` before a count that is estimated."""
     if facts.tokens is None:
         return ""
@@ -47,7 +47,7 @@ class Status(Widget):
     }
     """
 
-    facts: reactive[Facts] = reactive(Facts())
+    facts: reactive[StatusFacts] = reactive(StatusFacts())
     """What it tells now."""
 
     def _pieces(self) -> list[tuple[int, Content]]:

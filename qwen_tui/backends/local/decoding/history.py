@@ -15,7 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from qwen_tui.dials import idle
+from qwen_tui.numeric_settings import idle
 from qwen_tui.types import Sampling, Token
 
 _STRETCH: Final = 256

@@ -32,7 +32,7 @@ from qwen_tui.backends.local.decoding.repetition import (
     penalty,
     repeated_ngrams,
 )
-from qwen_tui.dials import DIAL, SWITCHES
+from qwen_tui.numeric_settings import NUMERIC_SETTING, SWITCHES
 from qwen_tui.types import Sampling
 
 HEADS: Final = (64, 1024)
@@ -141,7 +141,7 @@ def active(stage: str, sampling: Sampling) -> bool:
     if stage == "xtc" and sampling.xtc_threshold > 0.5:
         return False
     name = SWITCHES[stage]
-    return bool(getattr(sampling, name) != DIAL[name].neutral)
+    return bool(getattr(sampling, name) != NUMERIC_SETTING[name].neutral)
 
 
 @dataclass(frozen=True, slots=True)

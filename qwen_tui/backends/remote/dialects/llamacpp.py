@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from qwen_tui.backends.remote.dialects import Call, Piece
 from qwen_tui.backends.remote.dialects.values import changing, given
-from qwen_tui.dials import DIAL, SWITCHES, idle
+from qwen_tui.numeric_settings import NUMERIC_SETTING, SWITCHES, idle
 from qwen_tui.types import Choice, Reason, Request, Sampling, Token, joined, text_of
 from qwen_tui.vocab import Vocab
 
@@ -186,7 +186,7 @@ class LlamaCpp:
 
 def _is_on(name: str, sampling: Sampling) -> bool:
     """Whether the sampler that a value belongs to is on."""
-    return not idle(sampling, DIAL[name].of or name)
+    return not idle(sampling, NUMERIC_SETTING[name].of or name)
 
 
 def _runs(stage: str, sampling: Sampling) -> bool:

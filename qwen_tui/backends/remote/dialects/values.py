@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from qwen_tui import presets
-from qwen_tui.dials import DIAL, idle
+from qwen_tui.numeric_settings import NUMERIC_SETTING, idle
 from qwen_tui.types import Sampling
 
 PENALTIES: Final = ("repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -29,14 +29,16 @@ def changing(sampling: Sampling) -> tuple[str, ...]:
     """The names of the values that change something, the seed left out.
 
     Greedy decoding is not changed by what only leaves out unlikely candidates; the penalties'
-    window changes something only where there is a penalty, a dial only where its sampler is on;
+    window changes something only where there is a penalty, a setting only where its sampler is on;
     the order only as `misordered` says.
     """
     names = [
         name
         for name in presets.NAMES
         if name not in ("seed", "order", "repeat_last_n")
-        and not (idle(sampling, name) if name in DIAL else presets.is_neutral(sampling, name))
+        and not (
+            idle(sampling, name) if name in NUMERIC_SETTING else presets.is_neutral(sampling, name)
+        )
     ]
     if "dry_multiplier" not in names and "dry_sequence_breakers" in names:
         names.remove("dry_sequence_breakers")

@@ -14,13 +14,13 @@ from qwen_tui.types import Sampling
 
 
 @dataclass(frozen=True, slots=True)
-class Dial:
+class NumericSetting:
     """One numeric sampling value: what it may be, how a key press moves it, and the value that
     switches it off.
 
     `low` and `high` are the limits of what is accepted, both included; `usual` is where a slider
     ends. A sampler that is not shown until it is switched on has the value it begins with in `on`;
-    `of` names the dial without which this one changes nothing.
+    `of` names the setting without which this one changes nothing.
     """
 
     name: str
@@ -41,9 +41,7 @@ class Dial:
         return f"{self.low:g} to {self.high:g}"
 
     def check(self, value: object) -> int | float:
-        """`value` as this dial's type; ValueError with a sentence for a person when it is not one
-        of its values.
-        """
+        """`value` as this setting's type; ValueError says why if it is invalid."""
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"{self.label} is a number from {self.range}, not {value!r}")
         if not math.isfinite(value) or not self.low <= value <= self.high:
@@ -72,126 +70,128 @@ class Dial:
         return self.check(min(self.high, max(self.low, round(grid * self.step, 6))))
 
 
-DIALS: Final = (
-    Dial(
+NUMERIC_SETTINGS: Final = (
+    NumericSetting(
         "temperature", "temperature", 0, 5, 2, 0.05, 1.0, False,
         "flattens (above 1) or sharpens (below 1) the distribution; 0 always takes the likeliest",
     ),
-    Dial("top_k", "top-k", 0, 200_000, 200, 1, 0, True, "keeps the k likeliest tokens; 0 is off"),
-    Dial(
+    NumericSetting(
+        "top_k", "top-k", 0, 200_000, 200, 1, 0, True, "keeps the k likeliest tokens; 0 is off",
+    ),
+    NumericSetting(
         "top_p", "top-p", 0, 1, 1, 0.01, 1.0, False,
         "keeps the likeliest tokens whose probabilities add up to p; 1 is off",
     ),
-    Dial(
+    NumericSetting(
         "min_p", "min-p", 0, 1, 1, 0.01, 0.0, False,
         "keeps tokens at least this fraction as likely as the likeliest; 0 is off",
     ),
-    Dial(
+    NumericSetting(
         "typical_p", "typical-p", 0, 1, 1, 0.01, 1.0, False,
         "keeps tokens whose surprise is nearest the average, up to this mass; 1 is off",
     ),
-    Dial(
+    NumericSetting(
         "repetition_penalty", "repetition penalty", 0.01, 10, 2, 0.01, 1.0, False,
         "divides the scores of tokens already in the window; 1 is off",
     ),
-    Dial(
+    NumericSetting(
         "presence_penalty", "presence penalty", -2, 2, 2, 0.05, 0.0, False,
         "lowers the score of every token already in the window; 0 is off",
     ),
-    Dial(
+    NumericSetting(
         "frequency_penalty", "frequency penalty", -2, 2, 2, 0.05, 0.0, False,
         "lowers a token's score for each time it stands in the window; 0 is off",
     ),
-    Dial(
+    NumericSetting(
         "repeat_last_n", "repeat last n", -1, 10_000_000, 1024, 16, 64, True,
         "the penalties' window in tokens; -1 is the whole context, 0 switches them off",
     ),
-    Dial(
+    NumericSetting(
         "dry_multiplier", "DRY", 0, 100, 5, 0.05, 0.0, False,
         "lowers what would continue a repetition, the more the longer it is; 0 is off", on=0.8,
     ),
-    Dial(
+    NumericSetting(
         "dry_base", "DRY base", 1, 10, 4, 0.05, 1.75, False,
         "how much more each further repeated token is lowered (1.75)", of="dry_multiplier",
     ),
-    Dial(
+    NumericSetting(
         "dry_allowed_length", "DRY allowed length", 1, 10_000, 20, 1, 2, True,
         "repetitions shorter than this are free (2)", of="dry_multiplier",
     ),
-    Dial(
+    NumericSetting(
         "dry_penalty_last_n", "DRY last n", -1, 10_000_000, 4096, 64, -1, True,
         "how far back DRY looks, in tokens; -1 is the whole context", of="dry_multiplier",
     ),
-    Dial(
+    NumericSetting(
         "no_repeat_ngram", "no repeat n-gram", 0, 1000, 10, 1, 0, True,
         "bans what would complete n tokens that stood in a row before; 0 is off", on=4,
     ),
-    Dial(
+    NumericSetting(
         "top_n_sigma", "top-nσ", 0, 100, 5, 0.1, 0.0, False,
         "keeps logits within n standard deviations of the highest; 0 is off", on=1.0,
     ),
-    Dial(
+    NumericSetting(
         "tfs", "tail-free", 0, 1, 1, 0.01, 1.0, False,
         "cuts the tail where the sorted probabilities stop bending; 1 is off", on=0.95,
     ),
-    Dial(
+    NumericSetting(
         "top_a", "top-a", 0, 1, 1, 0.01, 0.0, False,
         "keeps probabilities of at least a times the square of the highest; 0 is off", on=0.2,
     ),
-    Dial(
+    NumericSetting(
         "epsilon_cutoff", "epsilon cutoff", 0, 1, 0.01, 0.0001, 0.0, False,
         "keeps probabilities of at least this; 0 is off", on=0.0003,
     ),
-    Dial(
+    NumericSetting(
         "eta_cutoff", "eta cutoff", 0, 1, 0.01, 0.0001, 0.0, False,
         "as epsilon cutoff, lower where the model is unsure; 0 is off", on=0.0003,
     ),
-    Dial(
+    NumericSetting(
         "top_h", "top-H", 0, 1, 1, 0.01, 0.0, False,
         "keeps the likeliest tokens up to this share of the entropy; 0 is off", on=0.4,
     ),
-    Dial(
+    NumericSetting(
         "xtc_probability", "XTC", 0, 1, 1, 0.05, 0.0, False,
         "how often all likely tokens but the least likely of them are left out; 0 is off", on=0.5,
     ),
-    Dial(
+    NumericSetting(
         "xtc_threshold", "XTC threshold", 0, 1, 0.5, 0.01, 0.1, False,
         "from which probability on a token is likely (0.1); above 0.5 is off",
         of="xtc_probability",
     ),
-    Dial(
+    NumericSetting(
         "smoothing_factor", "smoothing", 0, 10, 2, 0.05, 0.0, False,
         "bends the logits quadratically around the highest; 0 is off", on=0.2,
     ),
-    Dial(
+    NumericSetting(
         "smoothing_curve", "smoothing curve", 1, 10, 5, 0.05, 1.0, False,
         "adds a cubic part to smoothing (1: none)", of="smoothing_factor",
     ),
-    Dial(
+    NumericSetting(
         "dynatemp_range", "dynamic temp.", 0, 5, 2, 0.05, 0.0, False,
         "lets the temperature go this far down and up, by entropy; 0 is off", on=0.5,
     ),
-    Dial(
+    NumericSetting(
         "dynatemp_exponent", "dynamic exponent", 0.01, 10, 4, 0.05, 1.0, False,
         "the exponent from entropy to dynamic temperature (1)", of="dynatemp_range",
     ),
-    Dial(
+    NumericSetting(
         "mirostat", "mirostat", 0, 2, 2, 1, 0, True,
         "holds the surprise of the text at tau: version 1 or 2; 0 is off", on=2,
     ),
-    Dial(
+    NumericSetting(
         "mirostat_tau", "mirostat tau", 0, 20, 10, 0.1, 5.0, False,
         "mirostat's surprise, in bits a token (5)", of="mirostat",
     ),
-    Dial(
+    NumericSetting(
         "mirostat_eta", "mirostat eta", 0, 1, 1, 0.01, 0.1, False,
         "how fast mirostat learns (0.1)", of="mirostat",
     ),
-    Dial(
+    NumericSetting(
         "adaptive_target", "adaptive-p", -1, 1, 1, 0.01, -1.0, False,
         "prefers tokens of about this probability, on the average; below 0 is off", on=0.5,
     ),
-    Dial(
+    NumericSetting(
         "adaptive_decay", "adaptive decay", 0, 0.99, 0.99, 0.01, 0.9, False,
         "how much of the past adaptive-p keeps in mind (0.9)", of="adaptive_target",
     ),
@@ -199,14 +199,16 @@ DIALS: Final = (
 """Every numeric sampling value, in the order a person meets them."""
 
 
-DIAL: Final[Mapping[str, Dial]] = {dial.name: dial for dial in DIALS}
+NUMERIC_SETTING: Final[Mapping[str, NumericSetting]] = {
+    setting.name: setting for setting in NUMERIC_SETTINGS
+}
 
 
 def idle(sampling: Sampling, name: str) -> bool:
-    """Whether the dial of that name changes nothing: it is neutral, or what it belongs to is."""
-    dial = DIAL[name]
-    return bool(getattr(sampling, name) == dial.neutral) or bool(
-        dial.of and idle(sampling, dial.of)
+    """Whether the setting of that name changes nothing: it is neutral, or what it belongs to is."""
+    setting = NUMERIC_SETTING[name]
+    return bool(getattr(sampling, name) == setting.neutral) or bool(
+        setting.of and idle(sampling, setting.of)
     )
 
 
@@ -228,4 +230,4 @@ SWITCHES: Final[Mapping[str, str]] = {
     "mirostat": "mirostat",
     "adaptive_p": "adaptive_target",
 }
-"""The dial that switches a stage on; `bias`, `penalties` and `temperature` have more than one."""
+"""The setting that switches a stage on; `bias`, `penalties` and `temperature` have several."""
