@@ -26,7 +26,7 @@ HELP: Final = """\
 Type text; a line of yours begins a new line, after the model's text it goes straight on.
   :            go on from here            :again       another completion instead
   :undo :redo  one step back or forth     :show        the whole text
-  :tokens      the last completion, token by token, with what each one beat
+  :tokens      the last completion, token by token, with the alternatives of each
   :set         the sampling values        :set NAME VALUE
   :n N         most tokens to generate    :write FILE  the text into a file
   :title TEXT  name the session           :quit        or end of input

@@ -48,14 +48,14 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "generate",
             "Continue",
             GENERATE_KEYS,
-            "Let the model go on from the document's end; a finished completion is accepted first.",
+            "Continue the document with the model; a finished completion is accepted first.",
             rank=10,
         ),
         Action(
             "continue_line",
             "Continue the line",
             ("alt+j",),
-            "Let the model go on with the last line: line ends behind it are taken off first.",
+            "Continue the last line with the model: line ends after it are removed first.",
         ),
         Action(
             "stop",
@@ -107,7 +107,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "Take back the last typing; then step back along the session.",
             rank=30,
         ),
-        Action("redo", "Redo", ("ctrl+y",), "Do again what was undone.", rank=31),
+        Action("redo", "Redo", ("ctrl+y",), "Redo what was undone.", rank=31),
     ),
     *_group(
         "Branches",
@@ -218,7 +218,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "take_choice",
             "Take it",
             ("enter",),
-            "In the inspector: take this alternative and go on from there at once.",
+            "In the inspector: take this alternative and continue from there at once.",
             rank=3,
         ),
         where="inspector",
@@ -305,7 +305,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "sessions",
             "Open",
             ("ctrl+l",),
-            "List, search, open, rename and throw away sessions.",
+            "List, search, open, rename and remove sessions.",
             rank=20,
         ),
         Action(
@@ -326,13 +326,13 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "fork_session",
             "Fork",
             ("alt+k",),
-            "Begin a session of your own with everything this one holds.",
+            "Copy everything in this session into a new one.",
         ),
         Action(
             "save_elsewhere",
             "Save elsewhere",
             ("alt+e",),
-            "Go on saving the session in another folder, when its own cannot be written.",
+            "Save the session in another folder from now on, if its own cannot be written.",
         ),
         Action(
             "normalise",
@@ -369,7 +369,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "system_message",
             "System message",
             (),
-            "Say what the chats of this session begin with; the session keeps it.",
+            "Set the system message that this session's chats begin with.",
         ),
     ),
     *_group(
@@ -390,7 +390,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
     ),
     *_group(
         "View",
-        Action("theme", "Theme", ("alt+t",), "Take the next theme."),
+        Action("theme", "Theme", ("alt+t",), "Switch to the next theme."),
         Action("help", "Help", ("f1",), "All keys, and what they do.", rank=50),
         Action(
             "command_palette",

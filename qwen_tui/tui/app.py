@@ -159,7 +159,7 @@ class QwenTui(OrderedKeys[int], GuardedApp[int]):
             yield PaletteCommand(action.name, about, self._runs(action.id), words)
         for name, theme in self.theme_set.themes.items():
             yield PaletteCommand(
-                f"Theme: {theme.title}", "Take this theme", self._takes(name), name
+                f"Theme: {theme.title}", "Switch to this theme", self._takes(name), name
             )
 
     def _runs(self, action: str) -> Callable[[], None]:

@@ -23,7 +23,7 @@ WORDS: Final[Mapping[str, str]] = {
     "sibling_previous": "branch alternative tab",
     "parent": "branch back up",
     "child": "branch forward down",
-    "branches": "history roads fork",
+    "branches": "history tree roads fork",
     "inspect": "alternatives logprobs probability inspector candidates",
     "heat": "colors heat probability logprobs",
     "dials": "controls settings temperature top-k top-p min-p penalty repetition max tokens stop "
