@@ -121,3 +121,23 @@ async def test_typing_in_such_a_copy_outlives_a_program_that_is_killed(vocab: Vo
         theirs.close()
     (adopted,) = library.adopt_orphans()
     assert open_session(adopted, read_only=True).session.text == "Their text and mine"
+
+
+async def test_typing_that_a_refused_continuation_took_up_becomes_a_session_too(
+    vocab: Vocab,
+) -> None:
+    theirs = saved("Theirs")
+    theirs.session.commit("Their text")
+    assert theirs.path is not None
+    theirs.flush()
+    try:
+        copy = open_session(theirs.path)
+        async with workspace(vocab, opened=copy, save=True) as bench:
+            bench.buffer.type(" and mine")
+            assert not bench.work.generate(CONTROLS)
+            assert bench.told[-1].offer == "fork"  # the person only looks at it
+            assert await bench.work.leave(1.0)
+    finally:
+        theirs.close()
+    texts = {open_session(path, read_only=True).session.text for path in library.files()}
+    assert {"Their text", "Their text and mine"} <= texts

@@ -19,7 +19,7 @@ from qwen_tui.session.opening import OpenSession
 from qwen_tui.session.session import Session
 from qwen_tui.session.tree import Place
 from qwen_tui.tui.studio import chat
-from qwen_tui.types import Trouble
+from qwen_tui.types import Added, Entry, Trouble
 from qwen_tui.vocab import is_nfc, to_nfc
 from qwen_tui.vocab.decoder import Decoder
 
@@ -65,6 +65,16 @@ class EditedText:
         """The text there: the document during a chat, or the message otherwise."""
         self._shown = ""
         """The document as it was last put into the buffer; what differs from it is typing."""
+        self._unwritten: list[Entry] = []
+        """What a person did to a session that cannot be written."""
+        if opened.read_only and opened.session.sink is None:
+            opened.session.sink = self._unwritten.append
+
+    @property
+    def unwritten(self) -> bool:
+        """Text stands here that no file of the session will hold."""
+        typed = any(isinstance(entry, Added) and entry.tokens for entry in self._unwritten)
+        return bool(self.opened.read_only) and (self.dirty or typed)
 
     @property
     def session(self) -> Session:

@@ -162,8 +162,9 @@ class Workspace(Asking):
         self.text.keep()
         self._remember_file()
         self.remember()
-        if self.opened.read_only and self.text.dirty and self.settings.save:
-            new_store(library.fork(self.session, typed=self.text.buffer.text)).close()
+        if self.text.unwritten and self.settings.save:
+            typed = self.text.buffer.text if self.text.dirty else None
+            new_store(library.fork(self.session, typed=typed)).close()
             if self.opened.drafts is not None:
                 self.opened.drafts.close(discard=True)
                 self.opened.drafts = None
