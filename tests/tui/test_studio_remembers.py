@@ -112,6 +112,17 @@ async def test_theme_controls_and_layout_are_back_on_the_screen(studio: Studio) 
         assert bench.studio.panes.inline
 
 
+def test_samplers_that_were_switched_on_have_their_rows_again() -> None:
+    session = saved().session
+    session.commit(BEGINNING)
+    on = replace(CONTROLS, sampling=Sampling(order=("temperature",))).switched_on("mirostat")
+    remembered.keep(session, on)
+    found = remembered.controls_of(session, CONTROLS, Settings())
+    assert found.sampling == on.sampling
+    assert found.sampling.order == ("temperature", "mirostat")
+    assert found.rows[-3:] == ("mirostat", "mirostat_tau", "mirostat_eta")
+
+
 async def test_the_look_chosen_last_is_there_the_next_time(studio: Studio) -> None:
     async with studio(save=True) as bench:
         await bench.pilot.press("alt+t", "alt+i")

@@ -48,7 +48,8 @@ def keep(session: Session, controls: Controls, **others: Any) -> None:
             "preset": controls.preset,
         }
         del values[_OF_A_VOCABULARY]
-        values["order"] = list(controls.sampling.order)
+        for name in ("order", "dry_sequence_breakers"):
+            values[name] = list(values[name])
         named = {name: value for name, value in others.items() if value}
         session.remember(**{CONTROLS: values}, **named)
 

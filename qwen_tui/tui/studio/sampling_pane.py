@@ -9,7 +9,7 @@ from qwen_tui.presets import Preset
 from qwen_tui.safe_text import visible
 from qwen_tui.settings import Settings
 from qwen_tui.tui.facts import ShownSampling
-from qwen_tui.tui.sampling_controls import Controls
+from qwen_tui.tui.sampling_controls import ROWS, Controls
 from qwen_tui.tui.studio import questions
 from qwen_tui.tui.studio.frame import Frame
 from qwen_tui.tui.studio.remembered import controls_set
@@ -39,7 +39,13 @@ class SamplingPane(Frame):
         self.panel.last_seed = shown.last_seed
         self.panel.made = shown.made
         self.panel.several = shown.several
+        self._fit()
+
+    @on(SamplingControls.Changed)
+    def _fit(self) -> None:
+        """Be as high as the rows are many, where there is room."""
         self.set_class(bool(self.controls.sampling.logit_bias), "-biased")
+        self.set_class(len(self.controls.rows) > len(ROWS) + 1, "-more")
 
     @on(SamplingControls.Said)
     def _show_help(self, message: SamplingControls.Said) -> None:

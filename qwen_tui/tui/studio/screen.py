@@ -189,13 +189,13 @@ class Studio(WorkspaceScreen):
         self.panes.branches_open = False
         self.panes.go_to("document" if self.panes.pane == "sampling" else "sampling")
 
-    def action_more_samplers(self) -> None:
-        self.answer(questions.which_sampler(self.app), self._switch_on)
-
-    def _switch_on(self, name: str) -> None:
-        self.panes.sampling.panel.switch_on(name)
-        self.panes.branches_open = False
-        self.panes.go_to("sampling")
+    @work
+    async def action_more_samplers(self) -> None:
+        name = await questions.which_sampler(self.app)
+        if name is not None:
+            self.panes.sampling.panel.switch_on(name)
+            self.panes.branches_open = False
+            self.panes.go_to("sampling")
 
     def action_neutralise(self) -> None:
         self.say(self.panes.sampling.neutralise())
