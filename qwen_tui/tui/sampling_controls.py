@@ -1,6 +1,6 @@
-"""What a person sets before a generation: the rows of the controls, their values and presets.
+"""The state of the sampling controls: rows, values and presets.
 
-Law: ranges come from `numeric_settings.NUMERIC_SETTINGS`; nothing here knows a widget.
+Law: ranges come from `numeric_settings`; nothing here knows a widget.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _ALWAYS: Final = (
 ROWS: Final = (PRESET, *_ALWAYS, "max_tokens", "branches", STOP, SEED)
 """Every row that is always there, from the top."""
 BIAS: Final = "logit_bias"
-"""The row below them while tokens are biased; Del takes all biases away."""
+"""The row below them while there are logit biases; Del removes them all."""
 _STAGES: Final = {setting: stage for stage, setting in SWITCHES.items()}
 ROW_SETTINGS: Final = {**NUMERIC_SETTING, "max_tokens": MAX_TOKENS, "branches": BRANCHES}
 
@@ -68,7 +68,7 @@ ROW_SETTINGS: Final = {**NUMERIC_SETTING, "max_tokens": MAX_TOKENS, "branches": 
 @dataclass(frozen=True, slots=True)
 class Controls:
     """Everything a person sets before a generation. `preset` is the name chosen last, `shown` the
-    samplers that keep their row where they are off.
+    samplers that keep their row although they are off.
     """
 
     sampling: Sampling
@@ -80,8 +80,8 @@ class Controls:
 
     @property
     def rows(self) -> tuple[str, ...]:
-        """The rows to show, from the top: below those that are always there, the biases, and the
-        samplers that were switched on with what belongs to them.
+        """The rows to show, from the top: the permanent ones, logit biases, and the samplers that
+        were switched on with their parameters.
         """
         on = {each.name for each in MORE if not idle(self.sampling, each.name)} | self.shown
         more = (each.name for each in NUMERIC_SETTINGS if each.name in on or each.of in on)
@@ -92,8 +92,8 @@ class Controls:
         return getattr(self if name in ("max_tokens", "branches") else self.sampling, name)
 
     def with_value(self, name: str, value: Any) -> Controls:
-        """The same controls with one value changed. A sampler that is switched on gets a place in
-        the order, if it has none, and keeps its row when it is turned to neutral.
+        """The same controls with one value changed. A sampler that is switched on is added to the
+        order if missing, and keeps its row when it is turned to neutral.
         """
         if name in ("max_tokens", "branches"):
             return replace(self, **{name: value})
@@ -112,8 +112,8 @@ class Controls:
         return self.with_value(name, NUMERIC_SETTING[name].check(value))
 
     def stepped(self, name: str, steps: int) -> Controls:
-        """The same controls with the value of one row so many steps further; a seed that is not
-        fixed has no steps.
+        """The same controls with the value of one row moved by `steps`; a seed that is not fixed
+        has no steps.
         """
         if name == SEED:
             seed = self.sampling.seed
@@ -124,7 +124,7 @@ class Controls:
 
 
 def _with_stage(order: tuple[str, ...], stage: str) -> tuple[str, ...]:
-    """The order with a stage in it, after what stands before it by default."""
+    """The order with a stage added, after those that come before it by default."""
     before = DEFAULT_ORDER[: DEFAULT_ORDER.index(stage)]
     place = max((at + 1 for at, each in enumerate(order) if each in before), default=0)
     return (*order[:place], stage, *order[place:])
@@ -132,7 +132,7 @@ def _with_stage(order: tuple[str, ...], stage: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PresetChoices:
-    """The presets there are: a person's `own` by name, ours, and what the model's makers ask for
+    """The available presets: a person's `own` by name, ours, and the model's recommended values
     (`checkpoint`; None until the model's card is read).
     """
 
@@ -148,7 +148,7 @@ class PresetChoices:
         return found.label if found is not None else "custom"
 
     def taken(self, controls: Controls, name: str) -> Controls:
-        """The controls with every sampling value of a preset but the seed; unchanged where there is
+        """The controls with every sampling value of a preset except the seed; unchanged if there is
         no such preset.
         """
         try:
@@ -162,7 +162,7 @@ class PresetChoices:
         return replace(controls, sampling=sampling, preset=found.name)
 
     def after(self, controls: Controls, steps: int) -> Controls:
-        """The controls with the preset so many further than the one chosen last."""
+        """The controls with the preset `steps` after the one chosen last."""
         names = [*self.own, *(each.name for each in presets.PRESETS)]
         if self.checkpoint is None:
             names.remove(presets.CHECKPOINT)
@@ -195,8 +195,8 @@ def made_words(row: str, controls: Controls, made: Sampling | None) -> str:
 
 
 def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) -> tuple[str, bool]:
-    """The value of a row that is no slider, in words, and whether it is as good as off.
-    `preset` is the preset's label, `last_seed` the seed of the last generation.
+    """The value of a row without a slider, in words, and whether it has no effect. `preset` is the
+    preset's label, `last_seed` the seed of the last generation.
     """
     if row == PRESET:
         return f"‹ {preset} ›", False
@@ -212,12 +212,12 @@ def row_words(row: str, controls: Controls, preset: str, last_seed: int | None) 
 
 
 def read_value(row: str, text: str) -> Any:
-    """The value of a row from what was typed; ValueError with the reason where it is none."""
+    """The value of a row from typed text; ValueError with the reason if it is invalid."""
     return ROW_SETTINGS[row].read(text) if row in ROW_SETTINGS else presets.checked(row, text)
 
 
 def fraction(setting: NumericSetting, value: float) -> float:
-    """Where a value stands on its slider, 0 … 1; wide whole-number ranges are logarithmic."""
+    """The position of a value on its slider, 0 … 1; wide integer ranges are logarithmic."""
     low, high = setting.low, setting.usual
     if setting.integer and high - low > 64:
         return _unit(math.log1p(value - low) / math.log1p(high - low))
@@ -225,7 +225,7 @@ def fraction(setting: NumericSetting, value: float) -> float:
 
 
 def at_fraction(setting: NumericSetting, part: float) -> int | float:
-    """The value at a place of the slider, on the setting's grid of steps."""
+    """The value at a position of the slider, rounded to the setting's step."""
     low, high = setting.low, setting.usual
     if setting.integer and high - low > 64:
         raw = low + math.expm1(_unit(part) * math.log1p(high - low))

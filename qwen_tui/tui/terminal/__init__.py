@@ -1,1 +1,1 @@
-"""The terminal: taken, driven safely, and given back whatever happens."""
+"""The terminal: set up, driven safely, and restored in every case."""

@@ -1,6 +1,7 @@
-"""The clipboard, by whatever reaches it: tmux's buffer, the desktop's own tool, or OSC 52.
+"""Copies to the clipboard: by tmux's buffer, the desktop's own tool, or OSC 52.
 
-Law: what is said of a copy is what was done; OSC 52 is not answered, so of it nothing is claimed.
+Law: only what is certain is reported; the terminal does not answer OSC 52, so success is not
+claimed.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ from contextlib import suppress
 from typing import Final
 
 PATIENCE_S: Final = 2.0
-"""How long a tool may take."""
+"""Seconds that a tool may take."""
 _TMUX: Final = ("tmux", "load-buffer", "-w", "-")
 _OLD_TMUX: Final = ("tmux", "load-buffer", "-")
-"""tmux before 3.2 does not hand a buffer on to the terminal."""
+"""For tmux before 3.2, which does not forward a buffer to the terminal."""
 
 
 def copy(text: str, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Put a text where it can be pasted; the tools that took it, none where none is there."""
+    """Copy a text; returns the tools that took it, none if there is none."""
     data = text.encode("utf-8", "replace")
     ways = _ways(env)
     taken = (next((tool[0] for tool in way if _ran(tool, data, env)), "") for way in ways)
@@ -29,14 +30,14 @@ def copy(text: str, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
 
 
 def said(tools: tuple[str, ...]) -> str:
-    """Where a copy went, for a person: `to tmux`, or that the terminal was asked."""
+    """Where a copy went, for a person: `to tmux`, or that the terminal was asked to take it."""
     if tools:
         return f"to {' and '.join(tools)}"
     return "to the terminal (OSC 52), if it takes it"
 
 
 def _ways(env: Mapping[str, str]) -> Iterator[tuple[tuple[str, ...], ...]]:
-    """The commands to try, of each group the first that works."""
+    """Groups of commands; of each group the first that works is used."""
     if env.get("TMUX"):
         yield (_TMUX, _OLD_TMUX)
     if sys.platform == "darwin":

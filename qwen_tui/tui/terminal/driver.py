@@ -1,7 +1,7 @@
-"""The terminal driver that survives invalid bytes, huge pastes, signals and a lost terminal.
+"""A terminal driver that survives invalid bytes, huge pastes, signals and the loss of the terminal.
 
-Law: no input ends the program but the end of input, and that flushes first; what is inside a
-bracketed paste is text, never keys.
+Law: only the end of input ends the program, after a flush; the contents of a bracketed paste are
+text, never keys.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 PASTE_MOST: Final = 64 << 20
 """Bytes of one paste that are kept; the rest is read and dropped."""
 PASTE_QUIET_S: Final = 10.0
-"""A paste whose end has not come after this much silence is taken as it is."""
+"""Seconds of silence after which a paste without an end is accepted."""
 POLL_S: Final = 0.1
 HELD_S: Final = 0.02
-"""How long a lone Esc waits for what would make it the begin of a paste."""
+"""Seconds that a lone Esc waits for the rest of the mark that begins a paste."""
 _READ: Final = 1 << 16
 _PASTE_ON: Final = b"\x1b[200~"
 _PASTE_OFF: Final = b"\x1b[201~"
@@ -43,7 +43,7 @@ Piece: TypeAlias = tuple[Literal["keys", "paste"], bytes]
 
 
 class PasteSplitter:
-    """Cuts raw input into keys and whole pastes, wherever the reads fall."""
+    """Splits raw input into keys and whole pastes, however it is divided into reads."""
 
     def __init__(self, most: int = PASTE_MOST) -> None:
         self._most = most
@@ -57,11 +57,11 @@ class PasteSplitter:
 
     @property
     def holds(self) -> bool:
-        """Whether bytes wait that may be the begin of a paste."""
+        """Whether there are bytes that may be the beginning of a paste mark."""
         return bool(self._held)
 
     def feed(self, data: bytes) -> Iterator[Piece]:
-        """The pieces that this much more input completes."""
+        """The pieces completed by more input."""
         data, self._held = self._held + data, b""
         while data:
             if self._paste is None:
@@ -87,13 +87,13 @@ class PasteSplitter:
                     del self._paste[self._most : -len(_PASTE_OFF)]
 
     def quiet(self) -> Iterator[Piece]:
-        """Nothing came for a moment: what looked like the begin of a paste was keys."""
+        """After a silence: bytes that looked like the beginning of a paste mark were keys."""
         if self._held:
             held, self._held = self._held, b""
             yield "keys", held
 
     def give_up(self) -> Iterator[Piece]:
-        """The paste's end will not come: take what is there."""
+        """Accept a paste whose end does not come."""
         if self._paste is not None:
             yield from self._finish()
 
@@ -103,15 +103,15 @@ class PasteSplitter:
 
 
 def pasted_text(data: bytes) -> str:
-    """A paste's bytes as text: invalid UTF-8 shows as U+FFFD, line ends are line feeds, and no
-    control character is left but tab and line feed.
+    """A paste's bytes as text: invalid UTF-8 becomes U+FFFD, line ends become line feeds, and
+    control characters except tab and line feed are removed.
     """
     text = data.decode("utf-8", "replace").replace("\r\n", "\n").replace("\r", "\n")
     return _CONTROLS.sub("", text)
 
 
 class SafeDriver(LinuxDriver):
-    """Textual's driver with input that cannot end it and output that cannot block its end."""
+    """Textual's driver, with input that cannot crash it and output that cannot block its end."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class SafeDriver(LinuxDriver):
         return self._file
 
     def _get_terminal_size(self) -> tuple[int, int]:
-        """The size of the terminal we paint on; a terminal that says 0 is taken for 80×24."""
+        """The size of the terminal; 80×24 if it reports 0."""
         try:
             width, height = os.get_terminal_size(self._terminal.fileno())
         except OSError:
@@ -140,8 +140,9 @@ class SafeDriver(LinuxDriver):
         return width or 80, height or 24
 
     def _sigtstp_application(self, *_: object) -> None:
-        """Stop, the screen given back first: from the loop, for a handler that interrupts a write
-        could not write itself. While another program has the terminal there is nothing to give.
+        """Restore the screen, then stop. Runs on the event loop, since a signal handler that
+        interrupts a write cannot write. While another program has the terminal there is nothing to
+        restore.
         """
         if self._auto_restart:
             self._loop.call_soon_threadsafe(super()._sigtstp_application)
@@ -149,32 +150,34 @@ class SafeDriver(LinuxDriver):
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _sigcont_application(self, *_: object) -> None:
-        """Go on, and take the screen again."""
+        """Continue, and set up the screen again."""
         if self._auto_restart:
             self._loop.call_soon_threadsafe(self._take_again)
 
     def _take_again(self) -> None:
-        """Set every mode anew. Stopped without warning (SIGSTOP) we hold the screen still: taking
-        it twice would leave two threads reading and the wrong modes to give back.
+        """Set every mode again. After a SIGSTOP the screen is still set up, so it is first
+        restored: setting it up twice would leave two threads reading and restore the wrong modes.
         """
         if self._terminal.taken:
             self.suspend_application_mode()
         self.resume_application_mode()
 
     def start_application_mode(self) -> None:
-        """Take the screen."""
+        """Set up the screen."""
         self._leaving = False
         self._terminal.taken = True
         self._terminal.speak()
         super().start_application_mode()  # type: ignore[no-untyped-call]
 
     def stop_application_mode(self) -> None:
-        """Give the screen back, as far as the terminal reads it."""
+        """Restore the screen, as far as the terminal accepts output."""
         self._leaving = True
         super().stop_application_mode()
 
     def write(self, data: str) -> None:
-        """Write, unless the terminal is gone; on leaving, one that reads nothing is given up."""
+        """Write, unless the terminal is gone; when leaving, do not wait for a terminal that accepts
+        no output.
+        """
         assert self._writer_thread is not None, "the screen is not taken"
         while not self._terminal.lost:
             try:
@@ -185,7 +188,7 @@ class SafeDriver(LinuxDriver):
                     self._terminal.silence()
 
     def close(self) -> None:
-        """Stop writing; a terminal that reads nothing is given up after half a second."""
+        """Stop writing; wait at most half a second for a terminal that accepts no output."""
         writer = self._writer_thread
         if writer is None or not writer.is_alive():
             return
@@ -238,14 +241,14 @@ class SafeDriver(LinuxDriver):
             self.process_message(message)
 
     def _read(self) -> bytes | None:
-        """What the terminal sent; b"" when it is gone, None when there is nothing after all."""
+        """Input from the terminal; b"" if it is gone, None if there is none after all."""
         try:
             return os.read(self.fileno, _READ)
         except OSError as error:
             return None if error.errno in (errno.EINTR, errno.EAGAIN) else b""
 
     def _hangup(self) -> None:
-        """The terminal is gone: let the app flush and leave."""
+        """The terminal is gone: the app flushes and leaves."""
         self._terminal.lost = True
         ended = getattr(self._app, "terminal_lost", None)
         if ended is not None:

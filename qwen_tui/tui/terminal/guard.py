@@ -1,7 +1,7 @@
-"""The terminal as something to give back: private output, signals, crashes, and leaving.
+"""Sets up and restores the terminal: private output, signals, crashes, and leaving.
 
-Law: however the program ends, what was written is flushed first and the terminal is as it was;
-stray writes to the standard streams land in the log, never on the screen.
+Law: however the program ends, output is flushed first and the terminal is restored; stray writes to
+the standard streams go to the log, never to the screen.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ RESTORE: Final = (
     b"\x1b[<u"  # Kitty keyboard protocol
     b"\x1b[0m\x1b[?7h\x1b[?1049l\x1b[?25h"  # style, wrap, alternate screen, cursor
 )
-"""Every mode that the interface may have set, off again."""
+"""Switches off every mode that the interface may have set."""
 
 FLUSH_S: Final = 1.2
-"""How long a program that is ended waits for what was written to be safe."""
+"""Seconds that a killed program waits for its data to be saved."""
 RESTORE_S: Final = 0.3
-"""How long it waits for a terminal that reads nothing."""
+"""Seconds that it waits for a terminal that accepts no output."""
 DRAIN_S: Final = 0.5
-"""How long leaving waits for the last frame to be written."""
+"""Seconds that leaving waits for the last frame to be written."""
 LOG_MOST: Final = 4 << 20
-"""Bytes of log after which a new one is begun, the last one kept beside it."""
+"""Size of a log in bytes at which a new one is begun and the old one kept beside it."""
 HANGUP_CODE: Final = 129
 _SIGNALS: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT")
 
@@ -56,19 +56,19 @@ def nothing() -> None:
 
 
 class Guard:
-    """Holds the terminal while the interface runs; a context manager, on the main thread.
+    """Owns the terminal while the interface runs; a context manager, on the main thread.
 
-    On entry it keeps a private copy of the terminal for painting, sends descriptors 1 and 2 to the
-    log file (made with mode 0600; nowhere when `log` is None), and takes SIGTERM, SIGHUP, SIGINT
-    and SIGQUIT: each flushes, gives the terminal back and dies by the signal within two seconds.
-    One that was ignored stays ignored. `flush` makes safe what was written; it is called at most
-    once a death, on a thread.
+    On entry it keeps a private copy of the terminal for painting, redirects descriptors 1 and 2 to
+    the log file (mode 0600; to nothing if `log` is None), and handles SIGTERM, SIGHUP, SIGINT and
+    SIGQUIT: each flushes, restores the terminal and ends the process by that signal within two
+    seconds. A signal that was ignored stays ignored. `flush` saves the data; it is called at most
+    once, on a thread.
     """
 
     def __init__(self, log: Path | None, *, flush: Callable[[], object] = nothing) -> None:
         self.log = log
         self.crash = ""
-        """The traceback of the crash that was recorded."""
+        """The traceback of the recorded crash."""
         self.flush = flush
         self.output: TerminalFile | None = None
         self._saved: tuple[int, int] | None = None
@@ -82,7 +82,7 @@ class Guard:
     # -- taking and giving back -------------------------------------------------------------------
 
     def __enter__(self) -> Guard:
-        """Take the terminal; Trouble where there is none, or where the log cannot be written."""
+        """Take the terminal; Trouble if there is none, or if the log cannot be written."""
         shown = next((fd for fd in (1, 2) if os.isatty(fd)), None)
         if shown is None:
             raise Trouble("standard output is no terminal", code=UNAVAILABLE)
@@ -98,8 +98,8 @@ class Guard:
         return self
 
     def _capture(self, shown: int, stray: int) -> None:
-        """Keep the terminal for painting and send descriptors 1 and 2 to the log. Textual's own
-        driver on Windows paints on descriptor 1, so there they stay.
+        """Keep the terminal for painting and redirect descriptors 1 and 2 to the log. On Windows
+        Textual's own driver paints on descriptor 1, so they stay.
         """
         flush_streams()
         self._saved = (os.dup(1), os.dup(2))
@@ -115,7 +115,7 @@ class Guard:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give everything back as it was."""
+        """Restore everything."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -159,10 +159,10 @@ class Guard:
                 termios.tcsetattr(0, termios.TCSANOW, self._modes)
 
     def restore(self) -> None:
-        """Give the terminal its modes and its screen back, without waiting for one that is stuck.
+        """Restore the terminal's modes and screen, without waiting for a terminal that is stuck.
 
-        The input modes come first: they need no byte to pass. What the driver gave back already is
-        left alone, as the Kitty protocol's modes are a stack that others may stand on.
+        Input modes come first, since they need no output. What the driver restored already is left
+        alone: the Kitty protocol's modes are a stack that other programs share.
         """
         self._restore_modes()
         output = self.output
@@ -177,7 +177,7 @@ class Guard:
 
     @contextmanager
     def lent(self) -> Iterator[None]:
-        """While this holds, descriptors 1 and 2 are the terminal: for a program such as $EDITOR,
+        """A context in which descriptors 1 and 2 are the terminal: for a program such as $EDITOR,
         inside `App.suspend()`.
         """
         if self._saved is None:
@@ -202,7 +202,7 @@ class Guard:
                 self._handlers[number] = signal.signal(number, self._die)
 
     def _die(self, number: int, frame: FrameType | None) -> None:
-        """Flush, restore, and die by the signal, so that whoever sent it sees it."""
+        """Flush, restore, and end the process by the signal, so that its sender sees it."""
         self._last_flush()
         self.restore()
         signal.signal(number, signal.SIG_DFL)
@@ -210,14 +210,14 @@ class Guard:
         os._exit(128 + number)  # where the signal is blocked
 
     def _last_flush(self) -> None:
-        """Flush once, whoever comes first; all wait for it, but not for ever."""
+        """Flush once, whichever thread is first; all wait for it, for a limited time."""
         if self._flusher is not None:
             self._flusher.go(FLUSH_S)
 
     def terminal_lost(self) -> None:
-        """The terminal is gone for good: flush and leave. Any thread; does not return.
+        """The terminal is gone: flush and end the process. Any thread; does not return.
 
-        The kernel sends SIGHUP too; it is what we die by unless it is ignored.
+        Ends by SIGHUP, which the kernel sends too, unless that is ignored.
         """
         if self.output is not None:
             self.output.lost = True
@@ -228,7 +228,7 @@ class Guard:
         os._exit(HANGUP_CODE)
 
     def record(self, error: BaseException) -> None:
-        """Write a crash's traceback to the log: where it was, never the values of variables."""
+        """Write a crash's traceback to the log, without the values of variables."""
         self.crash = "".join(traceback.format_exception(error))
         with suppress(OSError, ValueError, AttributeError):
             stamp = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -237,7 +237,7 @@ class Guard:
 
 
 def flush_streams() -> None:
-    """Write what waits in standard output and standard error; failures are ignored."""
+    """Flush standard output and standard error; failures are ignored."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, AttributeError):
             stream.flush()

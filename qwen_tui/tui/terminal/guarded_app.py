@@ -1,6 +1,6 @@
-"""The application around the guard: a crash is quiet and logged, and leaving is quick.
+"""A Textual app with a guarded terminal: crashes are logged quietly, and leaving is quick.
 
-Law: an error never paints a traceback; `run` prints one line once the terminal is given back.
+Law: an error never paints a traceback; `run` prints one line after the terminal is restored.
 """
 
 from __future__ import annotations
@@ -36,19 +36,21 @@ _NO_COLOURS: Final = NoColours()
 
 
 class GuardedApp(App[ReturnType], Generic[ReturnType]):
-    """A Textual app that crashes quietly and whose driver survives its terminal.
+    """A Textual app that logs crashes and whose driver survives its terminal.
 
-    `guard` is None in tests and wherever nobody took the terminal.
+    `guard` is None in tests and wherever the terminal was not taken.
     """
 
     guard: Guard | None = None
     crashed: BaseException | None = None
-    """What ended it, where that was an error of ours."""
+    """The error that ended it, if one did."""
     copied_to: tuple[str, ...] = ()
-    """The tools that took the last copy; none: the terminal was asked."""
+    """The tools that took the last copy; empty: the terminal was asked."""
 
     def get_driver_class(self) -> type[Driver]:
-        """The driver that survives bad input and a lost terminal; elsewhere than Unix Textual's."""
+        """The driver that survives bad input and a lost terminal; Textual's on systems other than
+        Unix.
+        """
         chosen = super().get_driver_class()
         if chosen.__name__ != "LinuxDriver":
             return chosen
@@ -57,8 +59,8 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         return SafeDriver
 
     def get_line_filters(self) -> Sequence[LineFilter]:
-        """Textual's, and the one that lets no control character pass; ours where colour is refused
-        (an empty `NO_COLOR` refuses nothing, as Textual would have it).
+        """Textual's filters, the one against control characters, and ours if colour is refused
+        (unlike for Textual, an empty `NO_COLOR` does not refuse it).
         """
         if colour_refused():
             return [_NO_CONTROLS, _NO_COLOURS]
@@ -67,7 +69,7 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         return [*kept, _NO_CONTROLS]
 
     def copy_to_clipboard(self, text: str) -> None:
-        """Copy by tmux and the desktop's tool where they are there, else by OSC 52."""
+        """Copy by tmux and the desktop's tool if available, else by OSC 52."""
         self.copied_to = clipboard.copy(text)
         if self.copied_to:
             self._clipboard = text
@@ -75,14 +77,14 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
             super().copy_to_clipboard(text)
 
     def terminal_lost(self) -> None:
-        """The driver's word that input ended for good; on the input thread."""
+        """Called by the driver when input ended; on the input thread."""
         if self.guard is not None:
             self.guard.terminal_lost()
         else:
             os._exit(HANGUP_CODE)
 
     def _handle_exception(self, error: Exception) -> None:
-        """Flush, log where it happened, and end; Textual would print every local variable."""
+        """Flush, log the traceback, and end; Textual would print every local variable."""
         if self.crashed is None:
             self.crashed = error
             if self.guard is not None:
@@ -95,18 +97,19 @@ class GuardedApp(App[ReturnType], Generic[ReturnType]):
         self._close_messages_no_wait()
 
     def panic(self, *renderables: RenderableType) -> None:
-        """End on Textual's own complaint, as of broken CSS; it goes to the log."""
+        """End on an error reported by Textual, such as broken CSS; it goes to the log."""
         self._handle_exception(RuntimeError(" ".join(map(str, renderables))))
 
     def _print_error_renderables(self) -> None:
-        """Nothing: `run` says the one line, once the terminal is given back."""
+        """Nothing: `run` prints one line, after the terminal is restored."""
         self._exit_renderables.clear()
 
 
 def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
-    """Run the interface to its end and give the terminal back; the exit code.
+    """Run the interface to its end and restore the terminal; returns the exit code.
 
-    A crash is 70 and one line on standard error with the log's path, or all of it without a log.
+    A crash is 70 and one line on standard error with the log's path, or the whole traceback without
+    a log.
     """
     try:
         with guard:
@@ -129,11 +132,11 @@ def run(app: GuardedApp[int], guard: Guard, *, mouse: bool = True) -> int:
 
 
 def leave(code: int, *, stuck: bool) -> int:
-    """The exit code, unless ending the interpreter would be slow or wrong: then the process ends
-    here and now.
+    """The exit code, unless ending the interpreter would be slow or unsafe: then the process ends
+    here.
 
-    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`); and taking
-    torch's modules apart keeps a person waiting for seconds, for nothing.
+    A daemon thread inside native code at interpreter exit aborts with 134 (`stuck`), and unloading
+    torch's modules takes seconds for nothing.
     """
     if stuck or "torch" in sys.modules:
         within(RESTORE_S, atexit._run_exitfuncs)

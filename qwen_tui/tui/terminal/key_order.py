@@ -1,7 +1,7 @@
-"""Keys take effect in the order they were pressed.
+"""Makes keys take effect in the order they were pressed.
 
 Textual runs a priority binding at once, while keys typed before it still wait in the focused
-widget's queue: a text and Ctrl+J that arrive in one burst would generate from half the text.
+widget's queue: when text and Ctrl+J arrive in one burst, it would generate from half the text.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from textual import events
 from textual.app import App
 
 LONGEST_WAIT_S: Final = 0.5
-"""A key is not held back longer than this, whatever the widget does."""
+"""Longest delay of a key in seconds, whatever the widget does."""
 
 Returned = TypeVar("Returned")
 
 
 class OrderedKeys(App[Returned]):
-    """An app whose priority keys wait until what was typed before them has been taken in.
+    """An app whose priority keys wait until earlier input was handled.
 
-    Law: of the keys that wait, one at a time is let through, each behind all input before it.
+    Law: waiting keys are released one at a time, each after all input before it.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -32,7 +32,7 @@ class OrderedKeys(App[Returned]):
         self._turn = 0
 
     async def on_event(self, event: events.Event) -> None:
-        """Hold a key back, or let it take effect."""
+        """Delay a key, or let it take effect."""
         if not isinstance(event, events.Key) or event.is_forwarded:
             await super().on_event(event)
         elif event is self._let_through:
@@ -48,7 +48,7 @@ class OrderedKeys(App[Returned]):
             await super().on_event(event)
 
     def _overtakes(self, event: events.Key) -> bool:
-        """Whether this key would take effect before input that is older."""
+        """Whether this key would take effect before older input."""
         focused = self.focused
         if focused is None or not focused.message_queue_size:
             return False
@@ -57,8 +57,8 @@ class OrderedKeys(App[Returned]):
         return any(bound.priority for bound in found)
 
     def _wait(self) -> None:
-        """Let the next key through when the focused widget has come to the end of its queue; one
-        that is taken away meanwhile never does.
+        """Release the next key when the focused widget has emptied its queue; a widget that is
+        removed meanwhile never does.
         """
         self._turn += 1
         release = partial(self._release, self._turn)

@@ -1,7 +1,7 @@
-"""Bytes of a terminal's keyboard to Textual's messages.
+"""Converts a terminal's input bytes to Textual's messages.
 
-Law: a key sequence, whole or cut, known or not, never becomes text; only characters that are typed
-do. Sequences are cut out here (ECMA-48) and Textual's parser is given whole ones.
+Law: a key sequence, whole or truncated, known or not, never becomes text; only typed characters do.
+Sequences are split here (ECMA-48), and Textual's parser gets whole ones.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ _BEGUN: Final = re.compile(
 )
 _BROKEN: Final = re.compile("\x1b(?:\\[[0-?]*[ -/]*|O[0-9;]*|[P\\]X^_][^\x07\x18\x1a\x1b]*)")
 _LONGEST: Final = 32
-"""Textual's parser types what is longer, character by character."""
+"""Longest sequence for Textual's parser; it treats longer ones as typed characters."""
 _PASTE_MARKS: Final = ("\x1b[200~", "\x1b[201~")
 _MODIFIERS: Final = ("alt+", "ctrl+", "super+", "hyper+", "meta+")
 _PARSE_ERRORS: Final = (
     *(ValueError, OverflowError, LookupError, TypeError, AttributeError),
     *(EOFError, ParseError, StopIteration, RuntimeError),
 )
-"""What Textual's parser raises at sequences it does not expect, such as `CSI 99999999 u`."""
+"""Exceptions of Textual's parser for sequences it does not expect, such as `CSI 99999999 u`."""
 
 
 class KeyReader:
-    """Feed it what was read. A sequence that is unknown, or fails in Textual's parser, is dropped.
+    """Feed it the input. A sequence that is unknown, or fails in Textual's parser, is dropped.
 
-    A lone Esc, and Alt with a character that begins sequences, are known only after a silence of
-    `delay` seconds: call `tick` meanwhile. Marks of a paste that come this way are dropped.
+    A lone Esc, and Alt with a character that begins sequences, are recognised only after `delay`
+    seconds of silence: call `tick` meanwhile. Paste marks in this input are dropped.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class KeyReader:
         return bool(self._begun)
 
     def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that this much more input completes."""
+        """The messages completed by more input."""
         self._heard = self._clock()
         rest, self._begun = self._begun + self._decode(data), ""
         while rest:
@@ -91,13 +91,13 @@ class KeyReader:
                 rest = rest[used:]
 
     def tick(self) -> Iterator[Message]:
-        """The messages that silence completes."""
+        """The messages completed by silence."""
         if self._begun and self._clock() - self._heard >= self._delay:
             begun, self._begun = self._begun, ""
             yield from self._key(begun)
 
     def _key(self, begun: str) -> Iterator[Message]:
-        """What never became a sequence: Esc, Alt with a character, or nothing."""
+        """The keys of an incomplete sequence: Esc, Alt with a character, or nothing."""
         if begun == ESC:
             yield events.Key("escape", ESC)
         elif len(begun) == 2:
@@ -125,7 +125,7 @@ class KeyReader:
 
 
 def _without_text(message: Message) -> Message:
-    """A key with a modifier stands for no character: widgets would write it."""
+    """A key with a modifier must not have a character, or widgets would write it."""
     if not isinstance(message, events.Key) or not message.is_printable:
         return message
     modified = any(modifier in message.key for modifier in _MODIFIERS)

@@ -1,6 +1,6 @@
-"""What is painted, filtered: no control character, and no colour where none is wanted.
+"""Filters of painted lines: no control characters, and no colour if it is refused.
 
-Law: what `visible` would have shown is shown; without colour, what had a background is reversed.
+Law: controls are shown as `visible` shows them; without colour, a background becomes reverse video.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class NoControls(LineFilter):
 
 
 def _same_width(segment: Segment) -> str:
-    """The text made visible, in the cells it was laid out for."""
+    """The text made visible, in the same number of cells."""
     room = segment.cell_length
     shown = visible(segment.text.replace("\n", "␊").replace("\t", " "))
     if cell_len(shown) != room:
@@ -54,9 +54,7 @@ def _same_width(segment: Segment) -> str:
 
 
 class NoColours(LineFilter):
-    """Takes every colour away; a background of its own becomes reverse video, so that what is
-    chosen still shows.
-    """
+    """Removes every colour; a background becomes reverse video, so that selections still show."""
 
     def apply(self, segments: list[Segment], background: Color) -> list[Segment]:
         """The segments without colours."""

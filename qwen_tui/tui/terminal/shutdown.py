@@ -1,7 +1,6 @@
-"""What ending the program needs: bounded waits, work prepared ahead, output that cannot raise.
+"""Helpers for ending the program: bounded waits, prepared threads, output that cannot raise.
 
-Law: nothing here takes a lock that a signal handler may have interrupted, and nothing waits for
-ever.
+Law: nothing here takes a lock that a signal handler may have interrupted, and no wait is unlimited.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from contextlib import suppress
 
 
 def within(seconds: float, work: Callable[[], object]) -> bool:
-    """Run something that may hang, or fail, and wait no longer than this; whether it returned."""
+    """Run something that may hang or fail, waiting at most so long; returns whether it finished."""
     returned = threading.Event()
 
     def run() -> None:
@@ -30,10 +29,10 @@ def within(seconds: float, work: Callable[[], object]) -> bool:
 
 
 class Standby:
-    """A thread that waits to do one thing, once: what a signal handler may need.
+    """A prepared thread that does one thing once, for use in a signal handler.
 
-    A handler interrupts anything, also code that holds a lock; so it must take none, nor start a
-    thread. `go` writes a byte and looks at a flag.
+    A handler may interrupt code that holds a lock, so it must not take one, nor start a thread.
+    `go` writes a byte and checks a flag.
     """
 
     def __init__(self, name: str, work: Callable[[], object]) -> None:
@@ -51,7 +50,7 @@ class Standby:
             os.close(self._wait)
 
     def go(self, seconds: float) -> None:
-        """Have it done, and wait no longer than this. Every call but the first only waits."""
+        """Start it, and wait at most so long. Every call but the first only waits."""
         with suppress(OSError):
             os.write(self._call, b"!")
         end = time.monotonic() + seconds
@@ -59,14 +58,14 @@ class Standby:
             time.sleep(0.005)
 
     def dismiss(self) -> None:
-        """It is not needed any more."""
+        """End the unused thread."""
         os.close(self._call)
 
 
 class TerminalFile(io.TextIOBase):
-    """Text to a terminal's descriptor that never raises and can be silenced.
+    """Writes text to a terminal's descriptor; never raises and can be silenced.
 
-    A terminal that is gone swallows what is written (`lost`). After `silence()` so does any.
+    Output to a terminal that is gone (`lost`), and after `silence()`, is discarded.
     """
 
     encoding = "utf-8"
@@ -85,11 +84,11 @@ class TerminalFile(io.TextIOBase):
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether it is a terminal still."""
+        """Whether it is still a terminal."""
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
-        """Always."""
+        """Always true."""
         return True
 
     def write(self, text: str) -> int:
@@ -99,7 +98,7 @@ class TerminalFile(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits."""
+        """Write the kept text."""
         data = memoryview("".join(self._waiting).encode("utf-8", "replace"))
         self._waiting.clear()
         while data and not (self._silent or self.lost):
@@ -112,7 +111,7 @@ class TerminalFile(io.TextIOBase):
                 self.lost = True
 
     def silence(self) -> None:
-        """Write nothing more, not even what waits."""
+        """Write nothing more, not even kept text."""
         self._silent = True
 
     def speak(self) -> None:

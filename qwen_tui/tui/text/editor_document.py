@@ -1,8 +1,8 @@
-"""What the prompt editor edits: a document faithful to the byte, wrapped by cells and graphemes.
+"""The prompt editor's document: exact to the byte, wrapped by cells and graphemes.
 
 Law: `text` is exactly what was loaded and typed. Only a line feed ends a line; every other
-character stays and is shown, one for one, by something harmless. No row is ever so long that a key
-is slow.
+character is kept and shown by one safe character. Rows are bounded in length, so that every key is
+fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROW_CUT: Final = 1024
 ROW_MOST: Final = 2 * ROW_CUT
 """A line longer than this is kept as rows of `ROW_CUT` characters that join without a line feed."""
 PLACEHOLDER: Final = "▯"
-"""Stands for a character whose visible form is longer than one."""
+"""Shown for a character whose visible form is longer than one."""
 
 _PICTURES: Final = {code: 0x2400 + code for code in range(0x20) if code != 0x09} | {0x7F: 0x2421}
 
@@ -44,7 +44,7 @@ class Span:
 
 @lru_cache(maxsize=4096)
 def shown(line: str) -> str:
-    """A line with every character replaced by one that is harmless to show; the length stays."""
+    """A line with every character replaced by a safe one; the length stays."""
     if line.isascii():
         return line if line.isprintable() else line.translate(_PICTURES)
     if ALONE.fullmatch(line) or visible(line.replace("\t", "")) == line.replace("\t", ""):
@@ -65,7 +65,7 @@ def _one(character: str) -> str:
 
 @lru_cache(maxsize=4096)
 def grapheme_starts(line: str) -> Sequence[int] | None:
-    """Where the graphemes of a shown row begin, and its length; None where each is one cell."""
+    """Where the graphemes of a shown row begin, and its length; None if each is one cell."""
     if line.isascii() or NARROW.fullmatch(line):
         return None
     if ALONE.fullmatch(line):
@@ -74,7 +74,7 @@ def grapheme_starts(line: str) -> Sequence[int] | None:
 
 
 def grapheme_start(line: str, column: int) -> int:
-    """The begin of the grapheme that holds a column."""
+    """The start of the grapheme at a column."""
     bounds = grapheme_starts(line)
     if bounds is None or column >= len(line):
         return min(column, len(line))
@@ -82,7 +82,7 @@ def grapheme_start(line: str, column: int) -> int:
 
 
 def _cut(line: str) -> list[str]:
-    """A line as rows of bounded length, no grapheme split."""
+    """A line as rows of bounded length; no grapheme is split."""
     if len(line) <= ROW_MOST:
         return [line]
     rows = []
@@ -125,7 +125,7 @@ class FaithfulDocument(Document):
         return "\n"
 
     def _with_ends(self, first: int, last: int) -> Iterator[str]:
-        """Rows `first` to `last` (exclusive) with what ends each; the last of all has no end."""
+        """Rows `first` to `last` (exclusive), each with its line end if it has one."""
         for row in range(first, last):
             yield self._lines[row]
             if not self.soft[row] and row < self.line_count - 1:
@@ -148,7 +148,7 @@ class FaithfulDocument(Document):
         return "".join(parts)[left:] + self._lines[bottom][:right]
 
     def replace_range(self, start: Location, end: Location, text: str) -> EditResult:
-        """Replace what stands between two locations; the only way the document changes."""
+        """Replace the text between two locations; the only way the document changes."""
         start, end = sorted((start, end))
         replaced = self.get_text_range(start, end)
         (top, left), (bottom, right) = start, min(end, self.end)
@@ -190,26 +190,28 @@ class FaithfulDocument(Document):
     # -- offsets ----------------------------------------------------------------------------------
 
     def _starts(self) -> list[int]:
-        """The offset in the text where each row begins; an edit costs the rows after it."""
+        """The offset in the text where each row begins; recomputed after an edit from its
+        row on.
+        """
         begins = self._begins
         for row in range(len(begins) - 1, self.line_count):
             begins.append(begins[row] + len(self._lines[row]) + (not self.soft[row]))
         return begins
 
     def get_index_from_location(self, location: Location) -> int:
-        """Characters before a location; one beyond the text's end is its end."""
+        """Characters before a location; beyond the text's end it is the length."""
         row, column = min(location, self.end)
         return self._starts()[row] + min(column, len(self._lines[row]))
 
     def get_location_from_index(self, index: int) -> Location:
-        """The location after this many characters, cut to the text's ends."""
+        """The location after this many characters, limited to the text."""
         begins = self._starts()
         row = min(bisect_right(begins, max(0, index)), self.line_count) - 1
         return row, min(max(0, index) - begins[row], len(self._lines[row]))
 
     def line_and_column(self, location: Location) -> tuple[int, int]:
-        """The line and column of a location, from 0, as the text has them: rows of one very long
-        line are one line.
+        """The line and column of a location in the text, from 0: the rows of a very long line are
+        one line.
         """
         row, column = location
         first = row
@@ -219,12 +221,12 @@ class FaithfulDocument(Document):
         return first - sum(self.soft[:first]), column
 
     def paint(self, spans: Iterable[Span]) -> None:
-        """Style these spans and nothing else."""
+        """Style these spans only."""
         self.marks = [[] for _ in self._lines]
         self.mark(spans)
 
     def mark(self, spans: Iterable[Span]) -> None:
-        """Style these spans, too."""
+        """Style these spans in addition."""
         begins = self._starts()
         for span in spans:
             row = bisect_right(begins, span.start) - 1
@@ -252,7 +254,7 @@ def _rows(text: str) -> tuple[list[str], list[bool]]:
 
 
 class ShownDocument(Document):
-    """The same rows as they are shown; what wrapping and navigation measure."""
+    """The rows as they are shown; wrapping and navigation measure these."""
 
     def __init__(self, document: FaithfulDocument) -> None:
         self._whole = document
@@ -285,8 +287,8 @@ class ShownDocument(Document):
 def heat_spans(tokens: Iterable[Token], heat: Heat, *, start: int = 0) -> Iterator[Span]:
     """The spans that colour tokens whose text begins at character `start`.
 
-    A character made of several tokens has the style of the one that completes it; a token whose
-    probability is not known has none, one that was weighed before an edit is faded.
+    A character made of several tokens has the style of the one that completes it; a token without a
+    logprob has none.
     """
     decoder = Decoder()
     for token in tokens:

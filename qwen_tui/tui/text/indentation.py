@@ -1,6 +1,6 @@
-"""How a text is indented, and where its next and last steps of indentation are.
+"""Detects a text's indentation, and computes the next and previous step.
 
-Law: what a file does is gone on with: its tabs stay tabs, its spaces come in its own number.
+Law: the text's own style is continued: tabs or its number of spaces.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from itertools import islice
 from typing import Final
 
 USUAL: Final = 4
-"""Spaces of a step where the text shows none."""
+"""Spaces of a step if the text has no indentation."""
 MOST_LINES: Final = 2000
-"""Lines that are looked at."""
+"""Lines that are examined."""
 _LINE: Final = re.compile(r"^[ \t]*(?=\S)", re.MULTILINE)
 
 
 def step_of(text: str) -> str:
-    """What one step of indentation is in this text: a tab, or so many spaces.
+    """One step of indentation in this text: a tab, or a number of spaces.
 
-    Spaces are counted where a line stands deeper than the one before it.
+    Spaces are counted where a line is deeper than the one before it.
     """
     tabs, deeper, last = 0, Counter[int](), 0
     for found in islice(_LINE.finditer(text), MOST_LINES):
@@ -37,14 +37,14 @@ def step_of(text: str) -> str:
 
 
 def indent(before: str, step: str) -> str:
-    """What brings the cursor from behind `before`, the start of its line, to the next step."""
+    """The characters that indent to the next step after `before`, the beginning of the line."""
     if step == "\t":
         return step
     return " " * (len(step) - len(before.expandtabs(8)) % len(step))
 
 
 def outdent(line: str, step: str) -> int:
-    """How many characters a line loses at its start to stand one step less deep."""
+    """How many characters to remove from a line's start for one step less."""
     if line.startswith("\t"):
         return 1
     return min(len(line) - len(line.lstrip(" ")), len(step) if step != "\t" else USUAL)

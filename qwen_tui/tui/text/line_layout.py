@@ -1,7 +1,7 @@
-"""One line of text as graphemes in rows of cells: what the layout of tokens is made of.
+"""One line of text as graphemes in rows of cells, the part of which token layouts consist.
 
-Law: no grapheme is split, no row is wider than asked but for one hanging blank, and growing costs
-what was added.
+Law: no grapheme is split, no row is wider than allowed but for one trailing blank, and growing
+costs only what was added.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ _NARROW_SET: Final = (
 )
 _WIDE_SET: Final = "\u3001-\u3029\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3\uff01-\uff60"
 NARROW: Final = re.compile(f"[{_NARROW_SET}]*")
-"""Text whose every character is harmless, a grapheme of its own and one cell wide."""
+"""Text in which every character is safe to show, a grapheme of its own and one cell wide."""
 ALONE: Final = re.compile(f"[{_NARROW_SET}{_WIDE_SET}]*")
-"""Text whose every character is harmless and a grapheme of its own, one cell wide or two."""
+"""Text in which every character is safe to show and a grapheme of its own, one cell wide or two."""
 
 
 class Unit(NamedTuple):
-    """One grapheme: its raw text, how it is shown, in how many cells, whether as an escape."""
+    """One grapheme: its raw text, its shown text, its width in cells, whether it is an escape."""
 
     raw: str
     shown: str
@@ -64,7 +64,7 @@ def units(text: str, column: int) -> Iterator[Unit]:
 def plain_breaks(text: str, width: int, start: int = 0) -> Iterator[int]:
     """Where rows of at most `width` cells begin, `start` left out; every character is one cell.
 
-    Breaks stand after blanks; one blank or line feed may hang in the column after the last.
+    Rows break after blanks; one blank or line feed may extend into the column after the last.
     """
     length = len(text)
     while length - start > width:
@@ -83,8 +83,8 @@ def plain_breaks(text: str, width: int, start: int = 0) -> Iterator[int]:
 def unit_breaks(
     text: str, starts: Sequence[int], columns: Sequence[int], width: int, start: int = 0
 ) -> Iterator[int]:
-    """The same for text whose unit i begins at `starts[i]` and cell `columns[i]` (one entry more
-    for the end); a row may end beside an ideograph too, and always ends between units.
+    """As `plain_breaks`, for text whose unit i begins at `starts[i]` and cell `columns[i]` (one
+    entry more for the end); a row may also end beside an ideograph, and always between units.
     """
 
     def may_break(unit: int) -> bool:
@@ -113,7 +113,7 @@ def unit_breaks(
 class LineBlock:
     """One line, or a piece of a very long one.
 
-    `shown` is what stands on the screen. While every character is one unit of one cell, `starts` is
+    `shown` is the text on the screen. While every character is one unit of one cell, `starts` is
     empty and offsets are cells; otherwise unit i begins at `starts[i]` of `shown`, `raws[i]` of the
     raw text and cell `columns[i]`, with one entry more for the end. Piece j begins at `pieces[j]`
     and shows tokens `firsts[j]` to `lasts[j]`. Row k begins at `rows[k]`.
@@ -139,11 +139,11 @@ class LineBlock:
     # -- units ------------------------------------------------------------------------------------
 
     def column(self, offset: int) -> int:
-        """Cells before an offset that begins a unit."""
+        """Cells before an offset at which a unit begins."""
         return self.columns[bisect_left(self.starts, offset)] if self.starts else offset
 
     def offset_at_column(self, column: int) -> int:
-        """The offset of the unit that covers this cell."""
+        """The offset of the unit at this cell."""
         if not self.starts:
             return min(column, len(self.shown))
         return self.starts[max(0, bisect_right(self.columns, column) - 1)]
@@ -156,7 +156,9 @@ class LineBlock:
         return self.raws[min(unit, len(self.raws) - 1)]
 
     def _spell_out(self) -> None:
-        """Give every unit an entry of its own: one of several characters or cells comes."""
+        """Give every unit an entry of its own, before the first unit of several characters or
+        cells.
+        """
         if not self.starts:
             self.starts = list(range(len(self.shown) + 1))
             self.raws = list(self.starts)
@@ -165,7 +167,7 @@ class LineBlock:
     # -- growing ----------------------------------------------------------------------------------
 
     def own(self, first: int, last: int) -> None:
-        """What is added next shows tokens `first` to `last`."""
+        """The text added next shows tokens `first` to `last`."""
         if not self.firsts or (self.firsts[-1], self.lasts[-1]) != (first, last):
             self.pieces.append(len(self.shown))
             self.firsts.append(first)
@@ -195,7 +197,7 @@ class LineBlock:
         self.columns.append(self.columns[-1] + unit.cells)
 
     def take_last(self) -> tuple[str, int, int]:
-        """Remove the last grapheme; its raw text and the tokens it showed."""
+        """Remove the last grapheme; returns its raw text and the tokens it showed."""
         if self.starts:
             begin, raw_begin = self.starts[-2], self.raws[-2]
             for series in (self.starts, self.raws, self.columns):
@@ -223,7 +225,7 @@ class LineBlock:
             self.rows.extend(plain_breaks(self.shown, width, start))
 
     def split_last_row(self) -> LineBlock:
-        """Cut the last row off into a block of its own."""
+        """Move the last row into a block of its own."""
         at = self.rows.pop()
         rest = LineBlock()
         raw_at = self.raw_offset(at)

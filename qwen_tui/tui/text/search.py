@@ -1,4 +1,4 @@
-"""Finding a string in a text; the matches are counted, so that a bar can say `2 of 7`."""
+"""Finds a string in a text, with a bounded number of matches."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from itertools import islice
 from typing import Final
 
 MATCHES_MOST: Final = 10_000
-"""Matches that are found in one text; later ones are left out."""
+"""Most matches found in one text; later ones are ignored."""
 
 
 def find_all(text: str, needle: str) -> list[int]:
-    """The offsets in characters where `needle` begins, upper and lower case alike; matches do not
-    overlap. An empty needle is found nowhere.
+    """The character offsets where `needle` begins, ignoring case; matches do not overlap. An empty
+    needle has no matches.
     """
     if not needle:
         return []

@@ -1,7 +1,7 @@
 """The text of a growing run of tokens, laid out in rows of terminal cells; knows no widget.
 
-Law: adding a token costs the same however much stands before it; no grapheme is split, no wide
-character straddles an edge, and every cell knows the tokens whose bytes it shows.
+Law: adding a token costs the same however long the text; no grapheme is split, no wide character
+straddles an edge, and every cell knows the tokens whose bytes it shows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LONGEST_BLOCK: Final = 1 << 14
 """A line longer than this many characters is kept in several blocks, cut where a row ends."""
 
 _JOINER: Final = re.compile("[\u180b-\u180f\u200c\u200d\ufe00-\ufe0f\U000e0000-\U000e01ef]")
-"""Invisible characters that, with what follows, may belong to the grapheme before them."""
+"""Invisible characters that may join the next character to the grapheme before them."""
 _TAKEN_BACK: Final = 8
 
 
@@ -32,7 +32,7 @@ class TextRun(NamedTuple):
 
 
 class TokenPosition(NamedTuple):
-    """Where a token stands: its first row and cell, and its last row."""
+    """A token's position: its first row and cell, and its last row."""
 
     y: int
     x: int
@@ -40,9 +40,9 @@ class TokenPosition(NamedTuple):
 
 
 class TokenLayout:
-    """Rows of cells for tokens added one by one. Token indexes must not fall; -1 is context.
+    """Rows of cells for tokens added one by one. Token indexes must not decrease; -1 is context.
 
-    `changed` is the first row that is not as it was at the last `settle()`.
+    `changed` is the first row that differs from the last `settle()`.
     """
 
     def __init__(self, width: int = 80) -> None:
@@ -130,8 +130,9 @@ class TokenLayout:
 
     @staticmethod
     def _take_back(block: LineBlock) -> tuple[str, list[tuple[int, int, int]]]:
-        """Remove the end that what comes next may join: the last grapheme, and while that is an
-        invisible joiner, the one before it. Its raw text, and (end, first, last) of its owners.
+        """Remove the end that the next text may join: the last grapheme, and while that is an
+        invisible joiner, the one before it. Returns its raw text, and (end, first, last) of its
+        owners.
         """
         taken: list[tuple[str, int, int]] = []
         while block.shown and len(taken) < _TAKEN_BACK:
@@ -145,7 +146,7 @@ class TokenLayout:
         return text, owners
 
     def _fit(self) -> None:
-        """Wrap what was added: the last two rows are open, those before them stand."""
+        """Wrap the added text: the last two rows may change, those before them are final."""
         block = self._blocks[-1]
         row = max(0, len(block.rows) - 2)
         while len(block.rows) > 1 and block.rows[-1] >= len(block.shown):
@@ -180,7 +181,7 @@ class TokenLayout:
     # -- asking -----------------------------------------------------------------------------------
 
     def _find(self, y: int) -> tuple[LineBlock, int, int]:
-        """The block of row y and the offsets of that row's begin and end in it."""
+        """The block of row y and the row's start and end offsets in it."""
         at = bisect_right(self._tops, y) - 1
         block = self._blocks[at]
         row = min(y - self._tops[at], len(block.rows) - 1)
@@ -188,7 +189,7 @@ class TokenLayout:
         return block, block.rows[row], end
 
     def runs(self, y: int) -> list[TextRun]:
-        """Row y, cut where the tokens or the style change; a line feed ends it as `\\n`."""
+        """Row y, split where the tokens or the style change; a line feed ends it as `\\n`."""
         block, start, end = self._find(y)
         runs: list[TextRun] = []
         piece = max(0, bisect_right(block.pieces, start) - 1)
@@ -216,12 +217,12 @@ class TokenLayout:
             yield TextRun(block.shown[start:stop], first, last, False)
 
     def shown(self, y: int) -> str:
-        """What stands on row y, without its line feed."""
+        """The text of row y, without its line feed."""
         block, start, end = self._find(y)
         return block.shown[start:end].removesuffix("\n")
 
     def token_at(self, y: int, x: int) -> int | None:
-        """The token shown at a cell; right of the row's end its last one; None where none is."""
+        """The token shown at a cell; right of the row's end its last one; None if there is none."""
         block, start, end = self._find(max(0, min(y, self.height - 1)))
         if start == end:
             return None
@@ -229,7 +230,7 @@ class TokenLayout:
         return block.lasts[bisect_right(block.pieces, offset) - 1]
 
     def place(self, index: int) -> TokenPosition:
-        """Where a token is shown; one that shows nothing stands where the next one begins."""
+        """Where a token is shown; one that shows nothing is where the next one begins."""
         at = bisect_left(self._ends, index)
         if at >= len(self._blocks):
             return TokenPosition(self.height - 1, self.last_x, self.height - 1)

@@ -1,4 +1,4 @@
-"""What the interface says of models, long work and how a completion ended."""
+"""The interface's wording for models, long work, and how a completion ended."""
 
 from __future__ import annotations
 
@@ -26,33 +26,33 @@ END_MARKS: Final[dict[Reason, str]] = {
     "eof": "✗ connection lost",
     "failed": "✗ failed",
 }
-"""How a completion ended, behind its last token."""
+"""How a completion ended, shown after its last token."""
 
 SHORTENED: Final[dict[Truncate | None, str]] = {
     None: "A prompt longer than the context is refused.",
     "left": "Of a prompt longer than the context the end is sent.",
     "middle": "Of a prompt longer than the context the beginning and the end are sent.",
 }
-"""What becomes of a prompt that is longer than the context, by the end that is cut."""
+"""The treatment of a prompt longer than the context, by the end that is cut."""
 
 
 def short(model: str) -> str:
-    """A model's name as the status line has room for."""
+    """A model's name, short enough for the status line."""
     return model.rstrip("/").rpartition("/")[2] or model
 
 
 def model_name(environment: Environment | None) -> str:
-    """What an environment calls its model; empty when it does not."""
+    """The model's name in an environment; "" if it has none."""
     return environment.model_name if environment is not None else ""
 
 
 def precision(environment: Environment) -> str:
-    """The quantisation, where there is one, else the dtype."""
+    """The quantisation, if any, else the dtype."""
     return environment.dtype if environment.quant in ("", "none") else environment.quant
 
 
 def progress_words(progress: Progress) -> str:
-    """A stage and how far it is: `loading weights 1.2 of 4.7 GB`."""
+    """A stage and its progress: `loading weights 1.2 of 4.7 GB`."""
     words = STAGES.get(progress.stage, progress.stage)
     if progress.total <= 1:
         return words

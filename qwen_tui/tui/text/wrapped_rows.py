@@ -29,12 +29,14 @@ from qwen_tui.tui.text.line_layout import plain_breaks, unit_breaks
 
 
 class WrappedRows(WrappedDocument):
-    """Rows wrapped on words and between graphemes; an edit costs what it changes, not the whole."""
+    """Rows wrapped on words and between graphemes; the cost of an edit depends only on what
+    changed.
+    """
 
     document: ShownDocument
 
     def _lay(self, row: str) -> tuple[list[int], list[int]]:
-        """Where a row is cut, and the widths of its tabs."""
+        """Where a row is broken, and the widths of its tabs."""
         if "\t" in row:
             sections = get_tab_widths(row, self._tab_width)
             widths = [width for _, width in sections]
@@ -67,7 +69,7 @@ class WrappedRows(WrappedDocument):
         self._number(0)
 
     def _number(self, first: int) -> None:
-        """Count the screen rows anew from row `first` on."""
+        """Recount the screen rows from row `first` on."""
         y = self._line_index_to_offsets[first - 1][-1] + 1 if first else 0
         infos, offsets = self._offset_to_line_info, self._line_index_to_offsets
         del infos[y:]
@@ -79,7 +81,7 @@ class WrappedRows(WrappedDocument):
             y += count
 
     def wrap_range(self, start: Location, old_end: Location, new_end: Location) -> None:
-        """Wrap again what an edit replaced."""
+        """Wrap the text that an edit replaced."""
         rows, count = len(self._wrap_offsets), self.document.line_count
         top = max(0, min(start[0], old_end[0], rows - 1, count - 1))
         bottom = max(top, min(old_end[0], rows - 1))
@@ -103,7 +105,7 @@ class WrappedRows(WrappedDocument):
         return len(self._offset_to_line_info)
 
     def location_to_offset(self, location: Location) -> Offset:
-        """Cell and screen row of a location; one an edit just removed is the end."""
+        """Cell and screen row of a location; the end for one that was just removed."""
         row, column = min(location, self.document.end)
         section = bisect_right(self._wrap_offsets[row], column)
         begin = self._wrap_offsets[row][section - 1] if section else 0
@@ -112,13 +114,13 @@ class WrappedRows(WrappedDocument):
         return Offset(x, self._line_index_to_offsets[row][section])
 
     def get_sections(self, line_index: int) -> list[str]:
-        """A row as the pieces that stand on the screen's rows."""
+        """A row as the pieces shown on the screen's rows."""
         row = self.document.get_line(line_index)
         cuts = [0, *self._wrap_offsets[line_index], len(row)]
         return [row[a:b] for a, b in pairwise(cuts)]
 
     def get_target_document_column(self, line_index: int, x_offset: int, y_offset: int) -> int:
-        """The column whose grapheme covers cell `x_offset` of a piece; columns begin graphemes."""
+        """The column of the grapheme at cell `x_offset` of a piece."""
         sections = self.get_sections(line_index)
         place = y_offset % len(sections)
         begin = sum(map(len, sections[:place]))
@@ -136,7 +138,9 @@ class WrappedRows(WrappedDocument):
 
 
 class GraphemeNavigator(DocumentNavigator):
-    """Left and right step over whole graphemes, and over the seam of a very long line at once."""
+    """Left and right move by whole graphemes, and across the seam of a very long line in one
+    step.
+    """
 
     def __init__(self, wrapped_document: WrappedRows, document: FaithfulDocument) -> None:
         super().__init__(wrapped_document)
@@ -164,7 +168,7 @@ class GraphemeNavigator(DocumentNavigator):
         return row, after
 
     def settled(self, location: Location) -> Location:
-        """The nearest location at or before this one where a cursor may stand."""
+        """The nearest location at or before this one that is a grapheme's boundary."""
         row = max(0, min(location[0], self._whole.line_count - 1))
         line = self._whole[row]
         column = max(0, min(location[1], len(line)))

@@ -34,7 +34,7 @@ from qwen_tui.tui.widgets.slider import LEAST_CELLS
 
 
 class SamplingControls(SamplingView, can_focus=True):
-    """The panel of sampling controls. A person moving one makes it say `Changed`."""
+    """The panel of sampling controls. Moving one posts `Changed`."""
 
     BINDINGS: ClassVar = [
         *bindings("dials"),
@@ -50,8 +50,8 @@ class SamplingControls(SamplingView, can_focus=True):
 
     @dataclass
     class Said(Message):
-        """What is to be said under the controls: the range of the one under the cursor, or why what
-        is typed cannot be applied.
+        """The text to show under the controls: the range of the one under the cursor, or why the
+        typed value is invalid.
         """
 
         text: str
@@ -137,7 +137,7 @@ class SamplingControls(SamplingView, can_focus=True):
             self._changed(replace(self.controls, stop=()))
 
     def action_dial_edit(self) -> None:
-        """Begin typing a value; or, when typing, apply it."""
+        """Begin typing a value; while typing, apply it."""
         if self.typed is not None:
             self._apply_typed()
         elif self.row == STOP:
@@ -172,12 +172,12 @@ class SamplingControls(SamplingView, can_focus=True):
             event.stop()
 
     def leave_typing(self) -> bool:
-        """Give up what is being typed; False when nothing was."""
+        """Discard the typed value; False if there is none."""
         was, self.typed = self.typed is not None, None
         return was
 
     def _leave_typing(self) -> None:
-        """Moving on applies what was typed if it can be applied, and drops it if not."""
+        """Leaving a row applies the typed value if it is valid, and discards it if not."""
         self._apply_typed()
         self.typed = None
 
@@ -202,7 +202,7 @@ class SamplingControls(SamplingView, can_focus=True):
             self._changed(self.controls.stepped(name, steps))
 
     def next_preset(self, steps: int = 1) -> None:
-        """Set everything from the preset so many further on."""
+        """Set everything from the preset `steps` further on."""
         self._changed(self._presets.after(self.controls, steps))
 
     def take_preset(self, name: str) -> None:
@@ -224,7 +224,7 @@ class SamplingControls(SamplingView, can_focus=True):
         self.cursor = self.controls.rows.index(name)
 
     def toggle_seed(self) -> None:
-        """Fix the seed used last, or go back to a fresh one for each generation."""
+        """Fix the last seed, or return to a fresh one for each generation."""
         fixed = self.controls.sampling.seed is not None
         self._set(SEED, None if fixed else (self.last_seed or 0))
 
@@ -288,7 +288,7 @@ class SamplingControls(SamplingView, can_focus=True):
             super()._on_mouse_scroll_down(event)
 
     def _wheel(self, event: events.MouseEvent, steps: int) -> bool:
-        """Turn the setting under the mouse; over the names the panel scrolls."""
+        """Change the setting under the mouse; over the names scroll the panel."""
         under = self._under(event)
         if under is None or under[1] <= NAME_CELLS:
             return False

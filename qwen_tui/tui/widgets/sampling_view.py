@@ -35,7 +35,7 @@ from qwen_tui.types import Sampling
 NAME_CELLS: Final = 15
 VALUE_CELLS: Final = 7
 DIFFERS: Final = "≠"
-"""Stands before a row whose value the completion on the screen was not made with."""
+"""Marks a row whose value differs from that of the shown completion."""
 
 
 class SamplingView(PartStyles):
@@ -62,22 +62,22 @@ class SamplingView(PartStyles):
         for part in ["name", "value", "neutral", "track", "fill", "knob", "cursor", "edit", "wrong"]
     }
     controls: reactive[Controls] = reactive(Controls(Sampling()), layout=False)
-    """What is set now."""
+    """The current values."""
     cursor: reactive[int] = reactive(1)
     """The row the keys act on."""
     typed: reactive[str | None] = reactive[str | None](None)
-    """What a person is typing into the row, or None."""
+    """The text being typed into the row, or None."""
     last_seed: reactive[int | None] = reactive[int | None](None)
     """The seed the last generation used."""
     made: reactive[Sampling | None] = reactive[Sampling | None](None)
-    """What the completion on the screen was made with; rows that differ from it are marked."""
+    """The values of the shown completion; rows that differ from it are marked."""
     several: reactive[str] = reactive("")
     """Which key makes how many completions while the control says one; empty: none does."""
 
     own: Mapping[str, Preset] = {}
     """A person's own presets, by name."""
     checkpoint: Sampling | None = None
-    """What the checkpoint's makers ask for, once it is known."""
+    """The sampling that the checkpoint recommends, once it is known."""
 
     @property
     def row(self) -> str:
@@ -86,7 +86,7 @@ class SamplingView(PartStyles):
 
     @property
     def complaint(self) -> str:
-        """Why what is typed cannot be applied; empty when it can."""
+        """Why the typed value is invalid; "" if it is valid."""
         if self.typed is None or not self.typed.strip():
             return ""
         try:
