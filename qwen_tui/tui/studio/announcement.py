@@ -1,4 +1,4 @@
-"""What the workspace tells a person, as a value: the screen decides where it stands."""
+"""What the workspace tells a person, as a value; the screen decides where it is shown."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Offer: TypeAlias = Literal["", "fork", "models"]
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What a command, or something that happened, tells the person.
+    """A message to the person from a command or an event.
 
-    A "passing" word goes by itself; a "trouble" and a "mild" notice stay until they are closed, and
-    one without text takes the notice away. `offer` is what the screen offers with it: to fork a
+    A "passing" one disappears by itself; "trouble" and "mild" notices stay until they are closed,
+    and one without text removes the notice. `offer` is what the screen offers with it: to fork a
     session that cannot be written, to choose another model.
     """
 
@@ -27,9 +27,9 @@ class Announcement:
 
     @classmethod
     def of(cls, trouble: Trouble) -> Announcement:
-        """A trouble as the notice that stays."""
+        """A Trouble as a notice that stays."""
         return cls(trouble.message, trouble.hint, "trouble")
 
 
 NOTHING: Final = Announcement("", kind="mild")
-"""Takes the notice away."""
+"""Removes the notice."""

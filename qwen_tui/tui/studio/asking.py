@@ -1,4 +1,4 @@
-"""What a person asks of the model: the commands that complete the text, and who they tell.
+"""The commands that complete the text with the model.
 
 Law: a command does one thing or tells why not, and returns whether it did it.
 """
@@ -25,12 +25,12 @@ from qwen_tui.tui.text.wording import SHORTENED
 from qwen_tui.types import Backend, Mode, Trouble
 
 SEVERAL: Final = 4
-"""How many completions `several` asks for when the control says one."""
+"""The number of completions for `several` if the control says one."""
 _LINE_END: Final = "The text ends in a line end. {} goes on with its last line instead."
 
 
 class Asking:
-    """A text, a model, and the commands that let the one go on with the other.
+    """A text, a model, and the commands that continue the text with the model.
 
     `key_of` names an action's key; `tell` shows an announcement.
     """
@@ -44,18 +44,18 @@ class Asking:
     completer: Completer
     loader: Loader
     controls: Controls
-    """What the interface has set."""
+    """The values of the sampling controls."""
     inline: bool
-    """A person wants the completion to stand in the document."""
+    """Whether completions are written into the document."""
     theme = ""
-    """The theme that was chosen while this session was open, or before in it."""
+    """The theme chosen in this session, now or earlier."""
     _line_end_told = False
 
     # -- state -------------------------------------------------------------------------------------
 
     @property
     def opened(self) -> OpenSession:
-        """The session that is worked on, with what belongs to it."""
+        """The open session, with its file, store and drafts."""
         return self.text.opened
 
     @property
@@ -70,25 +70,25 @@ class Asking:
 
     @property
     def busy(self) -> bool:
-        """A generation runs or waits."""
+        """Whether a generation runs or waits."""
         return self.completer.running or self.completer.waiting
 
     # -- telling -----------------------------------------------------------------------------------
 
     def _say(self, text: str, *, seconds: float = 3.0, offer: Offer = "") -> bool:
-        """Tell in passing why a command does nothing; False."""
+        """Tell briefly why a command does nothing; returns False."""
         self.tell(Announcement(text, seconds=seconds, offer=offer))
         return False
 
     def _refuse(self, trouble: Trouble) -> bool:
-        """Tell what failed and how to mend it; False."""
+        """Tell what failed and what to do; returns False."""
         self.tell(Announcement.of(trouble))
         return False
 
     # -- asking the model --------------------------------------------------------------------------
 
     def generate(self, controls: Controls) -> bool:
-        """Go on from the end of the document, which a finished completion is part of."""
+        """Continue the document, a finished completion included."""
         text = self.text
         if self.completer.running and not text.dirty:
             stop, again = self.key_of("stop"), self.key_of("regenerate")
@@ -110,7 +110,7 @@ class Asking:
         return self._ask(controls)
 
     def continue_line(self, controls: Controls) -> bool:
-        """Go on with the last line that has text: line ends behind it leave the document first."""
+        """Continue the last line that has text: line ends after it are removed first."""
         text = self.text.buffer.text
         if self.text.chatting or text == (line := text.rstrip("\r\n")):
             return self.generate(controls)
@@ -121,7 +121,7 @@ class Asking:
         return self._ask(controls)
 
     def regenerate(self, controls: Controls) -> bool:
-        """Complete the text: once more where a completion stands there, else for the first time."""
+        """Complete the text: again if it has a completion, else for the first time."""
         if self.text.unsaid:
             return self._refuse(chat.NOTHING_SAID)
         if self.session.vocab is None or self.text.commit_typing():
@@ -139,8 +139,8 @@ class Asking:
         return self._ask(controls, "beside")
 
     def take_alternative(self, at: int, choice: int, controls: Controls) -> bool:
-        """Take another token than the one that stands `at` tokens after the document's end, or
-        before it, and go on.
+        """Take alternative `choice` for the token at index `at` after the document's end (negative:
+        before it), and continue.
         """
         try:
             self.text.fork(at, choice)
@@ -167,7 +167,7 @@ class Asking:
         return True
 
     def remember(self) -> None:
-        """Let the session know how it is worked on."""
+        """Store controls, layout, theme and model with the session."""
         values = {
             remembered.LAYOUT: "inline" if self.inline else "panes",
             remembered.THEME: self.theme,
@@ -176,13 +176,13 @@ class Asking:
         remembered.keep(self.session, self.controls, **values)
 
     def stop(self) -> bool:
-        """End what runs, keeping its text, and forget what waits."""
+        """Stop the running generation, keeping its text, and cancel a waiting one."""
         if busy := self.busy:
             self.completer.stop()
         return busy
 
     def shorten(self) -> None:
-        """Turn through what becomes of a prompt that is longer than the context."""
+        """Switch to the next treatment of prompts longer than the context."""
         turns: dict[Truncate | None, Truncate | None]
         turns = {None: "left", "left": "middle", "middle": None}
         self._set(replace(self.settings, truncate=turns[self.settings.truncate]))

@@ -1,7 +1,7 @@
-"""Chat in the studio: turns from what a person typed, and the conversation as text.
+"""Chat in the studio: turns from typed messages, and the conversation as text.
 
-Law: a turn is written through the tokenizer's own template or not at all; what stands in the tree
-is never rendered again.
+Law: a turn is written by the tokenizer's own template or not at all; turns in the tree are never
+rendered again.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
 
 SYSTEM: Final = "system"
-"""The name under which a session keeps its system message."""
+"""The key of a session's system message among its remembered values."""
 SPEAKERS: Final = {"user": "You", "assistant": "Model", "system": "System"}
-"""How a role is called on the screen."""
+"""Names of roles on the screen."""
 NO_TEMPLATE: Final = Trouble(
     "This model has no chat template: it goes on with a text and does not answer.",
     hint="An Instruct checkpoint chats: choose another model.",
@@ -40,7 +40,7 @@ NOTHING_SAID: Final = Trouble("nothing is said yet", hint="type a message first"
 
 
 def refusal(vocab: Vocab | None, model: Backend | None) -> Trouble | None:
-    """Why there can be no chat now; None where there can."""
+    """Why chat is not possible now; None if it is."""
     if vocab is not None:
         return NO_TEMPLATE if vocab.chat_template is None else None
     waits = model is None or model.abilities.token_ids
@@ -48,13 +48,13 @@ def refusal(vocab: Vocab | None, model: Backend | None) -> Trouble | None:
 
 
 def is_chat(session: Session) -> bool:
-    """Whether the head stands in a conversation."""
+    """Whether the head is in a conversation."""
     return any(part.node.role in SPEAKERS for part in session.parts())
 
 
 def transcript(session: Session) -> str:
-    """The conversation before the answer that is shown, and that answer's heading where none of it
-    stands in the conversation yet.
+    """The conversation before the shown answer, with that answer's heading if none of it is part of
+    the conversation yet.
     """
     turns, shown = session.turns(), session.completion
     blocks = [_heading(role) + f"{text.rstrip()}\n\n" for role, text in turns]
@@ -72,10 +72,10 @@ def _heading(role: str) -> str:
 
 
 def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:
-    """Add a turn of the person's and open the answer; an answer that is shown is accepted first. A
-    conversation begins with the session's system message.
+    """Add a person's turn and open the answer; a shown answer is accepted first. A conversation
+    begins with the session's system message.
 
-    Raises Trouble when there is no template or it fails.
+    Raises Trouble if there is no template or it fails.
     """
     session.accept()
     turns, path = [turn for turn in session.turns() if turn[0]], session.tokens
@@ -91,14 +91,14 @@ def say(session: Session, vocab: Vocab, text: str, role: str = "user") -> None:
 
 
 def system_message(session: Session) -> str:
-    """What conversations of the session begin with; empty for the template's own beginning."""
+    """The system message of the session's conversations; "" for the template's own."""
     system = session.remembered.get(SYSTEM)
     return system if isinstance(system, str) else ""
 
 
 def last_message(session: Session) -> tuple[Place, str] | None:
-    """The person's last message before the head, and the place before all that the template put
-    around it; None where there is none.
+    """The person's last message before the head, and the place before the template's tokens around
+    it; None if there is none.
     """
     parts = session.parts()
     end = next((at for at in range(len(parts), 0, -1) if parts[at - 1].node.role == "user"), 0)

@@ -1,6 +1,6 @@
-"""The completion's pane: the tokens as they stream, its siblings as tabs, the colours' meaning.
+"""The completion's pane: the tokens as they stream, its siblings as tabs, the legend of colours.
 
-Law: it shows what it is given; what only grew is painted as what grew.
+Law: it shows what it is given; for appended tokens only those are painted.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from qwen_tui.types import Reason, Token
 
 
 class CompletionPane(Frame):
-    """Shows the completion that goes on from the document, and which of its siblings it is."""
+    """Shows the document's completion, and which of its siblings it is."""
 
     show_heat: reactive[bool] = reactive(True, init=False)
-    """Tokens have the colours of their probabilities, and the lower edge says what they mean."""
+    """Whether tokens are coloured by probability, with a legend on the lower edge."""
     roomy: reactive[bool] = reactive(True, init=False)
-    """The lower edge has room for the colours' meaning."""
+    """Whether the lower edge has room for the legend."""
 
     def __init__(self, *, show_heat: bool) -> None:
         self.tabs = SiblingTabs()
@@ -39,28 +39,28 @@ class CompletionPane(Frame):
     # -- what is shown -----------------------------------------------------------------------------
 
     def show(self, completion: Completion) -> None:
-        """Show these tokens. Where others stood, no token is marked any more."""
+        """Show these tokens. If others were shown before, no token is marked any more."""
         if completion.place != self._place:
             self._place = completion.place
             self.output.cursor = None
         self.output.show(completion.tokens, context=completion.context, reason=completion.reason)
 
     def grow(self, tokens: Sequence[Token], reason: Reason | None) -> None:
-        """Append tokens as they come; `reason`: why there are no more."""
+        """Append tokens as they come; `reason`: why the completion ended."""
         if tokens:
             self.output.extend(tokens)
         if reason is not None:
             self.output.finish(reason)
 
     def show_frame(self, frame: CompletionFrame) -> None:
-        """Show which completion it is, and what an empty pane says."""
+        """Show which completion it is, and the text of an empty pane."""
         self.border_title = Content(frame.title)
         self.tabs.show(list(frame.tabs), frame.shown)
         self.output.hint = frame.hint
         self.output.stale = frame.stale
 
     def follow(self) -> None:
-        """Mark no token, and keep the end in view while tokens come."""
+        """Mark no token, and follow the end while tokens come."""
         self.output.cursor = None
         self.output.follow = True
 
@@ -73,7 +73,7 @@ class CompletionPane(Frame):
 
     @property
     def marked(self) -> tuple[Token | None, int]:
-        """The token a person looks at and its index: the marked one, else the last."""
+        """The current token and its index: the marked one, else the last."""
         tokens, cursor = self.output.tokens, self.output.cursor
         at = len(tokens) - 1 if cursor is None else cursor
         return (tokens[at], at) if 0 <= at < len(tokens) else (None, 0)
@@ -91,7 +91,7 @@ class CompletionPane(Frame):
         self._show_legend()
 
     def watch_roomy(self) -> None:
-        """Say what the colours mean where there is room."""
+        """Show the legend if there is room."""
         self._show_legend()
 
     def _show_legend(self) -> None:

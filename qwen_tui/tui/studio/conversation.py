@@ -1,4 +1,4 @@
-"""What a person does with a chat: turns to it, changes a message, says what it begins with.
+"""The commands for chats: switch to the chat, change a message, set the system message.
 
 Law: a conversation that was left stays a branch. Functions return whether they did anything.
 """
@@ -16,7 +16,7 @@ from qwen_tui.tui.studio.workspace import Workspace
 
 
 def turn(work: Workspace) -> bool:
-    """Turn to the chat, or back to the document; each remembers where it stood."""
+    """Switch to the chat, or back to the document; each keeps its place."""
     chatting = not work.text.chatting
     refusal = chat.refusal(work.session.vocab, work.model) if chatting else None
     if refusal is not None:
@@ -30,8 +30,8 @@ def turn(work: Workspace) -> bool:
 
 
 def _controls(work: Workspace) -> Controls:
-    """The controls, where a person chose no sampling: a chat with a model that was tuned to answer
-    has its makers' values, a document those of the settings.
+    """The default controls if a person chose no sampling: the recommended values in a chat with a
+    model that was tuned to answer, else the settings'.
     """
     now, given = work.controls, controls_set(work.settings)
     names = ("preset", *(f"sampling.{name}" for name in presets.NAMES if name != "seed"))
@@ -46,7 +46,7 @@ def _controls(work: Workspace) -> Controls:
 
 
 def take_back_message(work: Workspace) -> bool:
-    """Take the last message back into the box; what is sent then is a branch from there."""
+    """Put the last message back into the box; sending it again begins a branch there."""
     if work.text.take_back_message():
         return True
     work.tell(Announcement("There is no message before this."))
@@ -54,7 +54,7 @@ def take_back_message(work: Workspace) -> bool:
 
 
 def set_system_message(work: Workspace, text: str) -> bool:
-    """Let conversations of the session begin with `text`; empty: as the template begins them."""
+    """Set the session's system message; "" uses the template's own."""
     if text == chat.system_message(work.session):
         return False
     work.session.remember(**{chat.SYSTEM: text})

@@ -1,7 +1,7 @@
-"""The document's pane: the editor with the find bar, and inline the completion behind the text.
+"""The document's pane: the editor with the find bar, and inline the completion after the text.
 
-Law: tentative text is never a person's: what the editor calls its text ends before it, and the
-session alone makes it part of the document. A batch of tokens costs what it adds.
+Law: a tentative completion is not part of the editor's `text`; only the session makes it part of
+the document. The cost of a batch of tokens depends on the batch only.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from qwen_tui.vocab.decoder import Decoder
 
 INVITATION: Final = "Write the beginning of a text. {} lets the model go on."
 MESSAGE: Final = "Write a message. {} sends it."
-"""What the empty box of a chat says."""
+"""Placeholder of the message box in a chat."""
 MOST_COLOURED: Final = 20_000
-"""Tokens of the document that are coloured, counted from its end."""
+"""Most tokens of the document that are coloured, counted from its end."""
 MOST_INLINE: Final = 200_000
-"""Characters of text and completion that are written inline; more stand in panes."""
+"""Most characters of text and completion that are shown inline; longer ones use panes."""
 
 
 class Tail:
-    """A tentative completion as text and spans, grown as it grows; `start` characters precede it.
+    """A tentative completion as text and spans, extended as it grows; `start` characters precede
+    it.
 
-    Only whole characters are given: bytes of a begun one wait for the rest.
+    Bytes of an incomplete character wait for the rest.
     """
 
     def __init__(self, heat: Heat, *, coloured: bool, start: int) -> None:
@@ -50,7 +51,7 @@ class Tail:
         self._decoder = Decoder()
 
     def extend(self, tokens: Iterable[Token]) -> tuple[str, list[Span]]:
-        """What some more tokens add."""
+        """The text and spans added by more tokens."""
         texts, spans = [], []
         for token in tokens:
             self.count += 1
@@ -80,7 +81,7 @@ class DocumentPane(Frame):
         self.find_bar = FindBar()
         super().__init__(self.editor, self.find_bar, inside=self.editor)
         self.show_heat = show_heat
-        """What the model wrote wears the colours of its probabilities."""
+        """Whether the model's text is coloured by probability."""
         self._title = ""
         self._badge = ""
         self._coloured: Hashable = None
@@ -94,7 +95,7 @@ class DocumentPane(Frame):
             self.editor.paste_more(message.rest)
 
     def invite(self, *, chatting: bool) -> None:
-        """Say, while nothing is written, what is to be written: a text, or in a chat a message."""
+        """Set the placeholder: for a text, or in a chat for a message."""
         words, other = self._invitations[chatting], self._invitations[not chatting]
         if self.editor.placeholder == other:  # a completion that stands here hides it
             self.editor.placeholder = words
@@ -102,7 +103,7 @@ class DocumentPane(Frame):
     # -- the frame ---------------------------------------------------------------------------------
 
     def show_frame(self, title: str, badge: str) -> None:
-        """Show what is written, and `badge`: what is odd about it."""
+        """Show the title, and `badge`: what is unusual about the text."""
         if title != self._title:
             self._title = title
             self.border_title = Content(title)
@@ -111,7 +112,7 @@ class DocumentPane(Frame):
 
     @on(TextArea.SelectionChanged)
     def _show_place(self) -> None:
-        """Show where the cursor stands, on the lower edge."""
+        """Show the cursor's position on the lower edge."""
         line, column = self.editor.document.line_and_column(self.editor.cursor_location)
         badge = f"{self._badge} · " if self._badge else ""
         self.border_subtitle = Content(f"{badge}{line + 1}:{column + 1}")
@@ -119,8 +120,8 @@ class DocumentPane(Frame):
     # -- colours -----------------------------------------------------------------------------------
 
     def colour(self, key: Hashable, tokens: Callable[[], Sequence[Token]]) -> None:
-        """Colour the text by how sure the model was of its tokens; of a very long one the end.
-        `tokens` is called only where `key` or the colours changed since.
+        """Colour the text (at most its last `MOST_COLOURED` tokens) by probability. `tokens` is
+        called only if `key` or the colours changed.
         """
         wanted = (key, self.show_heat, self.editor.heat)
         if wanted == self._coloured:
@@ -136,8 +137,8 @@ class DocumentPane(Frame):
     # -- the completion in the document ------------------------------------------------------------
 
     def show_tail(self, key: Hashable, tokens: Sequence[Token], count: int) -> None:
-        """Show the first `count` tokens of a completion behind the text; 0: none. While `key` stays
-        and `count` grows, only what grew is added.
+        """Show the first `count` tokens of a completion after the text; 0: none. While `key` is the
+        same and `count` grows, only the new tokens are added.
         """
         editor = self.editor
         if not count:

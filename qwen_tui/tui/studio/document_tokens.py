@@ -1,6 +1,6 @@
-"""The document's tokens as a person walks them in the inspector.
+"""The document's tokens as walked in the inspector.
 
-Law: it holds for one place of the head; where that moved or the text was edited, it is made anew.
+Law: valid for one place of the head; rebuilt when the head moved or the text was edited.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from qwen_tui.types import Token
 
 
 class DocumentTokens:
-    """The tokens of the document, a template's left out, of which one is marked."""
+    """The tokens of the document, without a template's, one of which is marked."""
 
     def __init__(self, session: Session, offset: int) -> None:
-        """Mark the token that the character at `offset` belongs to, at the end the last one."""
+        """Mark the token of the character at `offset`, at the end the last one."""
         self.head = session.head
-        """Where the head stood."""
+        """The head at the time."""
         self._layout = session.layout()
         self._tokens = session.tokens
         self._places = [
@@ -29,7 +29,7 @@ class DocumentTokens:
         found = session.token_at(offset)
         place = self.head.at if found is None else found[0]
         self.at = max(0, bisect_right(self._places, place) - 1)
-        """Which of the tokens is marked."""
+        """The index of the marked token."""
 
     def __len__(self) -> int:
         return len(self._places)
@@ -46,9 +46,9 @@ class DocumentTokens:
 
     @property
     def from_end(self) -> int:
-        """The marked token's place counted from the document's end: −1 is its last token."""
+        """The marked token's index counted from the document's end: −1 is its last token."""
         return self._places[self.at] - self.head.at if self._places else 0
 
     def walk(self, steps: int) -> None:
-        """Mark the token so many further on; beyond an end, the last one there."""
+        """Mark the token `steps` further on, at most the first or last one."""
         self.at = max(0, min(self.at + steps, len(self._places) - 1))

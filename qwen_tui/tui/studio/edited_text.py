@@ -1,7 +1,7 @@
-"""The text a person edits and the session it belongs to: typing, and every move of the head.
+"""The edited text and its session: typing, and every move of the head.
 
-Law: it knows no Textual. Nothing a person typed is lost: before the head moves, typing that waits
-is kept in the tree. Commands return whether the head moved.
+Law: it knows no Textual. No typing is lost: before the head moves, uncommitted typing is kept in
+the tree. Commands return whether the head moved.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from qwen_tui.vocab.decoder import Decoder
 
 
 class Buffer(Protocol):
-    """Holds the text while it is edited, as the studio's editor does.
+    """The edited text's buffer, as the studio's editor implements it.
 
     `caret` counts the characters before the cursor. `set_text` shows another text and forgets the
-    steps of undo; `replace_all` is one such step.
+    undo steps; `replace_all` is one undo step.
     """
 
     caret: int
@@ -46,25 +46,25 @@ class Buffer(Protocol):
 
 
 class EditedText:
-    """The document of one session, or during a chat the message, as it stands in `buffer`."""
+    """The document of one session, or in a chat the message, as edited in `buffer`."""
 
     def __init__(self, opened: OpenSession, buffer: Buffer) -> None:
         self.opened = opened
         self.buffer = buffer
         self.chatting = chat.is_chat(opened.session)
-        """The buffer holds a message, and the head stands in the conversation."""
+        """Whether the buffer has a message, and the head is in the conversation."""
         self.count = 0
-        """Tokens of the context as the text stands; an estimate without a tokenizer."""
+        """Tokens in the context with the current text; an estimate without a tokenizer."""
         self.composed = True
-        """The text is NFC, as what models learned from is."""
+        """Whether the text is NFC, as models' training texts are."""
         self.revision = 0
-        """Grows whenever another text is put into the buffer."""
+        """Increases whenever another text is put into the buffer."""
         self._other = Place(None, 0)
-        """Where the document stands during a chat, or the chat otherwise."""
+        """The document's place during a chat, else the chat's."""
         self._waiting = ""
-        """The text there: the document during a chat, or the message otherwise."""
+        """The text at that place: the document during a chat, else the message."""
         self._shown = ""
-        """The document as it was last put into the buffer; what differs from it is typing."""
+        """The document as last put into the buffer; a difference from it is typing."""
         self._unwritten: list[Entry] = []
         """What a person did to a session that cannot be written."""
         if opened.read_only and opened.session.sink is None:
@@ -83,24 +83,24 @@ class EditedText:
 
     @property
     def dirty(self) -> bool:
-        """There is typing that is not committed; a message that is not sent is none."""
+        """Whether there is uncommitted typing; an unsent message does not count."""
         return not self.chatting and self.buffer.text != self.session.text
 
     @property
     def has_tail(self) -> bool:
-        """The model went on from the document, and with more than an eos that ended it."""
+        """Whether the document has a completion with more than a final eos."""
         id, at = self.session.head
         shown = self.session.completion is not None
         return id is not None and shown and self.session.accept_end(id) > at
 
     @property
     def tentative(self) -> bool:
-        """There is a completion to take, and it belongs to the text as it stands."""
+        """Whether there is a completion to accept that belongs to the current text."""
         return self.has_tail and not self.chatting and not self.dirty
 
     @property
     def regenerates(self) -> bool:
-        """There is a completion, shown or just accepted, that can be asked for again."""
+        """Whether there is a completion, shown or just accepted, that can be requested again."""
         session = self.session
         last = session.tree.resolve(*session.head).node
         return session.completion is not None or (
@@ -109,11 +109,11 @@ class EditedText:
 
     @property
     def document(self) -> str:
-        """The document with its typing, also while the buffer holds a message."""
+        """The document with its typing, also while the buffer has a message."""
         return self._waiting if self.chatting else self.buffer.text
 
     def measure(self) -> None:
-        """Count the tokens of the text as it stands in the buffer."""
+        """Count the tokens of the buffer's text."""
         session, text = self.session, self.buffer.text
         self.composed = is_nfc(text)
         if session.vocab is None:
@@ -130,14 +130,14 @@ class EditedText:
         self.revision += 1
 
     def show(self) -> None:
-        """Put the document into the buffer, in place of typing that waits."""
+        """Put the document into the buffer, replacing uncommitted typing."""
         if not self.chatting:
             self._put(self.session.text)
             self._shown = self.session.text
 
     def restore(self, beginning: str = "") -> None:
-        """Put in what stood there when the session was left: the document, and typing that was not
-        committed. `beginning` stands in an empty document.
+        """Restore the document and its uncommitted typing into the buffer. `beginning` is the text
+        of an empty document.
         """
         opened, session = self.opened, self.session
         before = "" if self.chatting else session.text
@@ -167,7 +167,7 @@ class EditedText:
             self.opened.drafts = Drafts(ulid(int(time.time() * 1000), secrets.randbits(80)))
 
     def follow_head(self) -> None:
-        """Where the buffer holds nothing of its own, it shows the document, wherever that went."""
+        """If the buffer has no typing, show the document at the head."""
         text = self.session.text
         if self.chatting or text == self._shown:
             return
@@ -176,7 +176,7 @@ class EditedText:
         self._shown = text
 
     def replace(self, text: str) -> bool:
-        """Take a text that was edited elsewhere: as the document, or in a chat as the message."""
+        """Use a text edited in another program, as the document or in a chat as the message."""
         if self.chatting:
             self.buffer.replace_all(text)
             return False
@@ -193,7 +193,7 @@ class EditedText:
     # -- typing ------------------------------------------------------------------------------------
 
     def commit_typing(self) -> bool:
-        """Make what was typed the document; False when nothing was."""
+        """Commit the typing to the session; False if there is none."""
         if not self.dirty:
             return False
         self.session.commit_typing(self.buffer.text)
@@ -202,8 +202,8 @@ class EditedText:
         return True
 
     def keep_typing(self) -> None:
-        """Before the head moves elsewhere: what was typed stays in the tree as a branch, and undo
-        leads back to it.
+        """Before the head moves: keep the typing in the tree as a branch, to which undo
+        leads back.
         """
         if self.dirty:
             here = self.session.head
@@ -212,7 +212,7 @@ class EditedText:
             self.keep_draft()
 
     def keep_draft(self) -> None:
-        """Hand what stands in the buffer to the draft journal."""
+        """Pass the buffer's text to the drafts."""
         draft, text = self.opened.drafts, self.buffer.text
         if draft is None:
             return
@@ -224,9 +224,9 @@ class EditedText:
             draft.note(Place(None, 0), "", text if self.dirty else "", caret)
 
     def keep(self) -> None:
-        """Before the session is left: typing waits in its draft, and a session that has no file yet
-        gets one, for nobody would find the draft of a session that is in no list. A chat in which
-        nothing was said is no place to find again.
+        """Before the session is left: typing is kept in its draft, and a session without a file
+        gets one, or its draft could not be found again. A chat without messages is not a place to
+        return to.
         """
         if self.unsaid and not self.buffer.text:
             self.turn_to(chatting=False)
@@ -237,7 +237,7 @@ class EditedText:
     # -- a chat ------------------------------------------------------------------------------------
 
     def turn_to(self, *, chatting: bool) -> None:
-        """Turn to the conversation, or to the document; each is found again where it stood."""
+        """Switch to the conversation or to the document; each keeps its place."""
         self.commit_typing()
         here, there = self.session.head, self._other
         self.session.go(there.node, there.at)
@@ -245,7 +245,7 @@ class EditedText:
         self.show()
 
     def _change_sides(self, here: Place, chatting: bool) -> None:
-        """Put the other side's text into the buffer; this one is found again at `here`."""
+        """Put the other text into the buffer; the current one is found again at `here`."""
         waiting = self._waiting
         self._other, self._waiting, self.chatting = here, self.buffer.text, chatting
         if chatting:
@@ -253,13 +253,11 @@ class EditedText:
 
     @property
     def unsaid(self) -> bool:
-        """It is a chat in which nothing was said yet."""
+        """Whether it is a chat without messages."""
         return self.chatting and not chat.is_chat(self.session)
 
     def send(self) -> None:
-        """Say what was typed; with nothing typed the model goes on with its answer. Raises
-        Trouble.
-        """
+        """Send the message; without one the model continues its answer. Raises Trouble."""
         session, text = self.session, self.buffer.text
         if session.vocab is None:
             raise Trouble("the model is not open yet", hint="what you typed stays here")
@@ -271,8 +269,8 @@ class EditedText:
         self.keep_draft()
 
     def take_back_message(self) -> bool:
-        """Put the person's last message into the box, and the head before it: what is sent then is
-        a branch from there.
+        """Put the person's last message into the box, and the head before it: sending it again
+        begins a branch there.
         """
         found = chat.last_message(self.session) if self.chatting else None
         if found is None:
@@ -283,7 +281,7 @@ class EditedText:
         return True
 
     def begin_chat(self) -> None:
-        """Stand before the first turn: what is said next begins another conversation."""
+        """Move before the first turn: the next message begins another conversation."""
         if self.chatting:
             self.session.go(None, 0)
         else:
@@ -296,8 +294,8 @@ class EditedText:
         return self._move(self.session.accept)
 
     def accept_to(self, at: int) -> bool:
-        """Move the completion up to its token `at`, and the rest of a character that it begins,
-        into the document.
+        """Move the completion up to its token `at` into the document, with the rest of a character
+        that begins there.
         """
         session, decoder, count = self.session, Decoder(), 0
         if not self.tentative or session.head.node is None:
@@ -315,7 +313,7 @@ class EditedText:
         return self._move(self.session.accept_word)
 
     def undo(self) -> bool:
-        """Take back typing first, then the last move of the head."""
+        """Undo typing first, then the last move of the head."""
         if (self.dirty or self.chatting) and self.buffer.can_undo:
             self.buffer.undo()
             return False
@@ -326,7 +324,7 @@ class EditedText:
         return self._move(self.session.undo)
 
     def redo(self) -> bool:
-        """Do again what was taken back."""
+        """Redo what was undone."""
         if self.buffer.can_redo:
             self.buffer.redo()
             return False
@@ -338,7 +336,7 @@ class EditedText:
         return self._move(self.session.next)
 
     def previous(self) -> bool:
-        """Show the one before."""
+        """Show the previous completion."""
         self.keep_typing()
         return self._move(self.session.previous)
 
@@ -351,12 +349,12 @@ class EditedText:
         return self._move(self.session.show, completions[place])
 
     def parent(self) -> bool:
-        """Back to where this text forked."""
+        """Move back to where this text forked."""
         self.keep_typing()
         return self._move(self.session.parent)
 
     def child(self) -> bool:
-        """On along the newest branch."""
+        """Move forward along the newest branch."""
         self.keep_typing()
         return self._move(self.session.child)
 
@@ -366,7 +364,7 @@ class EditedText:
         return self._move(self.session.go, node, at)
 
     def hide(self, node: str) -> bool:
-        """Hide a node and what follows from it; nothing is erased."""
+        """Hide a node and its descendants; nothing is erased."""
         self.keep_typing()
         return self._move(self.session.hide, node)
 
@@ -384,8 +382,8 @@ class EditedText:
         return self._move(session.fork, node, index, alternative)
 
     def _move(self, command: Callable[..., object], *args: Any) -> bool:
-        """Move the head, and show the document there. A move may lead from the document into a
-        conversation, or out of it: then the buffer changes sides, too.
+        """Move the head, and show the document there. If the move leads into a conversation or out
+        of it, the buffer switches too.
         """
         here = self.session.head
         if command(*args) is False:

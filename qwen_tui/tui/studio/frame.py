@@ -1,4 +1,4 @@
-"""A pane's frame: a title, a lower edge for a word, and the widget that a person works in."""
+"""A pane's frame: a title, a note on the lower edge, and the widget that takes the focus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from textual.widget import Widget
 
 
 class Frame(Vertical):
-    """Stands around `children`; `inside` has the focus when a person works in the pane."""
+    """A frame around `children`; `inside` gets the focus."""
 
     def __init__(self, *children: Widget, inside: Widget, title: str = "") -> None:
         super().__init__(*children)

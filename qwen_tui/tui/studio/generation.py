@@ -1,7 +1,7 @@
-"""The generations of one session: asks the runner, applies what comes, says what changed.
+"""The generations of one session: submits requests, applies events, reports changes.
 
-Law: it knows no widget. A generation asked for while the model loads waits for it; one asked for
-while another runs ends that one first; typing never touches a running one.
+Law: it knows no widget. A generation requested while the model loads waits for it; one requested
+while another runs ends that one first; typing never affects a running one.
 """
 
 from __future__ import annotations
@@ -25,22 +25,19 @@ if TYPE_CHECKING:
     from qwen_tui.tui.sampling_controls import Controls
 
 RNG: Final = "philox4x32-10"
-"""The generator behind every draw, as session files name it."""
+"""The name of the random generator, as session files record it."""
 SHORTENS: Final = "“Shorten long prompts” in the command palette sends a part of it"
-"""What to do about a prompt that is too long, in the studio."""
+"""The hint for a prompt that is too long."""
 
 
 How: TypeAlias = Literal["on", "again", "beside"]
-"""Go on from the document's end; complete once more what was completed; or complete the document,
-what was accepted included, beside the completions that it has.
-"""
+""""on": continue the document; "again": complete the same text again; "beside": complete the
+document, accepted text included, beside its existing completions."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A generation that is asked for. `text` is what has to become the document first, where it is
-    not yet.
-    """
+    """A requested generation. `text` must become the document first, if it is not yet."""
 
     controls: Controls
     how: How = "on"
@@ -51,8 +48,8 @@ class Ask:
 class Completer:
     """Runs the generations of one session, one at a time.
 
-    `changed` is called when something other than tokens changed, `grew` with the tokens of each
-    batch that belong to the shown completion, `troubled` with what a person should know.
+    `changed` is called when something other than tokens changed, `grew` with each batch's tokens of
+    the shown completion, `troubled` with errors for the person.
     """
 
     def __init__(
@@ -71,7 +68,7 @@ class Completer:
         self.model: Backend | None = None
         """The model that completes, once it is open."""
         self.asked: Ask | None = None
-        """What waits for the model."""
+        """The request that waits for the model."""
         self.newest = ""
         """The id of the newest generation; empty before the first."""
         self._runner = runner
@@ -87,17 +84,17 @@ class Completer:
 
     @property
     def running(self) -> bool:
-        """A generation has not ended."""
+        """Whether a generation has not ended."""
         return self._generation is not None
 
     @property
     def waiting(self) -> bool:
-        """A generation waits for the model."""
+        """Whether a request waits for the model."""
         return self.asked is not None
 
     @property
     def context(self) -> int:
-        """The most tokens prompt and completion may hold; 0 while that is not known."""
+        """The most tokens that prompt and completion may have; 0 if unknown."""
         return self.model.context if self.model else self.settings.context
 
     # -- asking ------------------------------------------------------------------------------------
@@ -112,23 +109,23 @@ class Completer:
         self._begin_after(self._task, ask)
 
     def use(self, model: Backend) -> None:
-        """The model is open: begin what waited."""
+        """Use the opened model: begin a waiting request."""
         self.model = model
         self.begin_waiting()
 
     def begin_waiting(self) -> None:
-        """Begin what waits, if it can."""
+        """Begin a waiting request, if possible."""
         if self.asked is not None:
             self.ask(self.asked)
 
     def lose_model(self) -> None:
-        """The model is gone; nothing waits for it any more."""
+        """Drop the model and any waiting request."""
         self.model = None
         self.asked = None
         self._changed()
 
     def stop(self) -> None:
-        """End what runs, keeping its text, and forget what waits."""
+        """Stop the running generation, keeping its text, and drop a waiting request."""
         self.asked = None
         if self._generation is not None:
             self._generation.cancel()
@@ -185,7 +182,7 @@ class Completer:
         return make(controls.sampling, **values)
 
     def _turn_stops(self, ask: Ask) -> tuple[str, ...]:
-        """What ends an answer of a model that does not end it itself."""
+        """Stop strings for the answer of a model that does not end it itself."""
         vocab = self.session.vocab
         return chat.turn_stops(vocab) if ask.mode == "chat" and vocab is not None else ()
 
@@ -198,7 +195,9 @@ class Completer:
         return generation
 
     async def replay(self, id: str, request: Request) -> Outcome:
-        """Run a generation that the session knows already; how that went."""
+        """Run a generation that the session has already, from its recording; returns its
+        outcome.
+        """
         run = self.session.generations[id]
         run.live = True
         self.newest = id
@@ -227,8 +226,8 @@ class Completer:
         self._changed()
 
     def _leave_empty(self, id: str) -> None:
-        """Where the shown completion ended without any text, show one of the same generation that
-        has some; one that was stopped, the newest of its siblings.
+        """If the shown completion ended without text, show one of the same generation that has
+        some; after a stop, the newest sibling.
         """
         session, nodes = self.session, [each.node for each in self.session.generations[id].branches]
         shown = session.completion
@@ -241,7 +240,7 @@ class Completer:
             session.show(found[0])
 
     def _shown(self, id: str, batch: Sequence[Event]) -> list[Token]:
-        """The tokens of a batch that were appended to the completion the head stands at."""
+        """The tokens of a batch that belong to the shown completion."""
         branches = self.session.generations[id].branches
         return [
             token

@@ -1,6 +1,6 @@
-"""Which panes stand on the screen at a terminal's size.
+"""Which panes are shown at a terminal's size.
 
-Law: at every size the pane a person works in is there, and every other one is a key press away.
+Law: at every size the pane a person works in is shown, and every other one is a key press away.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ PANES: Final[tuple[Pane, ...]] = ("document", "completion", "sampling", "alterna
 LEFT: Final[tuple[Pane, ...]] = ("document", "completion")
 RIGHT: Final[tuple[Pane, ...]] = ("sampling", "alternatives")
 TWO_COLUMNS: Final = 72
-"""From this width on both columns stand side by side."""
+"""Width from which there are two columns."""
 STACKED_LEFT: Final = 13
-"""From this height on the document and the completion stand above each other."""
+"""Height from which the document and the completion are shown together."""
 STACKED_RIGHT: Final = 18
-"""From this height on the controls and the inspector stand above each other."""
+"""Height from which the controls and the inspector are shown together."""
 WIDE: Final = 104
-"""From this width on the right column has room to spare."""
+"""Width from which the right column is wider."""
 ROOMY: Final = 32
-"""From this height on all sampling controls are in view beside the inspector."""
+"""Height from which all sampling controls are visible beside the inspector."""
 BORDERED: Final = 9
-"""From this height on panes have borders."""
+"""Height from which panes have borders."""
 
 
 def shown(
@@ -37,8 +37,8 @@ def shown(
     inspected: Pane = "completion",
 ) -> frozenset[Pane]:
     """The panes to show; `pane` is the one a person works in, `branches` whether the tree is open.
-    `inline`: the completion stands in the document, its own pane only while its tokens are looked
-    at. `inspected`: the pane whose tokens the inspector walks.
+    `inline`: the completion is in the document, and its own pane is shown only while its tokens are
+    inspected. `inspected`: the pane whose tokens the inspector walks.
     """
     left: Sequence[Pane]
     right: Sequence[Pane]
@@ -57,7 +57,7 @@ def shown(
 
 
 def after(pane: Pane, *, branches: bool) -> Pane:
-    """The next pane, around and around."""
+    """The next pane, cyclically."""
     there = [each for each in PANES if each != "branches" or branches]
     there = [each for each in there if not branches or each not in RIGHT]
     return there[(there.index(pane) + 1) % len(there)] if pane in there else there[0]

@@ -1,4 +1,4 @@
-"""Opening a model while the interface lives: first the tokenizer, then the runner.
+"""Opens a model while the interface runs: first the tokenizer, then the runner.
 
 Law: nothing here blocks the event loop or knows Textual; every outcome is reported as a value, from
 any thread.
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class SpecialIds:
-    """The ids that are special tokens, asked one by one."""
+    """The set of special token ids, tested one by one."""
 
     def __init__(self, vocab: Vocab) -> None:
         self._vocab = vocab
@@ -36,8 +36,8 @@ class SpecialIds:
 
 @dataclass(frozen=True, slots=True)
 class VocabRead:
-    """The tokenizer is read (None: the server keeps it to itself); what the checkpoint's makers
-    sample with, and whether they tuned it to answer.
+    """The tokenizer was read (None: only the server has it); with the checkpoint's recommended
+    sampling, and whether it was tuned to answer.
     """
 
     vocab: Vocab | None
@@ -61,11 +61,11 @@ class Failed:
 
 
 Report: TypeAlias = Progress | VocabRead | Ready | Failed
-"""What opening a model reports; of several `Progress` only the newest counts."""
+"""Reports of opening a model; of several `Progress` only the newest counts."""
 
 
 class Loader:
-    """Opens the first model and every other one after it; `report` is called from any thread."""
+    """Opens the first model and every later one; `report` is called from any thread."""
 
     def __init__(self, context: StudioContext, report: Callable[[Report], None]) -> None:
         self.reading = False
@@ -78,7 +78,7 @@ class Loader:
         self._turn = 0
 
     def begin(self, settings: Settings, *, swap: bool = False) -> None:
-        """Read the tokenizer on a thread, then open the model; `swap`: in place of another one."""
+        """Read the tokenizer on a thread, then open the model; `swap`: replacing another one."""
         self._turn += 1
         turn = self._turn
         self.reading, self.failed = True, False
@@ -100,8 +100,8 @@ class Loader:
         threading.Thread(target=work, name="tokenizer", daemon=True).start()
 
     def words(self, now: float | None = None) -> str:
-        """What is being done now and how long it will take; empty when nothing is. `now`:
-        monotonic seconds.
+        """The current stage and its remaining time; "" if nothing is loading. `now`: monotonic
+        seconds.
         """
         if self.reading:
             return "reading the tokenizer"
@@ -115,7 +115,7 @@ class Loader:
         return f"{words} · {left:.0f} s left" if left is not None else words
 
     def _end_reading(self, turn: int) -> None:
-        """This turn's tokenizer is read, or cannot be."""
+        """The tokenizer of this opening was read, or cannot be."""
         if turn == self._turn:
             self.reading = False
 
@@ -135,14 +135,14 @@ class Loader:
         future.add_done_callback(done)
 
     def _say(self, turn: int, report: Report) -> None:
-        """Report it, unless another model was asked for meanwhile."""
+        """Pass on a report, unless another model was requested meanwhile."""
         if turn == self._turn:
             self.failed = isinstance(report, Failed)
             self._report(report)
 
 
 def _recommended(settings: Settings) -> tuple[Sampling | None, bool]:
-    """What a local checkpoint's makers sample with, and whether they tuned it to answer."""
+    """A local checkpoint's recommended sampling, and whether it was tuned to answer."""
     if settings.engine not in LOCAL:
         return None, False
     with suppress(Trouble):
@@ -153,7 +153,7 @@ def _recommended(settings: Settings) -> tuple[Sampling | None, bool]:
 
 @dataclass(slots=True)
 class Estimate:
-    """How long a stage will still take, from how far it came and when it began."""
+    """Estimates the remaining time of a stage from its progress so far."""
 
     stage: str = ""
     began: float = 0.0
@@ -167,7 +167,7 @@ class Estimate:
         self.progress = progress
 
     def seconds_left(self, now: float) -> float | None:
-        """Seconds until the stage ends at its pace so far; None while that is not known."""
+        """Seconds until the stage ends at its speed so far; None if unknown."""
         progress = self.progress
         if progress is None or not progress.total or progress.done <= self.first:
             return None

@@ -1,6 +1,6 @@
-"""The panes of the studio: what each shows, where it stands, and which are folded away.
+"""The panes of the studio: what each shows, where it is, and which are folded away.
 
-Law: a picture of the workspace, it changes nothing of it; what only grew is painted as what grew.
+Law: it shows the workspace and changes nothing in it; for appended tokens only those are painted.
 At every size the pane a person works in is shown.
 """
 
@@ -50,15 +50,15 @@ class Panes(Horizontal):
         self.pane: Pane = "document"
         """The pane a person works in."""
         self.branches_open = False
-        """The tree of branches stands in the right column's place."""
+        """Whether the tree of branches is shown in the right column."""
         self.inline = False
-        """The completion stands in the document."""
+        """Whether the completion is shown in the document."""
         self.inspected: DocumentTokens | None = None
         """The document's tokens while the inspector walks them; None: it walks the completion."""
         self._terminal = Size(0, 0)
 
     def compose(self) -> ComposeResult:
-        """The text and the completion left, what steers and explains them right."""
+        """Document and completion on the left, controls and inspector on the right."""
         with Vertical(id="left"):
             yield from (self.frames[pane] for pane in layout.LEFT)
         with Vertical(id="right"):
@@ -81,7 +81,7 @@ class Panes(Horizontal):
         self.show_frames(work)
 
     def show_frames(self, work: Workspace) -> None:
-        """Show what stands around the texts, and the completion where it stands in the document."""
+        """Show the frames, and the completion if it is inline."""
         if self.inspected and (self.inspected.head != work.session.head or work.text.dirty):
             self.inspect(None)
         frame = view.completion_frame(work)
@@ -94,13 +94,13 @@ class Panes(Horizontal):
         self.look()
 
     def grow(self, work: Workspace, tokens: Sequence[Token]) -> None:
-        """Show tokens that the completion gained."""
+        """Show new tokens of the completion."""
         node = view.shown_node(work)
         self.completion.grow(tokens, node.reason if node else None)
         self.show_frames(work)
 
     def look(self) -> None:
-        """Show the alternatives of the token that is looked at."""
+        """Show the alternatives of the current token."""
         if self.inspected is not None:
             self.alternatives.show(self.inspected.token, self.inspected.at, len(self.inspected))
             return
@@ -128,8 +128,8 @@ class Panes(Horizontal):
             self.inspect(self.inspected)
 
     def colour(self, work: Workspace) -> None:
-        """What the model wrote of the document wears its colours there too, while nothing else
-        stands there.
+        """Colour the model's text in the document by probability, while the document is in the
+        editor.
         """
         if not work.text.chatting and not work.text.dirty:
             key = (work.session.head, work.text.revision)
@@ -155,12 +155,12 @@ class Panes(Horizontal):
         self.frames[pane].inside.focus()
 
     def go_to_next(self) -> None:
-        """Work in the next pane, around and around."""
+        """Work in the next pane, cyclically."""
         self.go_to(layout.after(self.pane, branches=self.branches_open))
 
     @on(Editor.FindAsked)
     def find(self) -> None:
-        """Look for a text in the document and the completion."""
+        """Search the document and the completion."""
         needle = self.document.editor.selected_text
         self.go_to("document")
         self.document.find_bar.open(self.document.editor, self.completion.output, needle=needle)
@@ -178,7 +178,7 @@ class Panes(Horizontal):
 
     @property
     def folded(self) -> bool:
-        """Some pane is not shown, and none stands in its place."""
+        """Whether some pane is neither shown nor replaced by another."""
         there = (3 if self.branches_open else 4) - self.inline
         return len(self._shown()) < there
 
@@ -189,7 +189,7 @@ class Panes(Horizontal):
         self.fold()
 
     def fold(self) -> None:
-        """Show the panes that have a place now."""
+        """Show the panes that fit now."""
         width, height = self._terminal
         shown = self._shown()
         for pane, frame in self.frames.items():

@@ -1,6 +1,6 @@
-"""Playing a stored session back: what was done, at once; what was generated, in its own rhythm.
+"""Plays a stored session back: commands at once, generations at their recorded speed.
 
-Law: the session that is played on is rebuilt from the recorded entries alone, and is never saved.
+Law: the played session is rebuilt from the recorded entries alone, and is never saved.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Outcome: TypeAlias = Literal["played", "stopped", "failed"]
 
 
 def request_of(session: Session, started: Started) -> Request:
-    """The request whose recorded take the replay backend finds by its prompt."""
+    """The request by whose prompt the replay backend finds a recorded generation."""
     run = session.generations[started.generation]
     path = tuple(session.tree.path(*run.place))
     prompt = run.prompt(path)
@@ -33,9 +33,9 @@ async def play(
 ) -> None:
     """Apply `entries` to a fresh `session`; each generation's events come from `generate`.
 
-    One that cannot be played, and everything after a person stopped, is applied at once. A last
-    completion that was accepted stays shown as a completion. `moved` is called before each
-    generation, to show the text it goes on from, and at the end.
+    A generation that cannot be played, and everything after a person stopped, is applied at once. A
+    last completion that was accepted is shown as a completion. `moved` is called before each
+    generation, to show the text it continues, and at the end.
     """
     played: set[str] = set()
     stopped = False
@@ -56,7 +56,9 @@ async def play(
 
 
 def _show_last_completion(session: Session) -> None:
-    """Stand before the completion that ends the document, so that its tokens can be looked at."""
+    """Move the head before the completion that ends the document, so that its tokens can be
+    inspected.
+    """
     node, at = session.head
     if node is None or session.generation_of(node) is None:
         return

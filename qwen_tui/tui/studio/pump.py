@@ -1,7 +1,7 @@
 """Frame by frame: take a batch of events, apply each to the session, paint the batch once.
 
-Law: every event is applied exactly once and in order; the first token is painted at once,
-later ones at most once a frame, so a fast model costs the screen no more than a slow one.
+Law: every event is applied exactly once, in order; the first token is painted at once, later ones
+at most once a frame, so that a fast model costs the screen no more than a slow one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from qwen_tui.engine.channel import Channel
 from qwen_tui.types import Emitted, Event
 
 FRAME_S: Final = 1 / 30
-"""The least time between two paints."""
+"""Shortest time in seconds between two paints."""
 
 
 async def pump(
@@ -28,8 +28,8 @@ async def pump(
 ) -> None:
     """Carry one generation from its channel to the screen until every branch has finished.
 
-    `apply` is called for each event, then `paint` with the batch. What arrives before a frame's
-    time has passed waits in the channel, whose limit slows the engine, not the screen.
+    `apply` is called for each event, then `paint` with the batch. Events within a frame's time wait
+    in the channel, whose limit slows the engine down, not the screen.
     """
     painted = -frame_s
     begun = False

@@ -1,6 +1,6 @@
-"""What the studio asks before it acts: names of files, folders and titles, and yes or no.
+"""The studio's questions: names of files, folders and titles, and yes or no.
 
-Law: a question changes nothing; it returns the answer, or None when the person leaves it.
+Law: a question changes nothing; it returns the answer, or None if the person leaves it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from qwen_tui.types import Trouble
 
 
 async def where_to_save(app: App[int], file: TextFile) -> Path | None:
-    """The file to write the document to: its own, without one another that is asked for."""
+    """The file to write the document to: its own, or if it has none one that is asked for."""
     return await _place_to_save(app, file, file.path)
 
 
@@ -30,8 +30,8 @@ async def another_place_to_save(app: App[int], file: TextFile) -> Path | None:
 
 
 async def _place_to_save(app: App[int], file: TextFile, path: Path | None) -> Path | None:
-    """`path`, or one that is asked for. What changed there, or is another's, is not written over
-    unasked.
+    """`path`, or one that is asked for. A file that changed or belongs to another document is
+    overwritten only after asking.
     """
     while True:
         if path is None:
@@ -85,7 +85,7 @@ async def stop_strings(app: App[int], stops: tuple[str, ...]) -> tuple[str, ...]
 
 
 async def system_message(app: App[int], text: str) -> str | None:
-    """What the session's conversations begin with."""
+    """The session's system message."""
     note = "Conversations begin with it. Empty: as the model's own template begins them."
     return await app.push_screen_wait(AskLines("System message", value=text, note=note))
 
@@ -97,22 +97,22 @@ async def which_sampler(app: App[int]) -> str | None:
 
 
 async def whether_to_fork(app: App[int], why: str) -> bool:
-    """Whether to go on in a session of one's own, where this one cannot be written."""
+    """Whether to continue in a copy of a session that cannot be written."""
     answers = {"leave": "Only look at it", "fork": "Fork it"}
     question = f"{why} A fork begins with all of it and is your own."
     return await app.push_screen_wait(Confirm("Read-only", question, answers)) == "fork"
 
 
 async def which_text_to_begin_with(app: App[int], name: str) -> bool:
-    """Whether a file's session is opened, where the file was changed by others since."""
+    """Whether to open a file's session although the file was changed by another program."""
     answers = {"file": "Begin with the file", "session": "Open the session"}
     question = f"{name} changed on the disk since its session was left."
     return await app.push_screen_wait(Confirm("Two texts", question, answers)) == "session"
 
 
 async def whether_to_write(app: App[int], name: str, behind: int) -> str | None:
-    """What becomes of a file that lacks something of the text when the studio is left: "write",
-    "leave", or "stay".
+    """What to do on leaving with a file that lacks some of the text: "write", "leave", or
+    "stay".
     """
     answers = {"stay": "Stay", "write": "Write it", "leave": "Leave it so"}
     question = f"{name} is {behind:,} characters behind the text. The session keeps all of it."
@@ -120,7 +120,7 @@ async def whether_to_write(app: App[int], name: str, behind: int) -> str | None:
 
 
 async def whether_to_paste_all(app: App[int], kept: int, left: int) -> bool:
-    """Whether all of a very long paste is meant."""
+    """Whether to paste all of a very long text."""
     question = (
         f"{kept:,} characters were pasted and {left:,} are left. "
         "That much text makes every key slow."
@@ -130,7 +130,9 @@ async def whether_to_paste_all(app: App[int], kept: int, left: int) -> bool:
 
 
 def edited_outside(app: App[int], text: str) -> str:
-    """The text after the person's own editor had it and the terminal. Raises Trouble."""
+    """The text after editing in the person's own editor, which gets the terminal. Raises
+    Trouble.
+    """
     guard = app.guard if isinstance(app, GuardedApp) else None
     trouble: Trouble | None = None
     try:

@@ -1,7 +1,7 @@
-"""What a session remembers of the studio: its sampling controls, layout, theme and model.
+"""The studio's state that a session remembers: sampling controls, layout, theme and model.
 
-Law: values from a file are checked, and a bad one is as if it were not there; what the command line
-names stands.
+Law: values from a file are checked, and a bad one is ignored; values from the command line take
+precedence.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ CONTROLS: Final = "controls"
 LAYOUT: Final = "layout"
 THEME: Final = "theme"
 MODEL: Final = "model"
-"""The names under which they are kept."""
+"""Keys of the remembered values."""
 _OF_A_VOCABULARY: Final = "logit_bias"
-"""Not kept: its token ids mean others to another model."""
+"""Not kept: its token ids have other meanings for another model."""
 
 
 def controls_set(settings: Settings) -> Controls:
@@ -37,8 +37,8 @@ def controls_set(settings: Settings) -> Controls:
 
 
 def keep(session: Session, controls: Controls, **others: Any) -> None:
-    """Let a session that has text know how it is worked on; `others` are kept by their names,
-    empty ones are not.
+    """Store the controls and `others` with a session that has text; empty `others` are not
+    stored.
     """
     if len(session.tree) and session.sink is not None:
         values = asdict(controls.sampling) | {
@@ -55,8 +55,8 @@ def keep(session: Session, controls: Controls, **others: Any) -> None:
 
 
 def controls_of(session: Session, now: Controls, settings: Settings) -> Controls:
-    """The controls a session was left with; `now` where it has none, and for each value that an
-    option of the command line gave.
+    """The controls a session was left with; `now` if it has none, and for each value from the
+    command line.
     """
     kept = session.remembered.get(CONTROLS)
     if not isinstance(kept, dict):
@@ -82,7 +82,7 @@ def controls_of(session: Session, now: Controls, settings: Settings) -> Controls
 
 
 def _checked(name: str, kept: dict[str, Any], settings: Settings) -> Any:
-    """A sampling value as it was kept; None where it is none, or the command line gave one."""
+    """A stored sampling value; None if it is invalid or the command line gave one."""
     if name in kept and not _given(settings, f"sampling.{name}"):
         with suppress(ValueError, TypeError):
             return presets.checked(name, kept[name])
@@ -90,18 +90,18 @@ def _checked(name: str, kept: dict[str, Any], settings: Settings) -> Any:
 
 
 def inline_of(session: Session, now: bool, settings: Settings) -> bool:
-    """Whether completions stand in the document, as the session was left, else as `now`."""
+    """Whether completions are shown inline, as the session was left, else as `now`."""
     kept = session.remembered.get(LAYOUT)
     known = kept in ("panes", "inline") and not _given(settings, LAYOUT)
     return kept == "inline" if known else now
 
 
 def theme_of(session: Session, settings: Settings) -> str:
-    """The theme the session was left in; empty where none was chosen in it."""
+    """The theme of the session; "" if none was chosen in it."""
     kept = session.remembered.get(THEME)
     return kept if isinstance(kept, str) and not _given(settings, THEME) else ""
 
 
 def _given(settings: Settings, name: str) -> bool:
-    """The command line says it."""
+    """Whether the command line gave the value."""
     return name in settings.origin and settings.origin[name].source == "flag"

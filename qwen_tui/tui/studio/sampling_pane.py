@@ -1,4 +1,4 @@
-"""The pane of the sampling controls, with what the one under the cursor means on its lower edge."""
+"""The pane of the sampling controls, with an explanation of the current one on its lower edge."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from qwen_tui.tui.widgets.sampling import SamplingControls
 
 
 class SamplingPane(Frame):
-    """Holds what a person sets before a generation."""
+    """The sampling controls in a frame."""
 
     def __init__(self, settings: Settings) -> None:
         own: dict[str, Preset] = dict(settings.presets)
@@ -26,7 +26,7 @@ class SamplingPane(Frame):
 
     @property
     def controls(self) -> Controls:
-        """What is set now."""
+        """The current values."""
         return self.panel.controls
 
     @controls.setter
@@ -34,7 +34,7 @@ class SamplingPane(Frame):
         self.panel.controls = controls
 
     def show(self, shown: ShownSampling) -> None:
-        """Know what the checkpoint's makers sample with, and what is shown was made with."""
+        """Take in the checkpoint's recommended sampling, and the values of the shown completion."""
         self.panel.checkpoint = shown.checkpoint
         self.panel.last_seed = shown.last_seed
         self.panel.made = shown.made

@@ -1,6 +1,6 @@
-"""The studio: every key and message of a widget, wired to a command of the workspace or a pane.
+"""The studio screen: connects every key and message to a command of the workspace or a pane.
 
-Law: nothing is done here; what each `action_…` does for a person is said in `action_table.py`.
+Law: nothing is done here; what each `action_…` does is described in `action_table.py`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from qwen_tui.tui.widgets.sampling import SamplingControls
 from qwen_tui.types import Trouble
 
 _NOT_IN_A_LINE: Final = ("stop", "copy_or_stop", "find", "undo", "redo", "accept", "accept_word")
-"""Actions whose keys a line of input keeps to itself."""
+"""Actions whose keys an input line uses itself."""
 
 _FROM_THE_END: Final = ("accept", "accept_word")
-"""Actions whose keys are the editor's while its cursor stands before the end of the text."""
+"""Actions whose keys belong to the editor while its cursor is before the end of the text."""
 _WALKING: Final = ("completion", "alternatives", "branches")
-"""The panes in which keys walk the tree; they are the editor's own keys elsewhere."""
+"""The panes in which keys walk the tree; in others the editor uses these keys."""
 
 
 class Studio(WorkspaceScreen):
@@ -175,7 +175,7 @@ class Studio(WorkspaceScreen):
 
     @property
     def _within_the_text(self) -> bool:
-        """A person writes in the document, before its end."""
+        """Whether the cursor is in the document, before its end."""
         editor = self.editor
         return self.panes.pane == "document" and editor.caret < editor.size_in_characters
 
@@ -297,7 +297,7 @@ class Studio(WorkspaceScreen):
     # -- which actions work now --------------------------------------------------------------------
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """Whether an action does anything now; its key is shown, and taken, only then."""
+        """Whether an action does anything now; only then is its key shown and handled."""
         if isinstance(self.focused, Input) and action in _NOT_IN_A_LINE:
             return False
         if action == "stop":
@@ -314,7 +314,7 @@ class Studio(WorkspaceScreen):
         return view.works(self.workspace, action)
 
     def _can_leave(self) -> bool:
-        """Whether Esc has anything to leave or to stop."""
+        """Whether there is something for Esc to leave or stop."""
         return (
             self.workspace.busy
             or self.status_line.notice.shown

@@ -1,4 +1,4 @@
-"""The panes that explain: the alternatives of a token, and the tree of branches."""
+"""The side panes: the alternatives of a token, and the tree of branches."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from qwen_tui.types import Token
 
 
 class AlternativesPane(Frame):
-    """Shows what the model weighed in place of one token."""
+    """Shows the alternatives of one token."""
 
     def __init__(self) -> None:
         self.list = Alternatives()
         super().__init__(self.list, inside=self.list, title="Alternatives")
 
     def show(self, token: Token | None, at: int, total: int) -> None:
-        """Look at a token, `at` of `total`; None: there is none."""
+        """Show token `at` of `total`; None: there is none."""
         self.list.show(token, at)
         self.border_subtitle = Content(f"{at + 1:,} of {total:,}" if total else "")
 
@@ -32,5 +32,5 @@ class BranchesPane(Frame):
         super().__init__(self.tree_view, inside=self.tree_view, title="Branches")
 
     def show(self, tree: Tree, head: Place) -> None:
-        """Draw the tree; the document ends at `head`."""
+        """Show the tree; the document ends at `head`."""
         self.tree_view.show(tree, head)

@@ -1,4 +1,4 @@
-"""The foot of the studio: notices that stay, the line of facts, the keys that work right now."""
+"""The bottom of the studio: notices that stay, the status line, the keys that work now."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from qwen_tui.tui.widgets.status import KeyLine, Notice, Status
 
 
 class StatusLine(Vertical):
-    """Shows how things stand, and above that what a person has to know."""
+    """Shows the status, and above it notices."""
 
     def __init__(self, shows_key_of: Callable[[str], bool]) -> None:
-        """`shows_key_of`: whether the line of keys has a place for an action that works."""
+        """`shows_key_of`: whether an action's key is shown while it works."""
         super().__init__()
         self.failure = Notice(closable=False)
         """Why the session is not saved; it stays until it is."""
@@ -32,19 +32,19 @@ class StatusLine(Vertical):
         yield self.keys
 
     def say(self, announcement: Announcement) -> bool:
-        """Show a passing word in the place of the keys; False where it has no room there."""
+        """Show a brief message in place of the keys; False if there is no room."""
         return self.keys.say(announcement.text, announcement.seconds)
 
     def show(self, facts: StatusFacts) -> None:
-        """Show how things stand."""
+        """Show the status."""
         self.status.facts = facts
 
     def tell(self, announcement: Announcement) -> None:
-        """Show a notice until it is closed; one without text takes it away."""
+        """Show a notice until it is closed; one without text removes it."""
         kind = "mild" if announcement.kind == "mild" else ""
         self.notice.tell(announcement.text, announcement.hint, kind=kind)
 
     def show_failure(self, message: str, hint: str) -> None:
-        """Say why the session is not saved; "": it is."""
+        """Show why the session is not saved; "": it is."""
         if message != self.failure.message:
             self.failure.tell(message, hint)

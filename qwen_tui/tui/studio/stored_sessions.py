@@ -1,6 +1,7 @@
-"""What the list of sessions does to one: the studio's own is held open, the others are files.
+"""Renames and removes sessions for the sessions screen: the studio's own session is open, others
+are files.
 
-Law: nothing is deleted; what is thrown away lies in the trash. Everything here raises Trouble.
+Law: nothing is deleted; removed sessions go to the trash. Everything here raises Trouble.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def rename(work: Workspace, path: Path, title: str) -> None:
 
 
 def trash(work: Workspace, path: Path) -> None:
-    """Move a session to the trash; the studio's own is left for an empty one first."""
+    """Move a session to the trash; the studio's own is first replaced by an empty one."""
     if path != work.opened.path or work.opened.store is None:
         library.trash(path)
         return

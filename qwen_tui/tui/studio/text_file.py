@@ -1,7 +1,7 @@
-"""The document as a file: written atomically, looked at before it is replaced, edited outside.
+"""The document as a text file: written atomically, checked before it is replaced, edited outside.
 
-Law: a file that changed since it was read is never replaced unasked; a crash leaves the old file or
-the new one, never half of one.
+Law: a file that changed since it was read is replaced only after asking; a crash leaves the old
+file or the new one, never a part.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ from qwen_tui.types import CANNOT_CREATE, IO_ERROR, Trouble
 EDITORS: Final = ("VISUAL", "EDITOR")
 FALLBACK_EDITOR: Final = "vi"
 AT_ONCE_S: Final = 0.5
-"""A person in a terminal's editor takes longer than that."""
+"""An editor that ends sooner (in seconds) did not wait for the person."""
 WINDOWED: Final = (
     *("code", "code-insiders", "codium", "cursor", "subl", "zed", "atom", "mate", "gvim"),
 )
-"""Editors that open a window and come back at once, unless they are told to wait."""
+"""Editors that open a window and return at once, unless told to wait."""
 WAITS: Final = ("--wait", "-w", "-f", "--nofork")
 FILE, WRITTEN = "file", "written"
-"""The names under which a session remembers its file and the digest of the text it held."""
+"""The keys under which a session remembers its file and the digest of its contents."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A file as it was when it was last read or written; None where it was not there."""
+    """A file's state when it was last read or written; None if it did not exist."""
 
     mark: tuple[int, int, int] | None
 
     @classmethod
     def of(cls, path: Path) -> Seen:
-        """What stands there now: inode, size and time of change, by which a change is noticed."""
+        """The file's current inode, size and modification time, by which a change is noticed."""
         try:
             found = path.stat()
         except OSError:
@@ -54,11 +54,11 @@ class Seen:
 
 
 CHANGED: Final = Seen((0, 0, 0))
-"""No file looks so: what was seen last is not what is there."""
+"""Equals no file's state: the file counts as changed."""
 
 
 class TextFile:
-    """The file the document is written to; `path` is None until it has one. `text` is what it holds
+    """The file the document is written to; `path` is None until it has one. `text` is its contents
     when the document is begun from it.
     """
 
@@ -70,7 +70,9 @@ class TextFile:
 
     @classmethod
     def of(cls, session: Session) -> TextFile:
-        """The file that a session was left with, as it is now; without a path where it had none."""
+        """The file that a session remembers, in its current state; without a path if there
+        is none.
+        """
         named = session.remembered.get(FILE)
         if not isinstance(named, str):
             return cls()
@@ -89,11 +91,11 @@ class TextFile:
 
     @property
     def changed(self) -> bool:
-        """Somebody else changed it since it was read or written here."""
+        """Whether another program changed it since it was read or written here."""
         return self.path is not None and Seen.of(self.path) != self._seen
 
     def behind(self, document: str) -> int:
-        """How many characters of the document the file lacks, or has in place of others."""
+        """How many characters of the document the file lacks or has differently."""
         if self.path is None:
             return 0
         if document != self._behind[0]:
@@ -102,7 +104,7 @@ class TextFile:
         return self._behind[1]
 
     def remember(self, session: Session) -> None:
-        """Let the session know its file, and which text the file held when it was seen last."""
+        """Store the file's path and the digest of its last known contents with the session."""
         if self.path is not None and session.sink is not None:
             named = {FILE: str(self.path.absolute()), WRITTEN: digest(self._text)}
             session.remember(**named)
@@ -114,14 +116,14 @@ class TextFile:
 
 
 def digest(text: str) -> str:
-    """The SHA-256 of a text's bytes, by which a file is known again."""
+    """The SHA-256 of a text's bytes, by which a file's contents are recognised."""
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def write_text(path: Path, text: str) -> Seen:
-    """Put `text` at `path` in one step, keeping the mode of a file that is there.
+    """Write `text` to `path` atomically, keeping the mode of an existing file.
 
-    Raises Trouble with the reason. A symbolic link keeps pointing where it points.
+    Raises Trouble with the reason. A symbolic link keeps its target.
     """
     try:
         with paths.replacing(path, sync=True) as file:
@@ -144,12 +146,12 @@ def editor_command(env: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def edit_outside(text: str, env: Mapping[str, str] = os.environ) -> str:
-    """The text after the person's editor had it; call it with the terminal lent out.
+    """The text after editing in the person's editor; call it while the editor may use the terminal.
 
-    The copy lies in a private folder that goes away, unless an editor came back at once without a
-    change: it may have opened a window, so the copy stays. A line feed that the editor put at the
-    end is taken off again. Raises Trouble when the editor cannot be run, fails or came back at
-    once; the text is then as it was.
+    The copy is in a private folder that is deleted, unless the editor returned at once without a
+    change: it may have opened a window, so the copy is kept. A line feed that the editor appended
+    is removed. Raises Trouble if the editor cannot be run, fails or returned at once; the text is
+    then unchanged.
     """
     command = editor_command(env)
     folder = tempfile.mkdtemp(prefix="qwen-tui-")

@@ -1,6 +1,6 @@
-"""What of the workspace is shown, as values: titles, tabs, hints, the status line's facts.
+"""What is shown of the workspace, as values: titles, tabs, hints, the status line.
 
-Law: the one place that decides what a person reads; it changes nothing and knows no Textual.
+Law: the only place that decides what a person reads; it changes nothing and knows no Textual.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ WITHOUT_TEXT: Final[Mapping[Reason, str]] = {
     "stop": "A stop string came before any text.",
     "cancelled": "Stopped before the first token.",
 }
-"""What is said of a completion that ended without any text, by the reason."""
+"""Messages for a completion that ended without text, by its reason."""
 
 
 def completion(work: Workspace) -> Completion:
-    """The completion that is shown now."""
+    """The shown completion."""
     session = work.session
     node = shown_node(work)
     return Completion(
@@ -59,7 +59,7 @@ def shown_node(work: Workspace) -> Node | None:
 
 
 def completion_frame(work: Workspace) -> CompletionFrame:
-    """What stands around the completion."""
+    """The frame around the completion."""
     session = work.session
     shown, completions = session.completion, session.completions()
     place = completions.index(shown) if shown in completions else None
@@ -87,7 +87,7 @@ def _state(work: Workspace, node: Node) -> TabState:
 
 
 def _hint(work: Workspace) -> str:
-    """What the pane says while the completion is empty."""
+    """The text of the pane while the completion is empty."""
     if work.completer.waiting:
         return f"{work.loader.words() or 'Opening the model'}\nThe completion begins then."
     if work.completer.running:
@@ -98,7 +98,7 @@ def _hint(work: Workspace) -> str:
 
 
 def _without_text(work: Workspace) -> str:
-    """That the shown completion ended without any text, and what helps; empty where it did not."""
+    """A message if the shown completion ended without text, and what to do; "" if it did not."""
     session, shown = work.session, work.session.completion
     if shown is None or work.text.dirty or not session.is_empty(shown):
         return ""
@@ -110,7 +110,7 @@ def _without_text(work: Workspace) -> str:
 
 
 def stands_inline(work: Workspace) -> bool:
-    """The completion stands in the document: a person wants that, it is no conversation, and no
+    """Whether the completion is shown inline: a person wants that, it is not a conversation, and no
     character or template joins the two.
     """
     session = work.session
@@ -121,7 +121,7 @@ def stands_inline(work: Workspace) -> bool:
 
 
 def inline_count(work: Workspace) -> int:
-    """How many tokens of the completion stand in the document, tentative; an eos does not."""
+    """How many tokens of the completion are tentative text in the document; an eos is not."""
     id, at = work.session.head
     if id is None or work.text.dirty or not work.text.has_tail or not stands_inline(work):
         return 0
@@ -129,14 +129,14 @@ def inline_count(work: Workspace) -> int:
 
 
 def document_tokens(work: Workspace) -> list[Token]:
-    """The tokens of the document's text, those of a template left out."""
+    """The tokens of the document's text, without a template's."""
     parts = work.session.parts()
     return [token for part in parts if not part.node.folded for token in part.tokens]
 
 
 def inspects_document(work: Workspace, *, within: bool) -> bool:
     """Whether the inspector walks the document's tokens rather than the completion's. `within`: the
-    cursor stands in the document, before its end.
+    cursor is in the document, before its end.
     """
     text = work.text
     if text.chatting or not text.buffer.text or work.session.vocab is None:
@@ -145,8 +145,8 @@ def inspects_document(work: Workspace, *, within: bool) -> bool:
 
 
 def document_title(work: Workspace, frame: CompletionFrame) -> str:
-    """What is written, whether some of it is not committed, and inline how the completion
-    stands.
+    """The title: what is written, whether some of it is uncommitted, and inline the state of the
+    completion.
     """
     name = work.session.title or work.text_file.name or "Untitled"
     name = "Message" if work.text.chatting else name
@@ -168,8 +168,8 @@ def _standing(work: Workspace, frame: CompletionFrame) -> str:
 
 
 def document_badge(work: Workspace) -> str:
-    """What the model reads before the text (a BOS), what is odd about the text and which key mends
-    it; empty where nothing is.
+    """What the model reads before the text (a BOS), what is unusual about the text and which key
+    mends it; "" if nothing is.
     """
     start = text_of(_opening(work))
     odd = "" if work.text.composed else f"not NFC, {work.key_of('normalise')}"
@@ -187,9 +187,7 @@ def _opening(work: Workspace) -> Sequence[Token]:
 
 
 def shown_run(work: Workspace) -> GenerationState | None:
-    """The generation that is written, or else the one that wrote what is shown: the completion, or
-    the end of the document.
-    """
+    """The running generation, else the one of the shown completion or of the document's end."""
     session = work.session
     if work.busy:
         return session.generations.get(work.completer.newest)
@@ -198,28 +196,29 @@ def shown_run(work: Workspace) -> GenerationState | None:
 
 
 def shown_sampling(work: Workspace) -> ShownSampling:
-    """What the sampling controls know of the model and of what is shown."""
+    """What the sampling controls show of the model and the shown completion."""
     several = f"{work.key_of('several').replace('Ctrl+', '^')} {SEVERAL}"
     return ShownSampling(work.checkpoint, last_seed(work), made_with(work), several)
 
 
 def made_with(work: Workspace) -> Sampling | None:
-    """The values that the shown completion was made with; None where none is shown."""
+    """The sampling values of the shown completion; None without one."""
     node = shown_node(work)
     run = work.session.generation_of(work.session.completion or node.id) if node else None
     return sampling_of(run.params) if run else None
 
 
 def last_seed(work: Workspace) -> int | None:
-    """The seed of what is shown, else that of the newest generation."""
+    """The seed of the shown completion, else of the newest generation."""
     run = shown_run(work) or next(reversed(work.session.generations.values()), None)
     return run.seed if run else None
 
 
 def facts(work: Workspace, completion_tokens: int) -> StatusFacts:
-    """What the status line tells; the completion on the screen has so many tokens.
+    """The status line's values; the shown completion has so many tokens.
 
-    A playback has no tokenizer to count with and no context to fill: its tokens are the recorded.
+    A playback has no tokenizer to count with and no context to fill: its tokens are the recorded
+    ones.
     """
     playing = work.context.play
     count = work.session.head.at if playing else work.text.count
@@ -255,7 +254,7 @@ def _doing(work: Workspace) -> str:
 
 
 def _saved(work: Workspace) -> tuple[str, str]:
-    """How saving stands, and its style."""
+    """The state of saving in words, and its style."""
     store = work.opened.store
     if store is None:
         return ("" if work.opened.read_only else "not saved"), "$foreground 60%"
@@ -269,7 +268,7 @@ def _saved(work: Workspace) -> tuple[str, str]:
 
 
 def file_words(work: Workspace) -> str:
-    """How far the file is behind the document; empty while it holds it, or there is none."""
+    """How far the file is behind the document; "" if it is not, or there is none."""
     behind = work.text_file.behind(work.text.document)
     if behind:
         return f"file: {behind:,} character{'s' if behind > 1 else ''} behind"
@@ -290,7 +289,7 @@ def saving_failure(work: Workspace) -> tuple[str, str]:
 
 
 def works(work: Workspace, action: str) -> bool:
-    """Whether an action does anything to the text now."""
+    """Whether an action has an effect on the text now."""
     match action:
         case "accept":
             return work.text.tentative or (work.busy and not work.text.dirty)

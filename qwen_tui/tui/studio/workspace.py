@@ -1,4 +1,4 @@
-"""What is worked on in the studio: a session and its text, the model, what is asked of it next.
+"""The studio's workspace: a session and its text, the model, and what is asked of it next.
 
 Law: it knows no Textual. A command does one thing or tells why not, and returns whether it did it.
 """
@@ -37,9 +37,9 @@ _READ_ONLY: Final = "{} makes a session of your own that begins with all of this
 class Workspace(Asking):
     """Everything the studio works on, and the commands that change it.
 
-    `key_of` names an action's key; `tell` shows an announcement; `changed` is called when what is
-    shown is out of date without a command, `grew` with the tokens that the shown completion gained;
-    `report` carries what opening a model reports, from any thread, to `model_reported`.
+    `key_of` names an action's key; `tell` shows an announcement; `changed` is called when the
+    display is outdated without a command, `grew` with new tokens of the shown completion; `report`
+    passes reports of opening a model, from any thread, to `model_reported`.
     """
 
     def __init__(
@@ -61,20 +61,20 @@ class Workspace(Asking):
         self.controls = remembered.controls_set(self.settings)
         self.inline = last_look(self.settings, "layout") == "inline"
         self.instruct = False
-        """The model was tuned to answer."""
+        """Whether the model was tuned to answer."""
         self.checkpoint: Sampling | None = None
-        """What the checkpoint's makers sample with."""
+        """The checkpoint's recommended sampling."""
         self.special: Container[int] = frozenset()
         """The ids of special tokens."""
         self.tell = tell
         self._changed = changed
         self._grew = grew
         self._unmet: Ask | None = None
-        """What was asked of a model that could not be opened."""
+        """The request to a model that could not be opened."""
         self._models_offered = False
         self._failure_told = False
         self._beginning = context.text
-        """The text to begin with, until it is in the session."""
+        """The initial text, until it is in the session."""
         self._told = ""  # the store's or the follower's newest word
         self._tasks: set[asyncio.Task[None]] = set()
         opened = context.opened
@@ -107,14 +107,14 @@ class Workspace(Asking):
         return self.text.accept() or self._say("Nothing to accept yet.")
 
     def leave_inline(self, most: int) -> None:
-        """Write completions beside a text that is longer than `most` characters."""
+        """Show completions in their own pane for a text longer than `most` characters."""
         if self.inline:
             self.inline = False
             words = f"More than {most:,} characters: completions stand beside the text."
             self.tell(Announcement(words, kind="mild"))
 
     def save_text(self, path: Path) -> bool:
-        """Write the document to a file, which is its own from then on. The session bears the file's
+        """Write the document to a file, which is its file from then on. The session gets the file's
         name, unless a person gave it another.
         """
         text, session = self.text.document, self.session
@@ -136,7 +136,7 @@ class Workspace(Asking):
 
     @property
     def unwritten(self) -> bool:
-        """The document's file lacks something that the document has."""
+        """Whether the document's file lacks some of the document."""
         return self.text_file.behind(self.text.document) > 0
 
     def _remember_file(self) -> None:
@@ -146,7 +146,7 @@ class Workspace(Asking):
     # -- sessions ----------------------------------------------------------------------------------
 
     def open(self, path: Path | None) -> bool:
-        """Work on another session; None: on an empty one. The old one is saved and let go."""
+        """Switch to another session; None: to an empty one. The old one is saved and closed."""
         try:
             opened = self.context.open_session(path)
         except Trouble as trouble:
@@ -156,8 +156,8 @@ class Workspace(Asking):
         return True
 
     def _keep(self) -> None:
-        """Before the session is left: what was typed stays, where the session cannot be written in
-        one of a person's own.
+        """Before the session is left: keep the typing; if the session cannot be written, in
+        a copy.
         """
         self.text.keep()
         self._remember_file()
@@ -171,7 +171,7 @@ class Workspace(Asking):
             self._say("What you typed there is a session of your own now.")
 
     def fork(self) -> None:
-        """Work on a session of one's own that begins with everything this one holds."""
+        """Switch to a new session that begins as a copy of this one."""
         self.text.keep_draft()
         session = library.fork(self.session)
         store = new_store(session) if self.settings.save else None
@@ -180,14 +180,14 @@ class Workspace(Asking):
         self._say("A session of your own now.")
 
     def switch(self, opened: OpenSession, then: Callable[[], object] = bool) -> None:
-        """Work on `opened` as it was left; `then` runs when the old session's file is let go."""
+        """Switch to `opened` as it was left; `then` runs when the old session's file is closed."""
         self._let_go(EditedText(opened, self.text.buffer), then)
         self.text_file = TextFile.of(opened.session)
         self._use_its_model()
         self.restore()
 
     def _use_its_model(self) -> None:
-        """Go on with the model that made the session, where it is on this disk."""
+        """Switch to the session's model, if it is on this disk."""
         before = self.settings
         found = self.context.settings_of(before, self.session)
         for warning in found.warnings[len(before.warnings) :]:
@@ -196,7 +196,9 @@ class Workspace(Asking):
             self.use_model(found.model)
 
     def _let_go(self, text: EditedText, then: Callable[[], object] = bool) -> None:
-        """Work on another session's text; the old one is saved and closed beside that."""
+        """Switch to another session's text; the old session is saved and closed in the
+        background.
+        """
         old, completer, clean = self.opened, self.completer, not self.text.dirty
         text.session.vocab = old.session.vocab
         self._work_on(text)
@@ -211,7 +213,7 @@ class Workspace(Asking):
         self._start(let_go())
 
     def restore(self) -> None:
-        """Show the session as it was left, and tell what its file has suffered."""
+        """Show the session as it was left, and report damage of its file."""
         self.text.restore(self._beginning)
         opened, session, settings = self.opened, self.session, self.settings
         self.controls = remembered.controls_of(session, self.controls, settings)
@@ -226,7 +228,7 @@ class Workspace(Asking):
         self.tell(Announcement(opened.read_only or " · ".join(suffered), hint, "mild"))
 
     def save_elsewhere(self, folder: Path) -> bool:
-        """Go on saving the session in another folder; all of it is written there."""
+        """Save the session in another folder from now on; all of it is written there."""
         store = self.opened.store
         if store is None:
             return self._refuse(Trouble("this session is not saved at all"))
@@ -234,7 +236,9 @@ class Workspace(Asking):
         return done or self._refuse(Trouble(f"not there either: {store.state.reason}"))
 
     def poll(self) -> bool:
-        """Tell the store's news, and take in what another process wrote; True when it did."""
+        """Report the store's news, and apply what another process wrote; True if it wrote
+        something.
+        """
         store, follower = self.opened.store, self.opened.follower
         said = store.state.notice if store is not None else ""
         said = _LOST if follower is not None and follower.lost else said
@@ -249,7 +253,7 @@ class Workspace(Asking):
         return bool(entries)
 
     async def leave(self, patience_s: float) -> bool:
-        """End what runs, for `patience_s` seconds at most; True when no typing waits in a draft."""
+        """Stop everything, within `patience_s` seconds; True if no typing is left in a draft."""
         self._keep()
         self.completer.stop()
         with suppress(asyncio.TimeoutError):
@@ -259,7 +263,7 @@ class Workspace(Asking):
     # -- models ------------------------------------------------------------------------------------
 
     def use_model(self, name: str) -> None:
-        """Open another model, or a server by its name; what waits for one waits for this one."""
+        """Open another model, or a server by its name; a waiting request waits for it instead."""
         waiting = self.completer.asked or self._unmet
         self._unmet = None
         self.completer.stop()
@@ -275,7 +279,7 @@ class Workspace(Asking):
         self.loader.begin(self.settings, swap=True)
 
     def model_reported(self, report: Report) -> None:
-        """Something happened while a model is opened."""
+        """Handle a report of opening a model."""
         match report:
             case Progress():
                 self.loader.estimate.update(report, time.monotonic())
@@ -326,7 +330,9 @@ class Workspace(Asking):
         self.tell(Announcement(trouble.message, hint, "trouble", offer=offer))
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside; a task is kept until it ends, so that it is not collected."""
+        """Run something in the background; the task is referenced until it ends, so that it is not
+        collected.
+        """
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

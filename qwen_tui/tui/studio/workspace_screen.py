@@ -1,6 +1,6 @@
-"""A screen that shows a workspace: it runs commands and shows, once, what came of them.
+"""A screen that shows a workspace: it runs commands and shows the result once.
 
-Law: `sync` shows everything as it is; after a command it runs once, however much was changed.
+Law: `sync` shows the whole state; after a command it runs once, however much changed.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ from qwen_tui.tui.widgets.editor import Editor
 from qwen_tui.types import Progress, Token
 
 POLL_S: Final = 0.25
-"""How often the store is asked how saving stands."""
+"""Seconds between two looks at the state of saving."""
 T = TypeVar("T")
 
 
 class ModelReport(Message):
-    """What opening a model reports, on its way from the loader's threads to the workspace."""
+    """A report of opening a model, on its way from the loader's threads to the workspace."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()
         self.report = report
 
     def can_replace(self, message: Message) -> bool:
-        """A newer progress makes an unread one worthless."""
+        """A newer progress replaces an unread one."""
         return isinstance(message, ModelReport) and (
             isinstance(self.report, Progress) and isinstance(message.report, Progress)
         )
 
 
 class WorkspaceScreen(Screen[None]):
-    """The workspace, the panes that show it, and the foot under them; it has no keys."""
+    """The workspace, its panes, and the status line below; it has no keys."""
 
     def __init__(self, context: StudioContext, heat: Heat) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class WorkspaceScreen(Screen[None]):
         )
 
     def compose(self) -> ComposeResult:
-        """The panes, and the foot under them."""
+        """The panes, and the status line below."""
         yield self.panes
         yield self.status_line
 
@@ -92,7 +92,7 @@ class WorkspaceScreen(Screen[None]):
             self.answer(which, lambda _yes: self.workspace.open(newer))
 
     def key_of(self, action: str) -> str:
-        """The first key of an action as a person has it, in words."""
+        """The name of an action's first key, as the person has bound it."""
         own = self._keys.get(action, "").split(",")[0]
         return key_name(own or BY_ID[action].keys[0])
 
@@ -120,7 +120,7 @@ class WorkspaceScreen(Screen[None]):
         self.panes.use_heat(heat, self.workspace)
 
     def _shows_key_of(self, action: str) -> bool:
-        """Whether the line of keys has a place for an action that works."""
+        """Whether an action's key is shown while it works."""
         if action == "stop":
             return self.workspace.busy
         if action == "accept":
@@ -131,7 +131,7 @@ class WorkspaceScreen(Screen[None]):
         return action != "generate" or not running or dirty
 
     def tell(self, announcement: Announcement) -> None:
-        """Tell a person something, where its kind belongs; an offer becomes a question."""
+        """Show an announcement where its kind belongs; an offer becomes a question."""
         if announcement.offer == "fork":
             whether = questions.whether_to_fork(self.app, announcement.text)
             self.answer(whether, lambda _yes: self.workspace.fork())
@@ -145,7 +145,7 @@ class WorkspaceScreen(Screen[None]):
             self.choose_model(announcement.text)
 
     def say(self, text: str) -> None:
-        """A passing word."""
+        """Show a brief message."""
         self.tell(Announcement(text))
 
     # -- what the workspace says -------------------------------------------------------------------
@@ -159,7 +159,7 @@ class WorkspaceScreen(Screen[None]):
         self._show_status()
 
     def _report(self, report: Report) -> None:
-        """From any thread; nothing once the screen is gone."""
+        """Called from any thread; does nothing once the screen is closed."""
         if self.is_attached and self.app.is_running:
             with suppress(RuntimeError):
                 self.post_message(ModelReport(report))
@@ -193,7 +193,7 @@ class WorkspaceScreen(Screen[None]):
 
     @on(TextArea.SelectionChanged)
     def _caret_moved(self) -> None:
-        """The keys that accept are the editor's own within the text."""
+        """Update the keys: within the text those that accept belong to the editor."""
         if self.editor.at_end != self._at_end:
             self._at_end = not self._at_end
             self.refresh_bindings()
@@ -205,7 +205,9 @@ class WorkspaceScreen(Screen[None]):
     # -- commands ----------------------------------------------------------------------------------
 
     def do(self, command: Callable[..., object], *args: Any) -> bool:
-        """Run a command of the workspace and show, once, what came of it; whether it did it."""
+        """Run a command of the workspace and show the result once; returns whether it did
+        anything.
+        """
         outer, self._commanding = self._commanding, True
         self.workspace.controls = self.panes.sampling.controls
         try:
@@ -217,7 +219,7 @@ class WorkspaceScreen(Screen[None]):
         return done
 
     def _take_back(self) -> None:
-        """A session that was opened has its own controls and theme."""
+        """Apply the controls and theme of a session that was opened."""
         work = self.workspace
         if work.controls != self.panes.sampling.controls:
             self.panes.sampling.controls = work.controls
@@ -230,19 +232,19 @@ class WorkspaceScreen(Screen[None]):
         return await self.workspace.leave(patience_s)
 
     def move(self, command: Callable[..., bool], *args: Any) -> bool:
-        """Run a command that moves the head: the cursor then stands where the document ends."""
+        """Run a command that moves the head; the cursor goes to the document's end."""
         moved = self.do(command, *args)
         if moved and not self.workspace.text.chatting:
             self.editor.caret = self.editor.size_in_characters
         return moved
 
     def turn(self, command: Callable[..., bool], *args: Any) -> None:
-        """Run a command that shows another completion: inline the cursor stands at its end."""
+        """Run a command that shows another completion; inline the cursor goes to its end."""
         if self.move(command, *args) and self.panes.inline:
             self.editor.to_the_end()
 
     def ask(self, command: Callable[..., bool], *args: Any) -> bool:
-        """Run a command that asks the model: the view follows what it writes."""
+        """Run a command that asks the model; the view follows the completion."""
         asked = self.do(command, *args)
         if asked:
             self.panes.completion.follow()
@@ -252,7 +254,7 @@ class WorkspaceScreen(Screen[None]):
 
     @work
     async def answer(self, question: Awaitable[T | None], command: Callable[[T], object]) -> None:
-        """Ask something and run a command with the answer; a question that is left does nothing."""
+        """Ask a question and run a command with the answer; without an answer do nothing."""
         answer = await question
         if answer:
             self.do(command, answer)
@@ -269,5 +271,5 @@ class WorkspaceScreen(Screen[None]):
         self.workspace.use_model(name)
 
     def _take_tail(self) -> None:
-        """A person writes on in or behind the completion: it is part of the text first."""
+        """A person types in or after the completion: first make it part of the text."""
         self.do(self.workspace.text.accept)
