@@ -6,7 +6,6 @@ a sentence for a person; this module reads nothing from outside.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -17,9 +16,9 @@ from qwen_tui import presets
 from qwen_tui.context_window import Truncate
 from qwen_tui.numeric_settings import NUMERIC_SETTINGS, NumericSetting
 from qwen_tui.presets import Preset
-from qwen_tui.settings import endpoints
+from qwen_tui.settings import checks, endpoints
 from qwen_tui.settings.endpoints import Endpoint
-from qwen_tui.types import BAD_CONFIG, DEFAULT_MODEL, DEFAULT_ORDER, MAX_STOP, Sampling, Trouble
+from qwen_tui.types import BAD_CONFIG, DEFAULT_MODEL, DEFAULT_ORDER, Sampling, Trouble
 
 DTYPES: Final[Mapping[str, str]] = {
     "auto": "auto",
@@ -176,85 +175,6 @@ class Field:
         return own if own in names else next(name for name in names if name.startswith("--"))
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str) or not value or "\0" in value:
-        raise ValueError(f"a text is wanted, not {value!r}")
-    return value
-
-
-def _text_or_none(value: object) -> str:
-    return "" if value == "" else _text(value)
-
-
-def _switch(value: object) -> bool:
-    words = {"1": True, "true": True, "yes": True, "on": True}
-    words |= {"0": False, "false": False, "no": False, "off": False}
-    if isinstance(value, str) and value.lower() in words:
-        return words[value.lower()]
-    if not isinstance(value, bool):
-        raise ValueError(f"true or false is wanted, not {value!r}")
-    return value
-
-
-def _whole(low: int, high: int) -> Callable[[object], int]:
-    def check(value: object) -> int:
-        if isinstance(value, str):
-            try:
-                value = int(value.replace("_", ""))
-            except ValueError:
-                raise ValueError(f"a whole number is wanted, not {value!r}") from None
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise ValueError(f"a whole number is wanted, not {value!r}")
-        if not low <= value <= high:
-            raise ValueError(f"{value} is not from {low} to {high}")
-        return value
-
-    return check
-
-
-def _number(unit: str, most: int) -> Callable[[object], float]:
-    def check(value: object) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise ValueError(f"a number of {unit} is wanted, not {value!r}")
-        try:
-            number = float(value)
-        except (ValueError, OverflowError):
-            raise ValueError(f"a number of {unit} is wanted, not {value!r}") from None
-        if not 0 <= number <= most:
-            raise ValueError(f"{value} is not from 0 to {most:,}")
-        return number
-
-    return check
-
-
-def _one_of(names: Mapping[str, Any]) -> Callable[[object], Any]:
-    def check(value: object) -> Any:
-        if not isinstance(value, str) or value.lower() not in names:
-            near = get_close_matches(str(value).lower(), names, 1)
-            cure = f"; did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{value!r} is none of {', '.join(names)}{cure}")
-        return names[value.lower()]
-
-    return check
-
-
-def _device(value: object) -> str:
-    if not isinstance(value, str) or not re.fullmatch(r"auto|cpu|mps|(cuda|xpu)(:\d{1,3})?", value):
-        raise ValueError(f"{value!r} is none of auto, cpu, cuda, cuda:0 …, mps, xpu")
-    return value
-
-
-def _stops(value: object) -> tuple[str, ...]:
-    stops = (value,) if isinstance(value, str) else value
-    if not isinstance(stops, list | tuple) or not all(isinstance(each, str) for each in stops):
-        raise ValueError(f"a text or a list of texts is wanted, not {value!r}")
-    if "" in stops:
-        raise ValueError("an empty stop string would stop at once")
-    if len(stops) > MAX_STOP:
-        raise ValueError(f"{len(stops)} stop strings are more than {MAX_STOP}")
-    return tuple(stops)
-
-
 def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
@@ -307,7 +227,7 @@ def _sampling_value(setting: NumericSetting) -> Field:
 
 FIELDS: Final = (
     Field(
-        "model", "a hub id, a local folder, or `demo`", _text,
+        "model", "a hub id, a local folder, or `demo`", checks.text,
         Option("-m --model", MODEL, "NAME"),
     ),
     Field(
@@ -315,101 +235,103 @@ FIELDS: Final = (
         endpoints.checked_engine, Option("--engine", SERVER, "NAME|URL"),
     ),
     Field(
-        "quant", "auto, none, int8, int4, nf4", _one_of(_same(*QUANTS)),
+        "quant", "auto, none, int8, int4, nf4", checks.one_of(_same(*QUANTS)),
         Option("--quant", MODEL, "KIND"),
     ),
     Field(
-        "device", "auto, cpu, cuda, cuda:N, mps, xpu", _device,
+        "device", "auto, cpu, cuda, cuda:N, mps, xpu", checks.device,
         Option("--device", MODEL, "NAME"),
     ),
     Field(
-        "dtype", "auto, bf16, fp16, fp32, or torch's names", _one_of(DTYPES),
+        "dtype", "auto, bf16, fp16, fp32, or torch's names", checks.one_of(DTYPES),
         Option("--dtype", MODEL, "TYPE"),
     ),
     Field(
-        "threads", "CPU threads; 0: all that help", _whole(0, 4096),
+        "threads", "CPU threads; 0: all that help", checks.whole(0, 4096),
         Option("--threads", MODEL, "N", int),
     ),
     Field(
         "lookup", "prompt lookup: draft from earlier text; faster, and the text is the same",
-        _switch, Option("--lookup/--no-lookup", MODEL, kind=bool),
+        checks.switch, Option("--lookup/--no-lookup", MODEL, kind=bool),
     ),
     Field(
         "kv_disk", "most GiB on disk so that long texts resume at once (4); 0: keep nothing",
-        _number("GiB", MOST_GIB), Option("--kv-disk", MODEL, "GIB", float),
+        checks.number("GiB", MOST_GIB), Option("--kv-disk", MODEL, "GIB", float),
     ),
     Field(
         "draft", "a draft model: smaller, same vocabulary; faster, and the text is the same",
-        _text_or_none, Option("--draft", MODEL, "MODEL"),
+        checks.text_or_none, Option("--draft", MODEL, "MODEL"),
     ),
     Field(
         "stall", "give a server up after so long without a byte (60); 0: never",
-        _number("seconds", 86_400), Option("--stall", SERVER, "SECONDS", float),
+        checks.number("seconds", 86_400), Option("--stall", SERVER, "SECONDS", float),
     ),
     Field(
-        "parallel", "most requests to a server at once (8)", _whole(1, 1024),
+        "parallel", "most requests to a server at once (8)", checks.whole(1, 1024),
         Option("--parallel", SERVER, "N", int),
     ),
     Field(
-        "lenient", "go on without sampling values that a server does not know", _switch,
+        "lenient", "go on without sampling values that a server does not know", checks.switch,
         Option("--lenient", SERVER, kind=bool),
     ),
     Field(
         "max_tokens", "most tokens to generate (256); -1: to the end of text or a full context",
-        _whole(-1, 2**31), Option("-n --max-tokens --n-predict", LENGTH, "N", int), project=True,
+        checks.whole(-1, 2**31), Option("-n --max-tokens --n-predict", LENGTH, "N", int),
+        project=True,
     ),
     Field(
         "context", "most tokens of prompt and completion together; 0: the model's own",
-        _whole(0, 2**31), Option("-c --ctx-size", LENGTH, "N", int), project=True,
+        checks.whole(0, 2**31), Option("-c --ctx-size", LENGTH, "N", int), project=True,
     ),
     Field(
         "truncate", "shorten a prompt that does not fit: left or middle (else it is refused)",
-        _one_of({"refuse": None, "left": "left", "middle": "middle"}),
+        checks.one_of({"refuse": None, "left": "left", "middle": "middle"}),
         Option("--truncate", LENGTH, "SIDE"), project=True,
     ),
     Field(
-        "stop", "end where this text would come; may be given several times", _stops,
+        "stop", "end where this text would come; may be given several times", checks.stops,
         Option("-r --stop", LENGTH, "TEXT", list[str]), project=True,
     ),
     Field(
-        "ignore_eos", "go on where the model would end the text", _switch,
+        "ignore_eos", "go on where the model would end the text", checks.switch,
         Option("--ignore-eos", LENGTH, kind=bool), project=True,
     ),
     Field(
-        "branches", "K completions, one after the other", _whole(1, 64),
+        "branches", "K completions, one after the other", checks.whole(1, 64),
         Option("-N --num", LENGTH, "K", int), project=True,
     ),
     Field(
         "special", "read spellings such as <|endoftext|> as those tokens, or as plain text",
-        _switch, Option("--special/--no-special", INPUT, kind=bool),
+        checks.switch, Option("--special/--no-special", INPUT, kind=bool),
     ),
     Field(
         "bos", "begin with what the tokenizer puts before every text (BOS), or without",
-        _switch, Option("--bos/--no-bos", INPUT, kind=bool), project=True,
+        checks.switch, Option("--bos/--no-bos", INPUT, kind=bool), project=True,
     ),
     Field(
-        "preset", ", ".join(each.name for each in presets.PRESETS), _text,
+        "preset", ", ".join(each.name for each in presets.PRESETS), checks.text,
         Option("--preset", SAMPLING, "NAME"), project=True,
     ),
     Field(
-        "choices", "with --json: the N likeliest tokens at every place", _whole(0, 100),
+        "choices", "with --json: the N likeliest tokens at every place", checks.whole(0, 100),
         Option("--logprobs", OUTPUT, "N", int), project=True,
     ),
-    Field("save", "leave nothing on the disk", _switch, Option("--no-save", VIEW, kind=bool)),
-    Field("theme", "colours", _text, Option("--theme", VIEW, "NAME"), project=True),
-    Field("heat", "colour the output by probability", _switch),
+    Field("save", "leave nothing on the disk", checks.switch, Option("--no-save", VIEW, kind=bool)),
+    Field("theme", "colours", checks.text, Option("--theme", VIEW, "NAME"), project=True),
+    Field("heat", "colour the output by probability", checks.switch),
     Field(
         "layout", "where a completion is written: panes (beside the text), inline (in the text)",
-        _one_of(_same("panes", "inline")), project=True,
+        checks.one_of(_same("panes", "inline")), project=True,
     ),
     Field(
         "tab", "what Tab does in the text where there is nothing to accept: indent, focus (go on)",
-        _one_of(_same("indent", "focus")), project=True,
+        checks.one_of(_same("indent", "focus")), project=True,
     ),
     Field(
-        "ask_unwritten", "ask before leaving while the file lacks something of the text", _switch
+        "ask_unwritten", "ask before leaving while the file lacks something of the text",
+        checks.switch,
     ),
-    Field("mouse", "leave the mouse alone", _switch, Option("--no-mouse", VIEW, kind=bool)),
+    Field("mouse", "leave the mouse alone", checks.switch, Option("--no-mouse", VIEW, kind=bool)),
     *map(_sampling_value, NUMERIC_SETTINGS),
     _sampling(
         "dry_sequence_breakers",

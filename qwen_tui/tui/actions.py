@@ -10,7 +10,8 @@ from typing import Final
 
 from textual.binding import Binding
 
-from qwen_tui.tui.action_table import ACTIONS, OLD_IDS, Action, Where
+from qwen_tui.tui.action import Action, Where
+from qwen_tui.tui.action_table import ACTIONS, OLD_IDS
 
 BY_ID: Final[Mapping[str, Action]] = {action.id: action for action in ACTIONS}
 

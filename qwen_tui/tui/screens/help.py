@@ -14,7 +14,7 @@ from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from qwen_tui.tui.action_table import Action
+from qwen_tui.tui.action import Action
 from qwen_tui.tui.actions import groups, key_names
 
 KEY_CELLS: Final = 24
