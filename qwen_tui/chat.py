@@ -1,7 +1,7 @@
 """Chat turns to tokens through the tokenizer's own template, in a sandbox.
 
-Law: finished turns are never rendered again, only the new tail is encoded; what a person typed is
-ordinary text whatever it spells, only the template's own text is parsed for special tokens.
+Law: finished turns are never rendered again, only the new end is encoded; typed text is ordinary
+text whatever it spells, only the template's own text is parsed for special tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 TEMPLATE_CAP: Final = 1 << 20
-"""Most characters a template may write (1 MiB); also bounds what it builds in between."""
+"""Most characters a template may produce (1 MiB), intermediate strings included."""
 
 _PAD_WIDTH: Final = re.compile(r"%[^a-zA-Z%]*(\*|\d{5,})")
 
@@ -29,10 +29,10 @@ Turn: TypeAlias = tuple[str, str]
 
 
 class TurnTokens(NamedTuple):
-    """What a new turn adds to the path, in order.
+    """The tokens that a new turn adds to the path, in order.
 
-    `before` and `after` are the template's (shown folded): the end of the last turn and the opening
-    of this one, then its end and the opening of the answer. `tokens` is what the person typed.
+    `before` and `after` are the template's (shown folded): the end of the previous turn and the
+    opening of this one, then its end and the opening of the answer. `tokens` is the typed text.
     """
 
     before: tuple[Token, ...]
@@ -85,7 +85,7 @@ def opening(
 
 
 def turn_stops(vocab: Vocab, *, now: Callable[[], datetime] = datetime.now) -> tuple[str, ...]:
-    """Stop strings that end an answer: the template's end-of-turn token where it is no eos of the
+    """Stop strings that end an answer: the template's end-of-turn token if it is not an eos of the
     checkpoint (a base model with a chat template), else none.
     """
     text, marks = _rendered(vocab, ["user", "assistant", "user"], False, now)
@@ -95,8 +95,8 @@ def turn_stops(vocab: Vocab, *, now: Callable[[], datetime] = datetime.now) -> t
 
 
 def _unwritten(vocab: Vocab, template: str, path: Sequence[Token]) -> tuple[Token, ...]:
-    """The tokens of the template's text that do not stand at the end of the path already: all of
-    them may, or the first up to an added token that ends the path.
+    """The tokens of the template's text that are not at the end of the path yet: the path may end
+    with all of them, or with the first up to an added token.
 
     Ids are compared, not text: a spelling that a person typed is never taken for the template's.
     """
@@ -205,7 +205,7 @@ def _tojson(
 
 
 def _bounded(operator: str, left: Any, right: Any) -> bool:
-    """Whether an operation's result stays under the cap; what is no string or list is small."""
+    """Whether an operation's result stays below the cap; only strings and lists can exceed it."""
     if operator == "**":
         return abs(right) <= 64 if isinstance(right, int | float) else True
     if operator == "%":
@@ -221,7 +221,7 @@ def _bounded(operator: str, left: Any, right: Any) -> bool:
 
 @lru_cache(maxsize=4)
 def _compiled(source: str) -> Template:
-    """The template in the environment transformers gives it, with string growth bounded."""
+    """The template in transformers' environment, with bounded string growth."""
     from jinja2 import nodes
     from jinja2.exceptions import SecurityError
     from jinja2.ext import Extension, loopcontrols

@@ -1,7 +1,7 @@
-"""Prompt and completion fitted into the context.
+"""Fits prompt and completion into the context.
 
-Law: nothing is cut in silence and nothing that was asked for by number is cut at all, unless the
-person chose how; a refusal names every number it rests on.
+Law: nothing is cut silently, and a requested number of tokens is not reduced unless the person
+chose to; a refusal names all numbers involved.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Truncate: TypeAlias = Literal["left", "middle"]
 ROOM: Final = 256
 """Tokens left for a completion without an end (`-n -1`) when its prompt has to be truncated."""
 SHORTENS: Final = "--truncate left|middle shortens the prompt"
-"""What to do about a prompt that is too long, on a command line."""
+"""The hint for a prompt that is too long, on a command line."""
 
 
 class Fitted(NamedTuple):
@@ -31,9 +31,9 @@ class Fitted(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What a request has to fit into.
+    """The space for a request.
 
-    `tokens` is the most that prompt and completion may hold together (0: unknown, nothing is done);
+    `tokens` is the most that prompt and completion may have together (0: unknown, nothing is cut);
     `truncate`, `explicit` and `shortens` are those of `fit`.
     """
 
@@ -50,7 +50,7 @@ class Window:
         keep: int = 0,
         note: Callable[[str], None] | None = None,
     ) -> Fitted:
-        """`fit` into this window; `note` is told in a line when the prompt had to be shortened."""
+        """`fit` into this window; `note` gets a line if the prompt was shortened."""
         found = fit(
             prompt,
             max_tokens,
@@ -116,7 +116,7 @@ def fit(
 
 
 def dropped_note(before: int, after: int, truncate: Truncate | None) -> str:
-    """What truncating did, in a line; "" if nothing was dropped. Counts are prompt tokens."""
+    """One line about truncation; "" if nothing was dropped. Counts are prompt tokens."""
     if after >= before:
         return ""
     where = "from the middle" if truncate == "middle" else "from the beginning"
@@ -150,8 +150,8 @@ def _middle(prompt: Sequence[Token], keep: int) -> tuple[Token, ...]:
 
 
 def _whole(tokens: Sequence[Token]) -> tuple[Token, ...]:
-    """The tokens from the first that does not begin inside a character (a character has at most
-    three bytes that continue it).
+    """The tokens from the first that does not begin inside a character (at most three continuation
+    bytes are dropped).
     """
     for start, token in enumerate(tokens[:4]):
         if token.data and token.data[0] & 0xC0 != 0x80:

@@ -15,12 +15,12 @@ from qwen_tui.types import Sampling
 
 @dataclass(frozen=True, slots=True)
 class NumericSetting:
-    """One numeric sampling value: what it may be, how a key press moves it, and the value that
-    switches it off.
+    """One numeric sampling value: its range, the step of a key press, and the value that switches
+    it off.
 
-    `low` and `high` are the limits of what is accepted, both included; `usual` is where a slider
-    ends. A sampler that is not shown until it is switched on has the value it begins with in `on`;
-    `of` names the setting without which this one changes nothing.
+    `low` and `high` are the accepted limits, both included; a slider ends at `usual`. `on` is the
+    value with which a sampler starts that is hidden until it is switched on; `of` names the setting
+    without which this one has no effect.
     """
 
     name: str
@@ -37,7 +37,7 @@ class NumericSetting:
 
     @property
     def range(self) -> str:
-        """The accepted range as a person reads it: `0 to 1`."""
+        """The accepted range in words: `0 to 1`."""
         return f"{self.low:g} to {self.high:g}"
 
     def check(self, value: object) -> int | float:
@@ -53,7 +53,7 @@ class NumericSetting:
         return int(value)
 
     def read(self, text: str) -> int | float:
-        """What a person typed, checked; ValueError as `check`."""
+        """A typed value, checked; ValueError as `check`."""
         try:
             value = float(text.strip())
         except ValueError:
@@ -61,7 +61,7 @@ class NumericSetting:
         return self.check(value)
 
     def show(self, value: float) -> str:
-        """The shortest text that `read` gives the same value for."""
+        """The shortest text from which `read` returns the same value."""
         return str(int(value)) if self.integer else f"{value:.6g}"
 
     def moved(self, value: float, steps: int) -> int | float:
@@ -196,7 +196,7 @@ NUMERIC_SETTINGS: Final = (
         "how much of the past adaptive-p keeps in mind (0.9)", of="adaptive_target",
     ),
 )  # fmt: skip
-"""Every numeric sampling value, in the order a person meets them."""
+"""Every numeric sampling value, in the order of display."""
 
 
 NUMERIC_SETTING: Final[Mapping[str, NumericSetting]] = {
@@ -205,7 +205,7 @@ NUMERIC_SETTING: Final[Mapping[str, NumericSetting]] = {
 
 
 def idle(sampling: Sampling, name: str) -> bool:
-    """Whether the setting of that name changes nothing: it is neutral, or what it belongs to is."""
+    """Whether a setting has no effect: it is neutral, or the setting it belongs to is."""
     setting = NUMERIC_SETTING[name]
     return bool(getattr(sampling, name) == setting.neutral) or bool(
         setting.of and idle(sampling, setting.of)

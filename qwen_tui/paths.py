@@ -1,7 +1,7 @@
-"""Where configuration, sessions, logs, caches, models, themes and the demo live on this machine.
+"""Where configuration, sessions, logs, caches, models, themes and the demo are on this machine.
 
-Law: asking for a place never makes it; `ensure_folder` does, readable by its owner alone.
-`QWEN_TUI_HOME` moves everything. `replacing` writes a file whole or not at all.
+Law: asking for a path never creates it; `ensure_folder` does, readable by its owner alone.
+`QWEN_TUI_HOME` moves everything. `replacing` writes a file atomically.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PRIVATE: Final = 0o700
 CONFIG_NAME: Final = "config.toml"
 PROJECT_NAME: Final = "qwen-tui.toml"
 NO_HOME: Final = Path("/nonexistent")
-"""Stands for the home of a user who has none: nothing is there, and nothing is made there."""
+"""Represents the home of a user who has none; it does not exist and is never created."""
 _PACKAGE: Final = Path(__file__).resolve().parent
 
 
@@ -48,11 +48,11 @@ def ensure_folder(folder: Path) -> Path:
 def replacing(
     path: Path, *, mode: int | None = None, sync: bool = False, buffering: int = -1
 ) -> Iterator[BinaryIO]:
-    """A new binary file that takes the place of `path` when the block ends without an error.
+    """A new binary file that replaces `path` if the block ends without an error.
 
-    After an error the old file is as it was and no other is left. A symbolic link stays; what it
-    points to is replaced. `mode` None keeps that of the file that is there, else 0666 less the
-    umask. `sync` puts the bytes on the disk before the name. The folder must exist. Raises OSError.
+    After an error the old file is unchanged and no other is left. A symbolic link stays; its target
+    is replaced. `mode` None keeps that of the existing file, else 0666 less the umask. `sync`
+    writes the bytes to disk before the rename. The folder must exist. Raises OSError.
     """
     target = Path(os.path.realpath(path))
     mark = f"{os.getpid()}.{secrets.token_hex(4)}"
@@ -82,7 +82,7 @@ def home(env: Mapping[str, str] | None = None) -> Path | None:
 
 
 def expanded(name: str) -> Path:
-    """The path of that name, a leading `~` or `~user` made a home; it stays where there is none."""
+    """The path of that name with `~` or `~user` expanded, unchanged if there is no such home."""
     try:
         return Path(name).expanduser()
     except RuntimeError:
@@ -106,26 +106,26 @@ def _own(place: Callable[..., str]) -> Path:
 
 
 def config_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds `config.toml` and `themes/`."""
+    """The folder of `config.toml` and `themes/`."""
     top = home(env)
     return top / "config" if top else _own(platformdirs.user_config_dir)
 
 
 def data_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds what must never be lost: `sessions/`, `trash/`, `models/`."""
+    """The folder of data that must never be lost: `sessions/`, `trash/`, `models/`."""
     top = home(env)
     return top / "data" if top else _own(platformdirs.user_data_dir)
 
 
 def state_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds `drafts/` (uncommitted typing) and `logs/`."""
+    """The folder of `drafts/` (uncommitted typing) and `logs/`."""
     top = home(env)
     return top / "state" if top else _own(platformdirs.user_state_dir)
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Holds what can be computed again: packed weights, keys and values of texts, file hashes, the
-    search index.
+    """The folder of data that can be recomputed: packed weights, keys and values of texts, file
+    hashes, the search index.
     """
     top = home(env)
     return top / "cache" if top else _own(platformdirs.user_cache_dir)
@@ -147,7 +147,7 @@ def trash_dir(env: Mapping[str, str] | None = None) -> Path:
 
 
 def models_dir(env: Mapping[str, str] | None = None) -> Path:
-    """Checkpoints that a person put into our own folder, as `NAME/` or `OWNER/NAME/`."""
+    """Checkpoints that a person put there, as `NAME/` or `OWNER/NAME/`."""
     return data_dir(env) / "models"
 
 

@@ -24,12 +24,12 @@ except ImportError:
     msvcrt = None
 
 KEYBOARD: Final = "CONIN$" if sys.platform == "win32" else "/dev/tty"
-"""What to open to read a terminal's keys when standard input is something else."""
+"""The device of a terminal's keys, for when standard input is something else."""
 _BYTES: Final = getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 _LOCKED_BYTE: Final = (1 << 31) - 2
-"""Windows locks bytes against reading and writing, so the lock lies where no file reaches."""
+"""Offset of the lock: Windows locks bytes against access, so it is beyond the end of any file."""
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)
 
 
@@ -79,7 +79,7 @@ def _lock_a_byte(fd: int) -> None:
 
 
 def read_at(fd: int, size: int, offset: int) -> bytes:
-    """At most `size` bytes from an offset; where the file is written next does not change."""
+    """At most `size` bytes from an offset; the file's position is unchanged."""
     if hasattr(os, "pread"):
         return os.pread(fd, size, offset)
     here = os.lseek(fd, 0, os.SEEK_CUR)
@@ -91,12 +91,12 @@ def read_at(fd: int, size: int, offset: int) -> bytes:
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether a file belongs to the user who runs us; Windows does not say, so there it does."""
+    """Whether a file belongs to this user; on Windows, which does not say, always true."""
     return not hasattr(os, "geteuid") or status.st_uid == os.geteuid()
 
 
 def sync_folder(folder: Path) -> None:
-    """The names in a folder are on the disk when it returns; Windows cannot be asked for that."""
+    """Sync a folder's entries to disk; not possible on Windows."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | _BYTES)
@@ -122,7 +122,7 @@ def remove_and_close(fd: int, path: Path) -> None:
 
 
 def process_runs(pid: int) -> bool:
-    """Whether there is a process of that number."""
+    """Whether there is a process with that number."""
     if sys.platform == "win32":
         import ctypes
 

@@ -1,6 +1,6 @@
 """Sampling values from outside, checked by the table of numeric settings, and the named presets.
 
-Law: a value that is none is refused with a sentence for a person.
+Law: an invalid value is refused with a sentence for a person.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ _STAGE_ALIASES: Final[Mapping[str, str]] = {
 
 
 def checked(name: str, value: object) -> Any:
-    """`value` as `Sampling.<name>` wants it, from a number, a list or the text a person typed.
+    """`value` converted to the type of `Sampling.<name>`, from a number, a list or typed text.
 
-    ValueError with a sentence for a person when it cannot be that; KeyError when there is no such
-    sampling value.
+    ValueError with a sentence for a person if it is invalid; KeyError for an unknown name.
     """
     if name in NUMERIC_SETTING:
         return (
@@ -146,8 +145,7 @@ HF_ORDER: Final = (
     "mirostat", "adaptive_p",
 )  # fmt: skip
 """transformers' order (generation/utils.py, `_get_logits_processor`): temperature before the
-truncations; what it does not have stands after its like.
-"""
+truncations; stages it lacks come after similar ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +245,12 @@ def named(name: str, own: Mapping[str, Preset] | None = None) -> Preset:
 
 
 def neutralise(sampling: Sampling) -> Sampling:
-    """Every stage neutral; the seed and the order stay, for they cut nothing."""
+    """Every stage neutral; seed and order are kept."""
     return replace(RAW, seed=sampling.seed, order=sampling.order)
 
 
 def is_neutral(sampling: Sampling, name: str) -> bool:
-    """Whether the value of that name changes nothing."""
+    """Whether a value has no effect."""
     value = getattr(sampling, name)
     if name in NUMERIC_SETTING:
         return bool(value == NUMERIC_SETTING[name].neutral)
@@ -266,7 +264,7 @@ def is_neutral(sampling: Sampling, name: str) -> bool:
 
 
 def matching(sampling: Sampling, own: Mapping[str, Preset] | None = None) -> Preset | None:
-    """The preset whose values these are, whatever the seed; None when they are nobody's."""
+    """The preset with these values, ignoring the seed; None if there is none."""
     for each in [*(own or {}).values(), *PRESETS]:
         if each.sampling is not None and replace(each.sampling, seed=sampling.seed) == sampling:
             return each
@@ -274,10 +272,11 @@ def matching(sampling: Sampling, own: Mapping[str, Preset] | None = None) -> Pre
 
 
 def checkpoint(folder: Path) -> Sampling:
-    """What `generation_config.json` of a snapshot asks for, as transformers would read it.
+    """The sampling in a snapshot's `generation_config.json`, as transformers reads it.
 
-    No `do_sample` is greedy there, and a missing `top_k` is 50 (generation/configuration_utils.py).
-    A missing file gives the `hf` preset; Trouble (65) names a file or value that cannot be read.
+    There a missing `do_sample` means greedy and a missing `top_k` 50
+    (generation/configuration_utils.py). A missing file gives the `hf` preset; Trouble (65) names a
+    file or value that cannot be read.
     """
     file = folder / "generation_config.json"
     defaults = named("hf").sampling

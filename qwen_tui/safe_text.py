@@ -13,9 +13,8 @@ from functools import cache
 from typing import Final
 
 CLUSTER_CUT: Final = 12
-"""Most code points of one grapheme cluster that are shown; what follows is counted instead. The
-longest emoji sequences in use have eleven.
-"""
+"""Most code points shown of one grapheme cluster; the rest is counted instead. The longest emoji
+sequences in use have eleven."""
 
 REPLACEMENT: Final = "\ufffd"
 _CONTROL: Final = r"\x00-\x1f\x7f-\x9f"
@@ -33,9 +32,8 @@ _CROWD: Final = re.compile(
     r"[^\x00-\u02ff\u0370-\u0482\u2000-\u200b\u2010-\u20cf\u2500-\u2bff\u3000-\u3029\u3030-\u3098"
     rf"\u309b-\ua4cf\uff01-\uff9d]{{{CLUSTER_CUT // 2},}}"
 )
-"""A run with none of the characters that surely begin a cluster: a cluster that is too long has
-such a run before or after its base.
-"""
+"""A run without characters that certainly begin a cluster: a cluster that is too long has such a
+run before or after its base."""
 
 _PICTOGRAPH: Final = (
     r"\xa9\xae\u203c\u2049\u2122\u2139\u2194-\u2199\u21a9\u21aa\u231a\u231b\u2328\u2388\u23cf"
@@ -93,7 +91,7 @@ _MARK_BLOCKS: Final = (
     range(0x1DA00, 0x1DB00),
     range(0x1E000, 0x1E960),
 )
-"""Where Unicode keeps its combining marks: the rest need not be asked."""
+"""Ranges with all of Unicode's combining marks, so that other characters need no lookup."""
 
 
 def _classes(points: Iterable[int]) -> str:
@@ -109,7 +107,7 @@ def _classes(points: Iterable[int]) -> str:
 
 @cache
 def _marks() -> str:
-    """What attaches to the character before it: combining marks, skin tones, Thai and Lao am."""
+    """Characters that attach to the one before: combining marks, skin tones, Thai and Lao am."""
     category = unicodedata.category
     points = (p for block in _MARK_BLOCKS for p in block if category(chr(p))[0] == "M")
     kept = (p for p in points if not _HAZARD.match(chr(p)))
@@ -196,12 +194,12 @@ class VisibleStream:
 
     def __init__(self) -> None:
         self._last = ""
-        """The last cluster, as far as it was looked at."""
+        """The last cluster so far."""
         self._over = 0
-        """Code points of it that were left out and are not counted yet."""
+        """Code points of it that were omitted and not reported yet."""
 
     def feed(self, text: str) -> str:
-        """What to show for the next piece."""
+        """The visible form of the next piece."""
         if not text:
             return ""
         seen = len(self._last)
@@ -224,7 +222,7 @@ class VisibleStream:
         return shown
 
     def flush(self) -> str:
-        """The count of what was left out of the last cluster, "" where that is all shown."""
+        """The count of code points omitted from the last cluster, "" if there are none."""
         over, self._last, self._over = self._over, "", 0
         return f"<+{over}>" if over else ""
 

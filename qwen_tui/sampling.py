@@ -13,7 +13,7 @@ DEFAULT_ORDER: Final = (
     "top_p", "min_p", "top_a", "epsilon", "eta", "top_h", "xtc", "smoothing", "temperature",
     "mirostat", "adaptive_p",
 )  # fmt: skip
-"""llama.cpp's order, with what it lacks set beside its like."""
+"""llama.cpp's order; stages it lacks come beside similar ones."""
 DRY_BREAKERS: Final = ("\n", ":", '"', "*")
 
 

@@ -18,7 +18,7 @@ Source: TypeAlias = Literal["user", "file", "edit", "choice", "import", "model"]
 Stage: TypeAlias = Literal["import", "download", "load", "quantise", "pack", "prefill"]
 Mode: TypeAlias = Literal["complete", "chat", "infill"]
 Step: TypeAlias = Literal["", "new", "undo", "redo"]
-"""What a step is to undo; "": an undo or redo if it leads where one would, else new."""
+"""How undo treats a step; "": as an undo or redo if it leads where one would, else as new."""
 
 DEFAULT_MODEL: Final = "Qwen/Qwen2.5-7B"
 MAX_STOP: Final = 64
@@ -62,14 +62,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A token's exact bytes and what the model thought of it.
+    """A token's exact bytes and its probabilities.
 
-    `id` is -1 where a server gave text only. A special token's `data` is its spelling
+    `id` is -1 if a server gave text only. A special token's `data` is its spelling
     (`<|endoftext|>`). `logprob` is the natural log of its probability under softmax of the raw
     logits (padding rows masked, before any sampling stage). `choices` are the most probable
-    candidates, best first, itself only if it ranked there. `stale`: both are of another context,
-    before an edit. `share` is its probability among what the samplers left, which `mirostat` and
-    `adaptive_p` steer by; None where neither ran.
+    candidates, best first, with the token itself only if it is among them. `stale`: both are from
+    another context, before an edit. `share` is its probability among the candidates that `mirostat`
+    and `adaptive_p` chose from; None if neither ran.
     """
 
     id: int
@@ -93,11 +93,12 @@ def text_of(tokens: Iterable[Token]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One generation to run: the exact prompt tokens and every value that shapes what follows.
+    """One generation to run: the exact prompt tokens and all parameters.
 
-    `choices` candidates are reported per token; `score` asks for `Scored` events over the prompt.
+    `choices` candidates are reported per token; `score` requests `Scored` events for the prompt.
     `max_tokens` -1 runs to eos or a full context, 0 generates nothing. `prefix` constrains the
-    first tokens to begin with these bytes (token healing).
+    first tokens to begin with these bytes (token healing). `sources` are
+    other texts as ids, for prompt lookup.
     """
 
     prompt: tuple[Token, ...]
@@ -114,7 +115,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """What one branch cost, in wall-clock seconds; `decode_s` is first emitted token to last."""
+    """The cost of one branch, in wall-clock seconds; `decode_s` is first emitted token to last."""
 
     prompt: int = 0
     reused: int = 0
@@ -137,7 +138,7 @@ class Stats:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long stage is, in bytes, for prefill in tokens; `total` 0: unknown."""
+    """Progress of a long stage, in bytes, for prefill in tokens; `total` 0: unknown."""
 
     stage: Stage
     done: int
@@ -155,7 +156,7 @@ class Prefilled:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Probabilities of a person's text: `tokens` stand at positions start, … of the prompt."""
+    """Probabilities of a person's text: `tokens` are at positions start, … of the prompt."""
 
     start: int
     tokens: tuple[Token, ...]
@@ -165,7 +166,8 @@ class Scored:
 class Emitted:
     """One decoding step of one branch: one token, or several that were drafted and accepted.
 
-    `index` is the first one's place in the branch's output; `ms` counts from the start.
+    `index` is the first one's index in the branch's output; `ms` counts from the generation's
+    start.
     """
 
     tokens: tuple[Token, ...]
@@ -224,7 +226,7 @@ class Environment:
 
     @property
     def model_name(self) -> str:
-        """What it calls its model: a hub id, a folder, or a server's name for it; "" for none."""
+        """The model's name: a hub id, a folder, or a server's name for it; "" for none."""
         return str(next(filter(None, map(self.model.get, ("repo", "path", "name"))), ""))
 
 
@@ -243,15 +245,17 @@ class Backend(Protocol):
     warnings: tuple[str, ...]
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """Run one generation: one `Finished` per branch at its end, no exceptions but defects."""
+        """Run one generation: it ends with one `Finished` per branch; it raises only on defects."""
         ...
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Keep what makes this prompt quicker next time; within `seconds` and until `stopped`."""
+        """Save what makes the last prompt faster next time; within `seconds` and until
+        `stopped`.
+        """
         ...
 
     def close(self) -> None:
-        """Free what it holds; calling it twice is fine."""
+        """Free all resources; calling it twice is fine."""
         ...
 
 
@@ -339,7 +343,7 @@ class Titled:
 
 @dataclass(frozen=True, slots=True)
 class Marked:
-    """A bookmark on a node (`on` False takes it away)."""
+    """A bookmark on a node (`on` False removes it)."""
 
     node: str
     on: bool = True
@@ -348,7 +352,7 @@ class Marked:
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A tombstone: the node and what hangs from it are no longer shown; nothing is erased."""
+    """A tombstone: the node and its descendants are no longer shown; nothing is erased."""
 
     node: str
     on: bool = True
@@ -357,7 +361,9 @@ class Hidden:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """What the interface keeps, by name; the last value of a name wins."""
+    """Values that the interface stores with the session, by name; the last value of a name
+    counts.
+    """
 
     values: Mapping[str, Any]
 

@@ -1,7 +1,6 @@
-"""Where tokens come from: names of backends, and the one door that opens them.
+"""The backends by name, and the functions that open them.
 
-Law: only strings stand here; opening a backend imports exactly that one, so nothing else pays for
-it.
+Law: backends are named by strings here; opening one imports only that one.
 """
 
 from __future__ import annotations
@@ -28,10 +27,10 @@ NAMES: Final = {
 def open(
     settings: Settings, report: Callable[[Progress], None], cancel: threading.Event
 ) -> Backend:
-    """Import and open the backend that the setting `engine` names, reporting how far it is.
+    """Import and open the backend that the setting `engine` names, reporting progress.
 
-    Blocks for as long as loading takes; `cancel` gives it up. Raises Trouble for everything a
-    person can mend, and lets defects through.
+    Blocks while loading; `cancel` stops it. Raises Trouble for errors that a person can mend;
+    defects raise as they are.
     """
     name = "local" if settings.endpoint() is None else "remote"
     report(Progress("import", 0, 1))
@@ -42,10 +41,10 @@ def open(
 
 
 def look(settings: Settings, *, weights: bool = True) -> tuple[Path | None, int]:
-    """The folder of the tokenizer that the engine's model has, None where only its server has it;
-    and the model's context in tokens, 0 if it is unknown. Loads no weights, may ask a server.
+    """The folder of the tokenizer of the engine's model, None if only its server has it; and the
+    model's context in tokens, 0 if unknown. Loads no weights, may ask a server.
 
-    Without `weights` what is missing of them is no trouble.
+    Without `weights` missing weight files are no error.
     """
     if settings.endpoint() is not None:
         from qwen_tui.backends import remote
@@ -62,8 +61,8 @@ def look(settings: Settings, *, weights: bool = True) -> tuple[Path | None, int]
 
 
 def context(settings: Settings) -> int:
-    """The most tokens that a prompt and its completion may hold together, as planned for this
-    machine before any weights are read; 0 where a server knows. Raises Trouble for a model that
+    """The most tokens that a prompt and its completion may have together, as planned for this
+    machine before weights are read; 0 if only a server knows. Raises Trouble for a model that
     cannot be run here.
     """
     if settings.endpoint() is not None:

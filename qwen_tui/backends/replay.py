@@ -1,7 +1,7 @@
-"""A backend that plays recorded generations back with their own rhythm, without any model.
+"""A backend that plays recorded generations back at their recorded speed, without a model.
 
-Law: it yields the recorded events and nothing of its own, but for the `Finished` that a recording
-broken off or cancelled lacks.
+Law: it yields only recorded events, except the `Finished` that an interrupted recording or a
+cancelled one lacks.
 """
 
 from __future__ import annotations
@@ -67,10 +67,9 @@ def paced(
     max_gap: float | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Recorded]:
-    """The events, each when its time has come; ends early once cancelled.
+    """The events, each at its time; ends early once cancelled.
 
-    `speed` 2 is twice as fast, infinity waits for nothing. No pause is longer than `max_gap`
-    seconds of the listener's time.
+    `speed` 2 is twice as fast, infinity does not wait. No pause is longer than `max_gap` seconds.
     """
     last_ms, due = 0, clock()
     for event in events:
@@ -86,7 +85,7 @@ def paced(
 
 
 def _length(take: Take) -> int:
-    """How many tokens of context a take needed, its longest branch counted."""
+    """How many tokens of context a recording needed, including its longest branch."""
     branches: dict[int, int] = {}
     for event in take.events:
         if isinstance(event, Emitted):

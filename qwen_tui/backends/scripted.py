@@ -1,7 +1,6 @@
 """A backend that plays a script, token by token as the script allows: for tests and demonstrations.
 
-Law: it keeps every law a real backend keeps (bytes, ending, cancelled is whole), and decides
-nothing by itself.
+Law: it keeps every law of a real backend (bytes, ending, cancelling), and decides nothing itself.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ _ASK_S: Final = 0.02
 
 
 class Gate:
-    """Lets tokens through one by one: the script waits at it until a test allows it to go on."""
+    """Releases tokens one by one: the script waits at it until a test lets it continue."""
 
     def __init__(self) -> None:
         self._turn = threading.Condition()
@@ -69,7 +68,7 @@ class Gate:
 
     @property
     def waited_at(self) -> bool:
-        """True while a script stands at the gate and may not pass."""
+        """True while a script waits at the gate."""
         with self._turn:
             return self._waiting > 0 and self._allowed < 1
 
@@ -110,7 +109,7 @@ class Emit:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Stand still until the gate allows it."""
+    """Wait until the gate opens."""
 
     gate: Gate
 

@@ -1,6 +1,7 @@
-"""Stop strings across token borders: what may still become one is held back, and a cut is exact.
+"""Stop strings across token boundaries: a possible beginning of one is held back, and the cut is
+exact.
 
-Law: the bytes of all tokens that are let go, in order, are the text up to the first stop string.
+Law: the bytes of all released tokens, in order, are the text up to the first stop string.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class StopWatch:
         self._bytes = b""
 
     def feed(self, token: Token, ms: int) -> tuple[list[tuple[Token, int]], str]:
-        """Take the next token with its time; returns those that may go, and the stop string that
+        """Add the next token with its time; returns the released tokens, and the stop string that
         was completed, or "".
         """
         self._held.append((token, ms))
@@ -40,7 +41,7 @@ class StopWatch:
         return self._settled(len(self._bytes) - self._pending()), ""
 
     def flush(self) -> list[tuple[Token, int]]:
-        """Everything still held: the text ended before a stop string was complete."""
+        """All tokens still held back, when the text ended without a stop string."""
         held, self._held, self._bytes = self._held, [], b""
         return held
 
@@ -57,7 +58,7 @@ class StopWatch:
         )
 
     def _settled(self, upto: int) -> list[tuple[Token, int]]:
-        """The held tokens that end at or before byte `upto`."""
+        """Release the held tokens that end at or before byte `upto`."""
         ready = []
         at = 0
         while self._held and at + len(self._held[0][0].data) <= upto:

@@ -1,6 +1,6 @@
-"""The remote backend: a model on an OpenAI-compatible server, vLLM and llama.cpp's first of all.
+"""The remote backend: a model on an OpenAI-compatible server, in particular vLLM and llama.cpp.
 
-Law: importing the room imports no HTTP client; only opening an engine, or asking what it is, does.
+Law: importing the package imports no HTTP client; only opening or probing an engine does.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def open(settings: Settings, report: Callable[[Progress], None], cancel: threadi
 
 
 def look(settings: Settings) -> tuple[Path | None, int]:
-    """The folder of the tokenizer that the server's model has, None where it is not on this
-    machine; and its context in tokens. Raises Trouble.
+    """The folder of the tokenizer of the server's model, None if it is not on this machine; and the
+    context in tokens. Raises Trouble.
     """
     from qwen_tui.backends.remote.backend import looked_at
 
@@ -34,7 +34,7 @@ def look(settings: Settings) -> tuple[Path | None, int]:
 
 
 def probe(settings: Settings) -> tuple[ServerFacts, float]:
-    """What the server is and can do, tried anew whatever is remembered; and the seconds that a
+    """What the server is and can do, probed again whatever is remembered; and the seconds that a
     question takes. Raises Trouble.
     """
     from qwen_tui.backends.remote.backend import probed

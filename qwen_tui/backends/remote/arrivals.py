@@ -1,8 +1,8 @@
-"""Calls under way: each on a thread of its own, at most so many at once, what they bring in one
+"""Running calls: each on a thread of its own, with a limit on their number, their results in one
 queue.
 
 Law: waiting ends within 20 ms of a cancel, whatever the server does; `close` cuts every connection,
-so that a server stops computing for nobody.
+so that the server stops computing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Arrival:
 
 
 class Arrivals:
-    """Runs calls and hands over what comes, in the order in which it comes."""
+    """Runs calls and returns their results in order of arrival."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Arrivals:
             self._begin()
 
     def next(self, cancel: threading.Event) -> Arrival | None:
-        """Wait for what comes next; None once cancelled."""
+        """Wait for the next result; None once cancelled."""
         while not cancel.is_set():
             try:
                 arrival = self._queue.get(timeout=ASK_CANCEL_S)
@@ -64,19 +64,19 @@ class Arrivals:
         return None
 
     def cut(self, call: Call) -> None:
-        """Nobody waits for the rest of this call."""
+        """Ignore the rest of this call."""
         link = self._links.pop(call.first, None)
         if link is not None:
             link.cut()
 
     def leave(self) -> None:
-        """All that was waited for has come; only the ends of the answers have not been read."""
+        """Finish when all results came and only the ends of the answers are unread."""
         for link in self._links.values():
             self._client.leave(link)
         self._links.clear()
 
     def close(self) -> None:
-        """Cut what is under way; calls that have not begun never do."""
+        """Cut running calls; calls that have not begun never do."""
         self._waiting.clear()
         for link in self._links.values():
             link.cut()

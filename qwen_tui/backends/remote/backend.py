@@ -1,6 +1,6 @@
 """The remote backend: a server's model behind the same protocol as a local one.
 
-Law: what the server was found to be and to lack is known before the first token; a session learns
+Law: the server's identity and missing abilities are known before the first token; a session records
 its name, version and model, never its address or key.
 """
 
@@ -40,16 +40,14 @@ from qwen_tui.vocab import Vocab
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """Which sampling values a server need not know: those a person did not set but the defaults
-    did, and with `lenient` all.
-    """
+    """Sampling values that a server may ignore: those from defaults, and with `lenient` all."""
 
     lenient: bool
     defaults: Sampling
     unset: frozenset[str]
 
     def refused(self, sampling: Sampling, unknown: tuple[str, ...]) -> tuple[str, ...]:
-        """The values over which a request is refused."""
+        """The unsupported values for which a request is refused."""
         if self.lenient:
             return ()
         return tuple(
@@ -87,7 +85,7 @@ class Remote:
         self._clock = clock
 
     def stream(self, request: Request, cancel: threading.Event) -> Iterator[Event]:
-        """Run one generation; refused where the server would not carry out what is asked."""
+        """Run one generation; refused if the server would not do what is requested."""
         unknown = self._dialect.unknown(request.sampling)
         refused = self._tolerance.refused(request.sampling, unknown)
         if refused:
@@ -105,7 +103,7 @@ class Remote:
         yield from run.stream()
 
     def finish(self, seconds: float, stopped: Callable[[], bool]) -> None:
-        """Nothing to write down: the cache is the server's."""
+        """Nothing to save: the cache is the server's."""
 
     def close(self) -> None:
         """Close the connections; calling it twice is fine."""
@@ -131,7 +129,7 @@ def connected(settings: Settings) -> Client:
 
 
 def opened(settings: Settings, cancel: threading.Event | None = None) -> Remote:
-    """Ask the server what it is, and stand ready; raises Trouble."""
+    """Probe the server and return the backend; raises Trouble."""
     client = connected(settings)
     try:
         facts = prober(settings, client, cancel).facts()
@@ -191,7 +189,7 @@ def vars_of(sampling: Sampling) -> tuple[str, ...]:
 
 
 def dialect_of(facts: ServerFacts, endpoint: Endpoint) -> Dialect:
-    """How this server is spoken to."""
+    """The dialect for this server."""
     identity = facts.identity
     vocab = Vocab.load(Path(facts.tokenizer)) if facts.tokenizer else None
     if identity.engine == "vllm":
@@ -217,14 +215,14 @@ def _warnings(endpoint: Endpoint, dialect: Dialect, settings: Settings) -> tuple
 
 
 def _without(label: str, name: str, value: object) -> str:
-    """What is to be said where a sampling value does not apply."""
+    """A message about a sampling value that does not apply."""
     if name == "order":
         return f"{label} applies the temperature before it leaves candidates out, not after"
     return f"{label} does not know {name}: {value} does not apply"
 
 
 def environment(endpoint: Endpoint, facts: ServerFacts) -> Environment:
-    """What a session keeps of where its tokens came from."""
+    """The environment that a session records."""
     identity = facts.identity
     model = {"repo": _bare(identity.model)}
     if endpoint.name:
@@ -249,7 +247,7 @@ def _version() -> str:
 
 
 def described(endpoint: Endpoint, facts: ServerFacts) -> tuple[str, ...]:
-    """What was found, in lines: who it is, how text goes there, and what it cannot do."""
+    """The findings, in lines: the server, how text is sent, and what it cannot do."""
     identity = facts.identity
     server = f"{identity.engine} {identity.version}".rstrip()
     lines = [f"{endpoint.label}: {server}, {identity.model}, {facts.context:,} tokens"]

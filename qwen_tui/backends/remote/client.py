@@ -1,7 +1,7 @@
 """HTTP to one server: connections that any thread can cut, JSON answers, streams of events.
 
-Law: a request goes to the endpoint's own scheme, host and port, or nowhere; redirects are told, not
-followed. This is the only module that speaks HTTP.
+Law: a request goes only to the endpoint's own scheme, host and port; redirects are reported, not
+followed. This is the only module that uses HTTP.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ class Link:
         self._socket: socket.socket | None = None
         self.broken = False
         self.given = False
-        """It has been given back, and nobody reads it."""
+        """Whether it was returned and nobody reads it."""
 
     def cut(self) -> None:
-        """End what is being read or written at once; the server sees the connection go."""
+        """Abort reading or writing at once; the server sees the connection close."""
         self.broken = True
         self._shut()
 
@@ -67,8 +67,8 @@ class Link:
             return self._json(self._body(response))
 
     def objects(self, path: str, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        """The objects of an answer as they come, whatever it is wrapped in: events, lines, or one
-        object. Fault for every failure, an error object in the stream too.
+        """The objects of an answer as they arrive, whatever its framing: events, lines, or one
+        object. Fault for every failure, including an error object in the stream.
         """
         stall = self._stall or None
         timeout = httpx2.Timeout(connect=CONNECT_S, read=stall, write=stall, pool=None)
@@ -98,7 +98,7 @@ class Link:
         return _Answer(self, request, timeout.read or 0.0)
 
     def _note(self, name: str, info: Mapping[str, Any]) -> None:
-        """Remember the socket as soon as there is one, so that it can be cut."""
+        """Record the socket as soon as it exists, so that it can be cut."""
         if name.endswith(("connect_tcp.complete", "start_tls.complete")):
             self._socket = info["return_value"].get_extra_info("socket")
             if self.broken:
@@ -124,7 +124,7 @@ class Link:
                     yield event.data
 
     def _body(self, response: httpx2.Response) -> bytes:
-        """The whole body, if it is not absurdly large."""
+        """The whole body, up to a limit."""
         parts, size = [], 0
         for part in response.iter_bytes():
             parts.append(part)
@@ -143,7 +143,7 @@ class Link:
             raise Fault(said, status=200) from None
 
     def _hidden(self, fault: Fault) -> Fault:
-        """The fault without the key, should the server have repeated it."""
+        """The fault with the key removed, in case the server repeated it."""
         return Fault(
             self._key.hidden(fault.message),
             hint=self._key.hidden(fault.hint),
@@ -189,7 +189,7 @@ class _Answer:
 
 
 class Client:
-    """The connections to one server. Any thread may take one, and gives it back when it is done."""
+    """The connections to one server. Any thread may take one, and returns it when done."""
 
     def __init__(self, endpoint: Endpoint, key: Key, *, stall: float = 0.0) -> None:
         self.endpoint = endpoint
@@ -202,7 +202,7 @@ class Client:
         self._closed = False
 
     def take(self) -> Link:
-        """An idle connection, or a new one; one that was left and has not ended yet is cut."""
+        """An idle connection, or a new one; an abandoned one that has not ended is cut."""
         with self._lock:
             for link in self._leaving:
                 link.cut()
@@ -222,7 +222,7 @@ class Client:
         return Link(client, self.endpoint.label, self._key, self.stall)
 
     def give(self, link: Link) -> None:
-        """Give a connection back."""
+        """Return a connection."""
         with self._lock:
             self._leaving.discard(link)
             link.given = True
@@ -232,8 +232,8 @@ class Client:
         link.close()
 
     def leave(self, link: Link) -> None:
-        """Nobody waits for the end of its answer, which is near: its reader may read it still, so
-        that the connection can be used again.
+        """Abandon an answer that is nearly read: its reader may finish it, so that the connection
+        can be reused.
         """
         with self._lock:
             if not link.given:
@@ -271,7 +271,7 @@ class Client:
                     raise Trouble("opening the server was cancelled") from None
 
     def close(self) -> None:
-        """Close every idle connection; the others go when they are given back."""
+        """Close every idle connection; others close when they are returned."""
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
@@ -293,7 +293,7 @@ def _raising(fault: Fault) -> Callable[[], Any]:
 
 
 def _trusted(endpoint: Endpoint) -> Any:
-    """Which certificates to trust; making that costs 20 ms, so not where there is no TLS."""
+    """The trusted certificates; loading them takes 20 ms, so only for TLS."""
     if endpoint.origin[0] != "https":
         return False
     context = httpx2.create_ssl_context()

@@ -1,7 +1,7 @@
-"""What a server was found to be and to be able to do, remembered between runs.
+"""The facts about a server found by probing, remembered between runs.
 
-Law: what is remembered names no address and no key; it counts only as long as the server still says
-the same of its version and its models.
+Law: no address and no key is stored; remembered facts are used only while the server reports the
+same version and models.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ FORMAT: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a server says of itself in a few quick questions.
+    """A server's own description, from a few quick questions.
 
     `engine` is the family of the server (`vllm`, `llama.cpp`, `sglang`, `ollama`, `tgi`,
-    `transformers`, `openai` for any other). `context` 0: it does not say. `roots` are other names
-    of the model, as a folder on the server or a hub id.
+    `transformers`, `openai` for any other). `context` 0: unknown. `roots` are other names of the
+    model, as a folder on the server or a hub id.
     """
 
     engine: str
@@ -41,10 +41,10 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class ServerFacts:
-    """An identity, and what was found by trying.
+    """An identity, and abilities found by probing.
 
-    `tokenizer` is the local folder whose tokenizer the server has, "" where there is none; `words`
-    are the sampling values that the server carries out; `cannot` maps what it cannot do to why.
+    `tokenizer` is the local folder of the server's tokenizer, "" if there is none; `words` are the
+    sampling values that the server supports; `cannot` maps missing abilities to reasons.
     """
 
     identity: Identity
@@ -62,8 +62,8 @@ def _file(endpoint: Endpoint, tokenizer: str) -> Path:
 
 
 def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> ServerFacts | None:
-    """What was found the last time, if the server still says the same of itself and the tokenizer
-    is still here; `tokenizer` is the model that the person named for it.
+    """The remembered facts, if the server still describes itself the same and the tokenizer is
+    still here; `tokenizer` is the model that the person named for it.
     """
     try:
         kept = json.loads(_file(endpoint, tokenizer).read_bytes())
@@ -85,7 +85,7 @@ def recall(endpoint: Endpoint, tokenizer: str, identity: Identity) -> ServerFact
 
 
 def remember(endpoint: Endpoint, tokenizer: str, facts: ServerFacts) -> None:
-    """Keep what was found; where it cannot be kept it is found again the next time."""
+    """Store the facts; errors are ignored, since they can be found again."""
     text = json.dumps({"format": FORMAT, **_plain(facts)})
     with suppress(OSError):
         file = _file(endpoint, tokenizer)
@@ -95,5 +95,5 @@ def remember(endpoint: Endpoint, tokenizer: str, facts: ServerFacts) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """A dataclass as what JSON gives back."""
+    """A dataclass as JSON would return it."""
     return json.loads(json.dumps(dataclasses.asdict(value)))

@@ -1,6 +1,6 @@
-"""What went wrong with a server, in a person's words: statuses, broken connections, error objects.
+"""Errors of a server in words for a person: statuses, broken connections, error objects.
 
-Law: nothing is retried here; a wait that the server asks for is told to the person.
+Law: nothing is retried here; a delay that the server requests is reported to the person.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_TOLD: Final = 500
 
 
 class Fault(Trouble):
-    """A failure of a server or of the way there; `reason` is how a branch ends by it."""
+    """A failure of a server or of the connection; `reason` is how a branch ends by it."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ _STATUS: Final[Mapping[int, tuple[str, str, int]]] = {
 
 
 def of_status(label: str, status: int, headers: Mapping[str, str], body: bytes) -> Fault:
-    """The failure that a status other than 200 stands for; `body` is what came with it."""
+    """The failure for a status other than 200; `body` is the response's."""
     if 300 <= status < 400:
         where = headers.get("location", "nowhere")
         return Fault(
@@ -101,7 +101,7 @@ def words_of(found: Any) -> str:
 
 
 def in_stream(label: str, data: Mapping[str, Any]) -> Fault | None:
-    """The failure that an object of the stream tells of; None for any other object."""
+    """The failure in an object of the stream; None for any other object."""
     error = data.get("error")
     if not error and data.get("object") != "error":
         return None

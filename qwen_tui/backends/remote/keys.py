@@ -1,6 +1,6 @@
-"""The key of a server: read from a variable or a private file, shown to nobody.
+"""The key of a server: read from a variable or a private file, never shown.
 
-Law: a key appears in the header of a request to its own server, and nowhere else.
+Law: a key appears only in the header of a request to its own server.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 class Key:
-    """A key that prints as dots, so that no log, no crash and no debugger shows it by accident."""
+    """A key that prints as dots, so that no log, traceback or debugger shows it."""
 
     __slots__ = ("_secret",)
 
@@ -42,8 +42,8 @@ class Key:
 
 
 def read(endpoint: Endpoint, env: Mapping[str, str] | None = None) -> Key:
-    """The key that the endpoint names, an empty one if it names none; Trouble when it is not there
-    or everybody may read its file.
+    """The endpoint's key, empty if it names none; Trouble if it is missing or its file is readable
+    by others.
     """
     env = os.environ if env is None else env
     if endpoint.key_env:

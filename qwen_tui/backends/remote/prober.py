@@ -1,6 +1,6 @@
-"""What a server is and can do: asked, tried with one tiny request, and said with its reasons.
+"""Probes what a server is and can do, with one tiny request, and gives reasons for what it cannot.
 
-Law: nothing is assumed of a server that it has not shown; what it cannot do has a reason in words.
+Law: no ability is assumed that the server has not shown.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from qwen_tui.settings import Endpoint, Settings
 from qwen_tui.types import BAD_CONFIG, NO_INPUT, Abilities, Trouble
 
 DEFAULT_CONTEXT: Final = 4096
-"""Assumed where a server does not say how much it holds."""
+"""The context in tokens assumed if a server does not report it."""
 LLAMACPP_CHOICES: Final = 100
 TRIED: Final = (20, 5, 1)
-"""How many alternatives are tried, the most first: vLLM's own limit is 20, OpenAI's 5."""
+"""Numbers of alternatives to try, largest first: vLLM's limit is 20, OpenAI's 5."""
 _FAMILIES: Final[Mapping[str, str]] = {
     "vllm": "vllm",
     "llamacpp": "llama.cpp",
@@ -43,13 +43,13 @@ class Prober:
     cancel: threading.Event | None = None
 
     def facts(self) -> ServerFacts:
-        """What is known from the last time, if the server still says the same, else tried anew."""
+        """The remembered facts if the server still describes itself the same, else new ones."""
         identity = self.identity()
         kept = memory.recall(self.endpoint, self.wanted, identity)
         return kept if kept is not None else self.anew(identity)
 
     def anew(self, identity: Identity | None = None) -> ServerFacts:
-        """What is found by trying, and remembered."""
+        """Probe the server and remember the facts."""
         found = self._tried(identity or self.identity())
         memory.remember(self.endpoint, self.wanted, found)
         return found
@@ -183,8 +183,8 @@ class Prober:
         return self.client.ask(method, path, body, cancel=self.cancel)
 
     def _maybe(self, path: str, key: str) -> dict[str, Any]:
-        """An object with that key, which a server may not have; {} then. Some answer 200 to every
-        question, with a page or an error in it.
+        """The JSON object of an optional endpoint; {} if the server lacks it (some answer 200 to
+        everything, with a page or an error in it).
         """
         try:
             found = self._ask("GET", path)

@@ -32,7 +32,7 @@ from qwen_tui.types import (
 )
 
 WRONG_SHAPE = (KeyError, TypeError, ValueError, IndexError, AttributeError, AssertionError)
-"""What a dialect raises over an object of another shape than the server's documentation says."""
+"""Exceptions of a dialect for an object of an undocumented shape."""
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Run:
         yield Scored(0, tokens)
 
     def _read_through(self) -> Iterator[Event]:
-        """The prompt has been read, as far as that can be seen from here."""
+        """Report the end of prefill, as far as it can be observed from here."""
         if not self._prefilled:
             self._prefilled = True
             size = len(self.request.prompt)
@@ -208,7 +208,7 @@ class Run:
     # -- ending ------------------------------------------------------------------------------------
 
     def _ended(self, arrival: Arrival) -> Iterator[Event]:
-        """A stream is over: its branches have ended, or were cut off."""
+        """Handle the end of a stream: its branches have ended, or were interrupted."""
         fault = arrival.fault or faults.cut_off(self.client.endpoint.label)
         for branch in self._of(arrival.call):
             yield from self._finish(branch, fault.reason, fault=fault)

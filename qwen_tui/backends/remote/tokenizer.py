@@ -1,7 +1,6 @@
-"""Which tokenizer of this machine a server's model has: found by name, believed after a round trip.
+"""Finds this machine's tokenizer for a server's model: by name, verified by a round trip.
 
-Law: ids are sent only where the server makes the same ids of the same text; otherwise text goes by
-text.
+Law: ids are sent only if the server encodes the same text to the same ids; otherwise text is sent.
 """
 
 from __future__ import annotations
@@ -24,13 +23,12 @@ SAMPLE: Final = (
     "🦊👩‍👩‍👧 ½ <|endoftext|><|im_start|>user\n<tool_call> https://a.b/c?d=e&f=%20 \u00e9\u0301 "
     "    \n \n"
 )
-"""What tokenizers split differently: cases, digits, spaces, line ends, scripts, emoji, and special
-tokens. It is in Unicode's composed form, except for one accent more than any letter has.
-"""
+"""A text that tokenizers split differently: cases, digits, spaces, line ends, scripts, emoji,
+special tokens. It is in Unicode's composed form, except for one accent that cannot be composed."""
 
 
 def names(person: tuple[str, ...], identity: Identity) -> Iterator[str]:
-    """What the model may be called on this machine, the person's own word first."""
+    """Possible names of the model on this machine, the person's own first."""
     yield from filter(None, person)
     for name in (identity.model, *identity.roots):
         bare = name.partition(":")[0] if not name.startswith("/") else name

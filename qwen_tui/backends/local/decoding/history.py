@@ -1,7 +1,7 @@
-"""What the samplers know of a branch: which ids came, and how probable those that were drawn.
+"""The samplers' state for a branch: its ids, and the probabilities of those that were drawn.
 
 Law: it follows from the tokens of the branch alone, so undo, a sibling and a reopened session have
-the very state that the branch had there.
+the same state.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from qwen_tui.numeric_settings import idle
 from qwen_tui.types import Sampling, Token
 
 _STRETCH: Final = 256
-"""How many of the last ids are searched for a sequence breaker at first."""
+"""Number of the last ids that are first searched for a sequence breaker."""
 
 
 class PenaltyWindow:
@@ -33,7 +33,7 @@ class PenaltyWindow:
             self.push(each)
 
     def push(self, token_id: int) -> None:
-        """Take in the next id; the oldest leaves when the window is full."""
+        """Append an id; the oldest one leaves when the window is full."""
         if self.last_n == 0:
             return
         self._ids.append(token_id)
@@ -52,8 +52,8 @@ class PenaltyWindow:
 
 
 class Breakers:
-    """How many ids stand after the last sequence breaker, a text found in the ids' exact bytes
-    however they were tokenised; an id with a byte of it in it stands not after it.
+    """How many ids follow the last sequence breaker. A breaker is found in the exact bytes of the
+    ids, however it was tokenised; an id with a byte of it does not count.
     """
 
     def __init__(self, texts: Sequence[str], data: Callable[[int], bytes]) -> None:
@@ -64,7 +64,7 @@ class Breakers:
         self.since = 0
 
     def read(self, ids: Sequence[int]) -> None:
-        """Take in a whole context, from its end as far back as it takes."""
+        """Read a context backwards from its end, as far as necessary."""
         size = _STRETCH
         while True:
             part = ids[-size:]
@@ -76,7 +76,7 @@ class Breakers:
             size *= 8
 
     def push(self, token_id: int) -> None:
-        """Take in the next id."""
+        """Append an id."""
         text = self._tail + self._data(token_id)
         ended = max(
             (text.rfind(each) + len(each) for each in self._texts if each in text), default=0
@@ -93,9 +93,9 @@ class Breakers:
 
 
 class Steering:
-    """What the samplers that steer keep in mind, from the `share` of each token they drew.
+    """The state of mirostat and adaptive-p, from the `share` of each token they drew.
 
-    `mu` is mirostat's bound on the surprise, in bits; `mean` adaptive-p's mean of probabilities.
+    `mu` is mirostat's bound on surprise, in bits; `mean` adaptive-p's mean of probabilities.
     """
 
     def __init__(self, sampling: Sampling) -> None:
@@ -108,11 +108,11 @@ class Steering:
 
     @property
     def mean(self) -> float:
-        """The mean of the shares so far, an old one counting less."""
+        """The exponentially weighted mean of the shares so far."""
         return self._sum / self._weight
 
     def push(self, share: float) -> None:
-        """Take in the share of the next token."""
+        """Append the share of the next token."""
         self.mu -= self._eta * (-math.log2(share) - self._tau)
         self._sum = share + self._decay * self._sum
         self._weight = 1 + self._decay * self._weight
@@ -126,8 +126,8 @@ class Steering:
 
 
 class History:
-    """The state of one branch. `ids` are kept only where a stage looks for repetitions, `steering`
-    only where one steers.
+    """The state of one branch. `ids` are kept only if a stage looks for repetitions, `steering`
+    only for mirostat and adaptive-p.
     """
 
     def __init__(self, sampling: Sampling, ids: Sequence[int] = ()) -> None:
@@ -158,7 +158,7 @@ class History:
         return history
 
     def push(self, token_id: int, share: float | None = None) -> None:
-        """Take in the next id, and its probability among what a steering sampler left."""
+        """Append an id, and its probability among the candidates of an adaptive sampler."""
         self.window.push(token_id)
         if self.ids is not None:
             self.ids.append(token_id)

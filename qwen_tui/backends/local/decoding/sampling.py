@@ -1,8 +1,8 @@
-"""From logits to one token id: the order in which the stages run, and the inverse CDF.
+"""From logits to one token id: the order of the stages, and the inverse CDF.
 
 Law: the same logits, values, history and random numbers give the same id, however rows were
-batched. The most probable candidates are tried first; the whole row is sorted only where they
-cannot decide, and then the very same code runs.
+batched. Stages run on the most probable candidates first, and again on the whole sorted row only if
+those cannot decide.
 """
 
 from __future__ import annotations
@@ -39,10 +39,11 @@ HEADS: Final = (64, 1024)
 """How many of the most probable candidates are tried before the whole row is sorted."""
 
 MIN_P_MARGIN: Final = 1e-3
-"""Nats below the min-p border that are looked at with it: more than float32 rounds a logit by."""
+"""Nats below the min-p threshold that are kept for the exact comparison: more than float32 rounds a
+logit by."""
 
 _SAMPLED: Final = ("xtc", "smoothing", "mirostat", "adaptive_p")
-"""The stages that greedy decoding leaves out."""
+"""The stages that greedy decoding skips."""
 _STEERING: Final = ("mirostat", "adaptive_p")
 _ADAPTIVE: Final = (5.0, 10.0, 0.3)
 """Adaptive-p's highest logit, sharpness and width (llama.cpp)."""
@@ -54,8 +55,8 @@ class AllBanned(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What was drawn. `share`: its probability among what a steering stage chose from; None where
-    there is none.
+    """The drawn token. `share`: its probability among the candidates of an adaptive stage
+    (mirostat, adaptive-p); None without one.
     """
 
     id: int
@@ -74,8 +75,8 @@ def tempered(found: Candidates, temperature: float) -> Candidates:
 
 
 def dynamic_temperature(found: Candidates, sampling: Sampling) -> float:
-    """T from the entropy of the n that are left: least + (most − least) · (H / ln n)^exponent
-    (llama.cpp); the plain temperature where one is left.
+    """T from the entropy of the n remaining candidates: least + (most − least) · (H / ln
+    n)^exponent (llama.cpp); the plain temperature if one remains.
     """
     if len(found.logits) < 2:
         return sampling.temperature
@@ -118,13 +119,13 @@ _CUTS: Final[Mapping[str, Callable[[Candidates, Sampling], Candidates]]] = {
     "eta": lambda found, values: truncation.eta(found, values.eta_cutoff),
     "top_h": lambda found, values: truncation.top_h(found, values.top_h),
 }
-"""The stages that look at the candidates alone."""
+"""The stages that depend on the candidates alone."""
 _EDITS: Final = ("bias", "penalties", "dry", "no_repeat_ngram", "smoothing", "temperature")
-"""The stages that can run on the dense row."""
+"""The stages that can run on the unsorted row."""
 
 
 def active(stage: str, sampling: Sampling) -> bool:
-    """Whether a stage's values make it do anything."""
+    """Whether a stage has any effect with these values."""
     if sampling.temperature <= 0 and stage in _SAMPLED:
         return False
     if stage == "bias":
@@ -148,7 +149,8 @@ def active(stage: str, sampling: Sampling) -> bool:
 class SamplerChain:
     """The active stages of one `Sampling`, in its order.
 
-    `edits` run on the dense row, up to the first stage that cuts; `cuts` on sorted candidates.
+    `edits` change logits of the unsorted row, up to the first stage that removes candidates; `cuts`
+    are the stages from there on, over sorted candidates.
     """
 
     sampling: Sampling
@@ -157,8 +159,8 @@ class SamplerChain:
 
     @classmethod
     def of(cls, sampling: Sampling) -> SamplerChain:
-        """Split the order; a temperature cuts where it leaves one candidate or needs the entropy
-        of what is left.
+        """Split the order; a temperature is a cut if it leaves one candidate or needs the entropy
+        of the remaining ones.
         """
         stages = [stage for stage in sampling.order if active(stage, sampling)]
         plain = sampling.temperature > 0 and sampling.dynatemp_range <= 0
@@ -168,7 +170,7 @@ class SamplerChain:
 
     @property
     def tosses(self) -> bool:
-        """Whether a second random number decides something."""
+        """Whether a second random number is needed (by XTC)."""
         return "xtc" in self.cuts
 
     def sample(
@@ -206,10 +208,10 @@ class SamplerChain:
         return self._decide(row, Candidates(values[:live], ids[:live]), history, u, toss)
 
     def _ranked(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """What may still come of the whole row [V], sorted by (-logit, id): float64 values and ids.
+        """The whole row [V] as float64 values and ids, sorted by (-logit, id).
 
-        Where min-p cuts first, only what it may keep is sorted: comparing is cheap, sorting 152k is
-        not. The margin leaves the borderline to the exact rule.
+        If the first cut is min-p, only values above its threshold (less a margin for rounding) are
+        sorted: comparing 152k values is cheap, sorting them is not.
         """
         if self.cuts[:1] != ("min_p",):
             values, ids = row.sort(descending=True, stable=True)
@@ -241,7 +243,9 @@ class SamplerChain:
     def cut(
         self, found: Candidates, history: History, toss: float = 1.0
     ) -> tuple[Candidates, Candidates | None]:
-        """The stages from the first cut on: what is left, and what a steering stage chose from."""
+        """Run the stages from the first cut on; returns the remaining candidates, and those of an
+        adaptive stage.
+        """
         weighed: Candidates | None = None
         for stage in self.cuts:
             before, found = found, self._run(stage, found, history, toss)
@@ -320,14 +324,14 @@ class SamplerChain:
 
 
 def _share(weighed: Candidates, chosen: int) -> float:
-    """The probability of an id, to six digits: as exact as a session keeps it."""
+    """The probability of an id, rounded to six digits as in a session file."""
     probs = weighed.logprobs().exp()
     return float(f"{float(probs[weighed.ids == chosen][0]):.6g}")
 
 
 def _head(row: Tensor, top: TopLogits, width: int) -> Candidates:
-    """All candidates above the `width`-th value: which of several equal ones a top-k returns is not
-    defined, so those that tie with the last are left out.
+    """All candidates above the `width`-th value. Which of several equal ones a top-k returns is
+    undefined, so those equal to the last are left out.
     """
     values, ids = top.values[0, :width].double(), top.ids[0, :width]
     sure = values > values[-1]

@@ -1,4 +1,5 @@
-"""How each family of servers is spoken to: a request as calls, and what comes back as pieces.
+"""The dialect of each family of servers: from a request to HTTP calls, and from their results to
+pieces.
 
 Law: a dialect only translates; it opens no connection and keeps no state between two objects of a
 stream.
@@ -25,11 +26,11 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What one object of a stream says of one branch.
+    """The part of one stream object that concerns one branch.
 
-    `finish` is why the branch ended ("": it goes on), `stop` the stop string that the server names.
-    `reused` is how many tokens of the prompt were in the server's cache (-1: it does not say);
-    `read` how many it has read so far (-1: it does not say).
+    `finish` is why the branch ended ("": it continues), `stop` the stop string that the server
+    names. `reused` is how many prompt tokens were in the server's cache (-1: unknown); `read` how
+    many it has prefilled so far (-1: unknown).
     """
 
     branch: int
@@ -41,26 +42,26 @@ class Piece:
 
 
 class Dialect(Protocol):
-    """One family of servers. `values` are the sampling values it carries out."""
+    """One family of servers. `values` are the sampling values it supports."""
 
     values: frozenset[str]
 
     def unknown(self, sampling: Sampling) -> tuple[str, ...]:
-        """The values that are set and that this server would not carry out as they stand."""
+        """The set values that this server would not apply as they are."""
         ...
 
     def calls(self, request: Request) -> tuple[Call, ...]:
-        """What to send for a request; values from `unknown` are left out."""
+        """The calls for a request; values from `unknown` are omitted."""
         ...
 
     def pieces(self, data: Mapping[str, Any], call: Call) -> Iterator[Piece]:
-        """What an object of the stream says; a wrong shape raises KeyError, TypeError, ValueError
-        or IndexError.
+        """The pieces of a stream object; a wrong shape raises KeyError, TypeError, ValueError or
+        IndexError.
         """
         ...
 
     def scoring(self, request: Request) -> Call | None:
-        """What to send so that the prompt's probabilities come back; None where that cannot be."""
+        """The call that returns the prompt's probabilities; None if the server cannot."""
         ...
 
     def scored(self, data: Mapping[str, Any], request: Request) -> tuple[Token, ...]:
