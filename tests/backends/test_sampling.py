@@ -95,9 +95,7 @@ def test_repetition_penalty_is_that_of_transformers(penalty: float) -> None:
     logits, ids = row(), [3, 3, 7, 11, 499]
     processor = hf.RepetitionPenaltyLogitsProcessor(penalty)
     expected = processor(torch.tensor([ids]), logits[None].clone())[0]
-    found = repetition.penalised(
-        logits, Counter(seen), replace(NEUTRAL, repetition_penalty=penalty)
-    )
+    found = repetition.penalised(logits, Counter(ids), replace(NEUTRAL, repetition_penalty=penalty))
     torch.testing.assert_close(found, expected)
 
 
