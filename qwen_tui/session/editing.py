@@ -16,7 +16,7 @@ from qwen_tui.session.document import Document
 from qwen_tui.session.identity import fresh_id, fresh_seed
 from qwen_tui.session.tree import Place
 from qwen_tui.types import Added, Entry, Moved, Source, Token, joined, text_of
-from qwen_tui.vocab.alignment import to_bytes
+from qwen_tui.vocab.alignment import TokenText, to_bytes
 
 if TYPE_CHECKING:
     from qwen_tui.vocab import Vocab
@@ -49,6 +49,8 @@ class Editing(Document):
         self.sink = sink
         self._ids = ids
         self._seeds = seeds
+        self._measured: tuple[Place, TokenText, list[int]] | None = None
+        """The document that was measured last: its place, its tokens, and their places."""
 
     # -- entries -----------------------------------------------------------------------------------
 
@@ -63,9 +65,16 @@ class Editing(Document):
         """The number of tokens in the context if the document were `text`; changes nothing."""
         if text == self.text:
             return self.head.at
-        tokens, places = self._shown_tokens()
-        kept, rest = self._recommit(tokens, text)
-        return self._fork_at(kept, places, text) + len(rest)
+        if self._measured is None or self._measured[0] != self.head:
+            tokens, places = self._shown_tokens()
+            self._measured = self.head, TokenText(tokens), places
+        _, old, places = self._measured
+        if self.vocab is not None:
+            kept, count = self.vocab.measure(old, text)
+        else:
+            kept, rest = recommit(old.tokens, text)
+            count = len(rest)
+        return self._fork_at(kept, places, text) + count
 
     # -- writing -----------------------------------------------------------------------------------
 

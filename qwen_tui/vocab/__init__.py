@@ -20,6 +20,7 @@ from qwen_tui.vocab import markers
 from qwen_tui.vocab import tokenizer as rules
 from qwen_tui.vocab.alignment import SURROGATE, TokenText, shared_length, to_bytes
 from qwen_tui.vocab.decoder import Decoder
+from qwen_tui.vocab.edit import Edit
 
 __all__ = ["Decoder", "Vocab", "is_nfc", "to_bytes", "to_nfc"]
 
@@ -27,9 +28,6 @@ END_OF_TEXT: Final = "<|endoftext|>"
 HEAL_TOKENS: Final = 8
 """Most tokens that healing backs up: in a script without spaces a "word" may be a whole
 sentence."""
-
-_WINDOW: Final = 256
-"""Characters around an edit that are examined at first."""
 
 _LONG: Final = 1 << 12
 """Texts longer than this many characters are encoded as batches, which release the GIL."""
@@ -193,26 +191,40 @@ class Vocab:
     def recommit(
         self, tokens: Sequence[Token], text: str, *, special: bool = True
     ) -> tuple[int, tuple[Token, ...]]:
-        """How many of `tokens` are kept when the text becomes `text`, and the tokens of the rest.
+        """How many of `tokens` stay when the text becomes `text`, and the tokens of the rest.
 
-        Kept is the longest run whose bytes begin the new text, backed off to a place where a word
-        begins in both texts, so that the rest encodes as it would within the whole, and extended by
-        tokens that come out the same. joined(kept + rest) == to_bytes(text), except for old bytes
-        that are not UTF-8: they are kept while the new text has U+FFFD in their place. Encodes only
-        the rest.
+        Kept is the longest run whose bytes begin the new text, backed off to where both texts have
+        a word's start, so that the rest encodes as it would within the whole; then tokens that
+        come out the same again are kept too. Where the texts end alike, the rest ends with the old
+        tokens, without their records. joined(kept + rest) == to_bytes(text), except where old bytes
+        are not UTF-8: they stay as long as the new text shows U+FFFD in their place. Costs an
+        encoding of what was edited.
         """
-        old = TokenText(tokens)
-        shared = shared_length(old.text, text)
-        if shared == len(old.text) == len(text):
-            return len(tokens), ()
-        cut, kept = self._cut(old, text, shared, special)
-        rest = self.encode(text[cut:], special=special)
+        kept, middle, after = self._edited(TokenText(tokens), text, special)
+        rest = (*middle, *map(_without_record, tokens[after:]))
         again = 0
-        for before, after in zip(tokens[kept:], rest, strict=False):
-            if before.id != after.id or before.data != after.data:
+        for before, now in zip(tokens[kept:], rest, strict=False):
+            if before.id != now.id or before.data != now.data:
                 break
             again += 1
         return kept + again, rest[again:]
+
+    def measure(self, old: TokenText, text: str) -> tuple[int, int]:
+        """As `recommit`, but only how many tokens stay before the edit, and how many follow."""
+        kept, middle, after = self._edited(old, text, True)
+        return kept, len(middle) + len(old.tokens) - after
+
+    def _edited(
+        self, old: TokenText, text: str, special: bool
+    ) -> tuple[int, tuple[Token, ...], int]:
+        """(tokens before the edit, the new tokens, the first token behind it)."""
+        shared = shared_length(old.text, text)
+        if shared == len(old.text) == len(text):
+            return len(old.tokens), (), len(old.tokens)
+        edit = Edit(old, text, shared, lambda piece: self._starts(piece, special))
+        cut, kept = edit.begin(self._stands_alone)
+        end, after = edit.end(cut) if self._splitter else (len(text), len(old.tokens))
+        return kept, self.encode(text[cut:end], special=special), after
 
     def heal(self, tokens: Sequence[Token]) -> tuple[tuple[Token, ...], bytes]:
         """The prompt without its last word, and that word's bytes as a constraint on the first
@@ -320,33 +332,12 @@ class Vocab:
                 return [start for _, (start, _) in self._splitter.pre_tokenize_str(written)]
         return [word.start() for word in _WORDS.finditer(text)]
 
-    def _cut(self, old: TokenText, text: str, shared: int, special: bool) -> tuple[int, int]:
-        """The last place (character offset, tokens before it) at or before `shared` up to which old
-        and new text have the same words and where an old token ends.
-        """
-        width = _WINDOW
-        while True:
-            start = max(0, shared - width)
-            floor, kept = old.last_of(self._stands_alone, start, shared)
-            start = max(floor, start)
-            first = start if start == floor else start + width // 4
-            before = self._window(old.text, start, shared + width, special)
-            after = self._window(text, start, shared + width, special)
-            last = min(shared, min(before ^ after, default=shared))
-            for at in sorted((at for at in before & after if first <= at <= last), reverse=True):
-                if (tokens := old.token_at(at)) is not None:
-                    return at, tokens
-            if start == floor:
-                return floor, kept
-            width *= 4
 
-    def _window(self, text: str, start: int, end: int, special: bool) -> set[int]:
-        """The word starts in a part of the text; the part's ends count only if they are the
-        text's.
-        """
-        piece = SURROGATE.sub(lambda run: "\ufffd" * len(run[0]), text[start:end])
-        starts = {start + at for at in self._starts(piece, special)}
-        return starts if end >= len(text) else starts - {start + len(piece)}
+def _without_record(token: Token) -> Token:
+    """The same token, of which no model thought anything."""
+    if token.logprob is None and not (token.choices or token.drafted or token.stale):
+        return token
+    return Token(token.id, token.data)
 
 
 def _integer(value: object) -> int:

@@ -35,7 +35,7 @@ class TokenText:
 
     def __init__(self, tokens: Sequence[Token]) -> None:
         pieces = [token.data for token in tokens]
-        self._tokens = tokens
+        self.tokens = tokens
         self._ends = list(accumulate(map(len, pieces), initial=0))
         self._bad: list[tuple[int, int]] = []
         self.text = "".join(self._decoded(b"".join(pieces)))
@@ -76,7 +76,7 @@ class TokenText:
         least = self.byte_at(start)
         place = bisect_right(self._ends, self.byte_at(end)) - 1
         while place and self._ends[place] >= least:
-            if wanted(self._tokens[place - 1]):
+            if wanted(self.tokens[place - 1]):
                 return self._character_at(self._ends[place], start), place
             place -= 1
         return 0, 0
