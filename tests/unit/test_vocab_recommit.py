@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from fixtures.tokenizers import ADDED, SPECIAL, build_tokenizer
 from qwen_tui.types import Choice, Token, joined, text_of
 from qwen_tui.vocab import Vocab, to_bytes
+from qwen_tui.vocab.alignment import TokenText
 
 SNIPPETS = (
     "the", " house", "Hello", " ", "  ", "\n", "\n\n", "\r\n", "\t", "7", ".", "...", "'s", " '",
@@ -84,6 +85,18 @@ def test_what_a_model_said_about_kept_tokens_stays(vocab: Vocab) -> None:
     assert all(token.logprob == -0.5 for token in after[:kept])
 
 
+def test_what_a_model_said_about_the_text_behind_an_edit_is_no_longer_of_the_tokens(
+    vocab: Vocab,
+) -> None:
+    weighed = tuple(
+        Token(token.id, token.data, -0.5, (Choice(1, b"x", -0.7),))
+        for token in vocab.encode("Hello, world and house")
+    )
+    kept, rest = vocab.recommit(weighed, "Jello, world and house")
+    assert all(token.logprob is None and not token.choices for token in rest)
+    assert (*weighed[:kept], *rest)[-1] == vocab.encode("Hello, world and house")[-1]
+
+
 def test_half_an_emoji_stays_so_that_the_model_can_finish_it(vocab: Vocab) -> None:
     half = (*vocab.encode("So "), *vocab.encode_bytes("🦊".encode()[:2]))
     shown = text_of(half)
@@ -118,6 +131,29 @@ def test_a_long_document_is_not_encoded_again(
     assert joined(after).endswith(b"dog. hello")
     assert sum(seen) < 100
     assert kept >= len(tokens) - 2
+
+
+@settings(max_examples=100, deadline=None)
+@given(before=TEXTS, gone=TEXTS, new=TEXTS, after=TEXTS)
+def test_an_edit_at_the_head_of_a_long_text_encodes_the_edit_alone(
+    vocab: Vocab, before: str, gone: str, new: str, after: str
+) -> None:
+    rest = after + "The quick brown fox jumps over <|im_end|>  the lazy dog.\n\n" * 60
+    old, text = before + gone + rest, before + new + rest
+    tokens = vocab.encode(old)
+    seen: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        encode = Vocab.encode
+
+        def counted(self: Vocab, text: str, *, special: bool = True) -> tuple[Token, ...]:
+            seen.append(len(text))
+            return encode(self, text, special=special)
+
+        patch.setattr(Vocab, "encode", counted)
+        kept, again = vocab.recommit(tokens, text)
+    assert (*tokens[:kept], *again) == vocab.encode(text)
+    assert sum(vocab.measure(TokenText(tokens), text)) == len(vocab.encode(text))
+    assert sum(seen) < 1_000
 
 
 def test_a_word_longer_than_the_window_is_backed_off_whole(vocab: Vocab) -> None:
