@@ -69,7 +69,7 @@ def bench(
     Decoding speed, and its share of what the machine's memory bandwidth allows; the time to the
     first token of a long prompt, and after its last words were changed; the cost of siblings; what
     a draft model gains; loading; memory. Medians over the rounds, with the lowest and the highest.
-    Let the machine do nothing else meanwhile. What is generated is thrown away.
+    Nothing else should run meanwhile; the generated text is discarded.
     """
     from qwen_tui import settings
     from qwen_tui.cli.signals import dying_at_once

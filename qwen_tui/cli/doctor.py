@@ -256,7 +256,7 @@ def _places() -> list[tuple[str, str]]:
     return [(label, f"{place}{_state(place, sizes.get(place, 0))}") for label, place in places]
 
 
-def _state(place: Path, held: int = 0) -> str:
+def _state(place: Path, size: int = 0) -> str:
     import shutil
 
     from qwen_tui import hub
@@ -268,6 +268,6 @@ def _state(place: Path, held: int = 0) -> str:
         may = "" if os.access(place, os.W_OK) else ", not writable"
     except OSError as error:
         return f"  ({error.strerror})"
-    holds = f", {hub.size_text(held)} in it" if held else ""
+    holds = f", {hub.size_text(size)} in it" if size else ""
     notes = (may + holds + free).removeprefix(", ")
     return f"  ({notes})" if notes else ""

@@ -212,10 +212,10 @@ def _shape_rows(what: Card | Known) -> list[tuple[str, str]]:
 def _memory_rows(what: Card | Known) -> list[tuple[str, str]]:
     from qwen_tui import hub
 
-    kinds = (("bf16", "none"), ("int8", "int8"), ("4-bit", "nf4"))
+    formats = (("bf16", "none"), ("int8", "int8"), ("4-bit", "nf4"))
     sizes = [
         f"{label} {hub.needs(what, 'bf16', quant).total(2048) / 2**30:.1f}"
-        for label, quant in kinds
+        for label, quant in formats
     ]
     per_token = hub.needs(what).kv_per_token
     return [

@@ -117,7 +117,8 @@ def purge(
 ) -> None:
     """Delete what is in the trash for good, and what was kept to resume long texts; asks first.
 
-    What was kept holds the tokens of texts, of all sessions and prompts; it is made again by use.
+    The kept blocks contain tokens of texts, of all sessions and prompts; they are recomputed when
+    needed.
     """
     from qwen_tui import hub
     from qwen_tui.cli import cache_files

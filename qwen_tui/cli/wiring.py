@@ -166,7 +166,7 @@ def session_for(chosen: Settings, path: Path | None, title: str = "") -> OpenSes
         return OpenSession(session, new_store(session) if chosen.save else None)
     opened = open_session(path, read_only=not chosen.save)
     if not chosen.save:
-        opened.read_only = ""  # nothing is written, so nothing stands against going on with it
+        opened.read_only = ""  # nothing is written, so it can be continued
     return opened
 
 
