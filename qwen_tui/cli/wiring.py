@@ -6,6 +6,7 @@ here.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
 from contextlib import closing, suppress
@@ -72,6 +73,15 @@ def vocabulary(chosen: Settings) -> Vocab | None:
     """
     folder, _ = backends.look(chosen)
     return Vocab.load(folder) if folder is not None else None
+
+
+def lasting_vocabulary(chosen: Settings) -> Vocab | None:
+    """As `vocabulary`, for a program that goes on: what is loaded by then is left out of later
+    garbage collections, each of which would hold up a key for a tenth of a second.
+    """
+    vocab = vocabulary(chosen)
+    gc.freeze()
+    return vocab
 
 
 def filled(chosen: Settings) -> Settings:
@@ -197,7 +207,7 @@ def open_studio(given: StudioInput, flags: dict[str, Any]) -> int:
         settings=chosen,
         runner=Runner(opener(chosen)),
         opener=opener,
-        vocab=vocabulary,
+        vocab=lasting_vocabulary,
         open_session=lambda path: session_for(chosen, path),
         opened=opened,
         file=given.file if given.encoding is None else None,

@@ -79,6 +79,8 @@ class SamplingControls(SamplingView, can_focus=True):
         """A row may have come or gone."""
         self.virtual_size = Size(0, len(self.controls.rows))
         self.cursor = min(self.cursor, len(self.controls.rows) - 1)
+        if self.made is not None:
+            self._say()
 
     def _say(self) -> None:
         complaint = self.complaint
