@@ -196,6 +196,18 @@ async def test_keys_of_the_screen_reach_it() -> None:
         assert app.noted == list(KEYS)
 
 
+async def test_undo_takes_typing_back_word_by_word() -> None:
+    async with editing() as (editor, pilot, _):
+        await pilot.press(*"one  two three")
+        seen = []
+        for _ in range(3):
+            await pilot.press("ctrl+z")
+            seen.append(editor.text)
+        assert seen == ["one  two", "one", ""]
+        await pilot.press("ctrl+y", "ctrl+y", "ctrl+y")
+        assert editor.text == "one  two three"
+
+
 async def test_undo_is_the_editors_until_there_is_nothing_left() -> None:
     async with editing() as (editor, pilot, app):
         await pilot.press("a")

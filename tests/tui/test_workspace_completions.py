@@ -79,6 +79,31 @@ async def test_every_move_after_an_edit_is_undone_and_done_again(vocab: Vocab) -
             assert (bench.buffer.text, bench.work.session.head) == there, move.__name__
 
 
+async def test_typing_comes_back_after_undo_went_beyond_its_completion(vocab: Vocab) -> None:
+    async with workspace(vocab, text=BEGINNING) as bench:
+        await completed(bench)
+        text = bench.work.text
+        bench.buffer.type(" and then")
+        bench.buffer.type(" my own words")
+        states = []
+        for _ in range(3):
+            text.undo()
+            states.append((bench.buffer.text, text.has_tail))
+        assert states == [(BEGINNING + " and then", True), (BEGINNING, True), (BEGINNING, False)]
+        while text.redo():
+            pass
+        assert bench.buffer.text == BEGINNING + " and then my own words"
+
+
+async def test_typing_that_was_deleted_again_comes_back_by_undo(vocab: Vocab) -> None:
+    async with workspace(vocab, text=BEGINNING) as bench:
+        await completed(bench)
+        bench.buffer.type(" my own words")
+        bench.buffer.replace_all(BEGINNING)
+        assert not bench.work.text.undo()
+        assert bench.buffer.text == BEGINNING + " my own words"
+
+
 async def test_an_end_of_text_at_once_is_said_and_leaves_no_tabs(vocab: Vocab) -> None:
     async with workspace(vocab, (), text=BEGINNING) as bench:
         for _ in range(3):

@@ -245,6 +245,8 @@ class Sessions(ModalScreen[Path | None]):
         def throw_away() -> None:
             self._trash(chosen.path)
             self._gone.add(chosen.path)
+            if chosen.path == self._current:
+                self._current = None
 
         def answer(said: str | None) -> None:
             if said == "trash":

@@ -314,14 +314,28 @@ class EditedText:
 
     def undo(self) -> bool:
         """Undo typing first, then the last move of the head."""
-        if (self.dirty or self.chatting) and self.buffer.can_undo:
+        if self.buffer.can_undo:
             self.buffer.undo()
             return False
         if self.dirty:
             self.keep_typing()
             self.show()
             return True
+        self._keep_taken_back()
         return self._move(self.session.undo)
+
+    def _keep_taken_back(self) -> None:
+        """Before undo goes on to the session's steps: typing that it took back is kept in
+        the tree as a branch, and redo leads there again.
+        """
+        session, here = self.session, self.session.head
+        if self.chatting or not self.buffer.can_redo or not session.can_undo:
+            return
+        while self.buffer.can_redo:
+            self.buffer.redo()
+        session.commit_typing(self.buffer.text)
+        while session.head != here and session.undo():
+            pass
 
     def redo(self) -> bool:
         """Redo what was undone."""

@@ -32,6 +32,17 @@ EDITED_AFTER_S: Final = 0.12
 UNDO_STEPS: Final = 1000
 
 
+class WordHistory(EditHistory):
+    """Steps of undo that also end where a word ends."""
+
+    def record(self, edit: Edit) -> None:
+        """Note an edit; see `EditHistory.record`."""
+        last = self._undo_stack[-1][-1].text if self._undo_stack else ""
+        if edit.text.isspace() and last and not last.isspace():
+            self.checkpoint()
+        super().record(edit)
+
+
 class Editor(ExactTextArea):
     """The exact text area with gathered `Edited` messages, whole pastes and a tentative tail.
 
@@ -108,7 +119,7 @@ class Editor(ExactTextArea):
             classes=classes,
         )
         self.match_cursor_bracket = False
-        self.history = EditHistory(
+        self.history = WordHistory(
             max_checkpoints=UNDO_STEPS, checkpoint_timer=2.0, checkpoint_max_characters=100
         )
         self.paste_most = paste_most
