@@ -242,6 +242,18 @@ async def test_the_first_message_is_changed_before_which_nothing_stands(
         assert sent(bench) == first
 
 
+async def test_a_message_not_yet_sent_is_never_replaced_by_an_earlier_one(
+    studio: Studio, chatty: Vocab
+) -> None:
+    async with studio((Say(" Yes."),), vocab_of=lambda _settings: chatty) as bench:
+        await chat_of(bench, "One")
+        await bench.type("Two and more")
+        await bench.pilot.press("alt+m")
+        assert bench.document == "Two and more"
+        assert " Yes." in bench.screen()
+        assert "Send or clear the message in the box first." in bench.screen()
+
+
 async def test_undo_leaves_no_heading_without_words(studio: Studio, chatty: Vocab) -> None:
     async with studio(
         lambda _request, _branch: (Say(" Very well. Yes."),), vocab_of=lambda _settings: chatty

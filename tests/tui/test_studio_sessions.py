@@ -420,3 +420,5 @@ async def test_the_open_session_is_thrown_away_from_the_list_and_restored(studio
         await bench.until(lambda: BEGINNING in bench.screen(), "it is back")
         assert path.exists()
         assert library.trashed() == []
+        await bench.pilot.press("home", "enter")
+        await bench.until(lambda: bench.document == BEGINNING, "it is opened")

@@ -13,6 +13,7 @@ from qwen_tui.tui.studio import chat
 from qwen_tui.tui.studio.announcement import Announcement
 from qwen_tui.tui.studio.remembered import controls_set
 from qwen_tui.tui.studio.workspace import Workspace
+from qwen_tui.types import text_of
 
 
 def turn(work: Workspace) -> bool:
@@ -46,11 +47,22 @@ def _controls(work: Workspace) -> Controls:
 
 
 def take_back_message(work: Workspace) -> bool:
-    """Put the last message back into the box; sending it again begins a branch there."""
-    if work.text.take_back_message():
-        return True
-    work.tell(Announcement("There is no message before this."))
-    return False
+    """Put the last message back into the box, and the head before it: sending it again begins a
+    branch there. Words in the box that were never sent stay.
+    """
+    session, box = work.session, work.text.buffer
+    found = chat.last_message(session) if work.text.chatting else None
+    if found is None:
+        work.tell(Announcement("There is no message before this."))
+        return False
+    sent = (node for node in session.tree.nodes.values() if node.role == "user")
+    if box.text and all(text_of(node.tokens) != box.text for node in sent):
+        work.tell(Announcement("Send or clear the message in the box first."))
+        return False
+    place, text = found
+    session.go(*place)
+    box.replace_all(text)
+    return True
 
 
 def set_system_message(work: Workspace, text: str) -> bool:

@@ -268,18 +268,6 @@ class EditedText:
         self._put("")
         self.keep_draft()
 
-    def take_back_message(self) -> bool:
-        """Put the person's last message into the box, and the head before it: sending it again
-        begins a branch there.
-        """
-        found = chat.last_message(self.session) if self.chatting else None
-        if found is None:
-            return False
-        place, text = found
-        self.session.go(*place)
-        self.buffer.replace_all(text)
-        return True
-
     def begin_chat(self) -> None:
         """Move before the first turn: the next message begins another conversation."""
         if self.chatting:
