@@ -482,7 +482,7 @@ def test_a_prompt_beyond_the_planned_context_is_refused_before_loading(
     assert room == local(long, path="auto").context
     text = tmp_path / "long.txt"
     text.write_text(" a" * (2 * room))
-    flags = ["complete", str(text), "-m", str(long), "-n", "2", "-q"]
+    flags = ["complete", str(text), "-m", str(long), "-n", "2", "-q", "-o", str(tmp_path / "out")]
     assert main([*flags, "--truncate", "left"]) == 0
     with monkeypatch.context() as patch:
         patch.setattr(packed_file, "load", lambda *_, **__: pytest.fail("weights were read"))

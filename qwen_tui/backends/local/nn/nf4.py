@@ -187,15 +187,20 @@ def install() -> None:
     name = "bitsandbytes::quantize_4bit"
     if torch._C._dispatch_has_kernel_for_dispatch_key(name, "CPU"):
         return
+    theirs = torch.library.get_kernel(name, "CPU")
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
     values: Tensor = get_4bit_type("nf4", device="cpu")
     book = values.repeat_interleave(16).contiguous()
 
     def quantise(
         weight: Tensor, blocksize: int, quant_type: str, quant_storage: torch.dtype
     ) -> tuple[Tensor, Tensor]:
-        """Canonical NF4 bytes [ceil(n/2), 1] and absmax [n/blocksize] float32."""
+        """Canonical NF4 bytes [ceil(n/2), 1] and absmax [n/blocksize] float32. What is not an even
+        number of weights to NF4 in bytes goes to bitsandbytes' own kernel.
+        """
         if quant_type != "nf4" or quant_storage != torch.uint8 or weight.numel() % 2:
-            raise NotImplementedError("an even number of weights to NF4 in bytes, nothing else")
+            packed, absmax = theirs.call_boxed(keys, weight, blocksize, quant_type, quant_storage)
+            return packed, absmax
         index, scale = torch.ops.bitsandbytes.quantize_blockwise(
             weight.contiguous().view(-1), book, blocksize
         )
