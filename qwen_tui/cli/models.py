@@ -183,7 +183,7 @@ def info(model: Model, as_json: AsJson = False) -> None:
         rows, citation = _known_rows(known), known.citation
         about = _known_json(known)
     else:
-        snapshot = hub.find(model)
+        snapshot = hub.described(model)
         card = hub.card(snapshot.path, snapshot.name)
         rows, citation = _card_rows(snapshot, card), card.citation
         about = _here_json(snapshot) | _card_json(card)
@@ -229,6 +229,7 @@ def _card_rows(snapshot: Snapshot, card: Card) -> list[tuple[str, str]]:
 
     return [
         ("model", snapshot.name),
+        *([("not to be run", "; ".join(snapshot.problems))] if snapshot.problems else []),
         ("kind", card.kind),
         ("folder", str(snapshot.path)),
         ("commit", snapshot.commit or "(unknown)"),

@@ -17,6 +17,7 @@ from qwen_tui.hub.safetensors_header import Tensor, read_json, size_text
 from qwen_tui.hub.snapshots import (
     DEMO,
     Snapshot,
+    described,
     find,
     installed,
     is_hub_id,
@@ -42,6 +43,7 @@ __all__ = [
     "WeightFiles",
     "card",
     "contents",
+    "described",
     "find",
     "fingerprint",
     "hub_cache",

@@ -17,10 +17,14 @@ CAUSAL_CURE: Final = "take a causal language model, as Qwen/Qwen2.5-0.5B"
 
 
 class OtherKind(NamedTuple):
-    """What a folder holds instead of a checkpoint, and what to do."""
+    """What a folder holds instead of a language model's checkpoint, and what to do.
+
+    `card`: it is a checkpoint of some model, which a card can describe.
+    """
 
     what: str
     cure: str
+    card: bool = False
 
 
 def other_kind(folder: Path) -> OtherKind | None:
@@ -32,7 +36,7 @@ def other_kind(folder: Path) -> OtherKind | None:
         return _without_config(folder)
     named = generator_names(config)
     if named and not any(map(_generates, named)):
-        return OtherKind(f"is a {named[0]}, which does not continue text", CAUSAL_CURE)
+        return OtherKind(f"is a {named[0]}, which does not continue text", CAUSAL_CURE, card=True)
     if config.get("is_encoder_decoder") is True:
         what = named[0] if named else "model"
         return OtherKind(f"is a {what}, an encoder with a decoder beside it", CAUSAL_CURE)

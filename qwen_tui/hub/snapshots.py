@@ -83,6 +83,13 @@ def find(model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None =
     return snapshot
 
 
+def described(model: str) -> Snapshot:
+    """As `find`, but also a checkpoint of a model that does not continue text."""
+    snapshot = locate(model)
+    other = checkpoint_folder.other_kind(snapshot.path) if snapshot else None
+    return snapshot if snapshot and other and other.card else find(model)
+
+
 def locate(
     model: str, *, env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Snapshot | None:
