@@ -390,7 +390,7 @@ def test_a_damaged_packed_file_is_made_anew(wide: Path, tmp_path: Path, damage: 
     first.packed.unlink()
     first.packed.write_bytes(data)
     again = opened(wide, "int8", torch.bfloat16, cache)
-    assert "made anew" in again.note
+    assert "packed again" in again.note
     assert torch.equal(again.network.forward(ids, again.network.cache()), whole)
 
 
