@@ -15,6 +15,7 @@ from fixtures.checkpoints import BOS, special_ids, with_bos
 from fixtures.scripts import Gate, Say
 from fixtures.tokenizers import build_tokenizer
 from qwen_tui.settings import Settings
+from qwen_tui.tui.recent_models import recent_models
 from qwen_tui.tui.screens.models import Models
 from qwen_tui.tui.widgets.tabs import SiblingTabs
 from qwen_tui.types import NO_INPUT, Progress, Sampling, Trouble
@@ -426,6 +427,17 @@ async def test_what_was_asked_of_a_missing_model_is_done_by_the_one_that_is_chos
         bench.app.screen.dismiss(str(tmp_path))
         await bench.until(lambda: bench.output.startswith(" there was"), "the completion")
         assert bench.document == "Once"
+
+
+async def test_the_folder_that_a_person_began_with_can_be_chosen_again(
+    studio: Studio, tmp_path: Path
+) -> None:
+    settings = replace(Settings(), model=str(tmp_path))
+    async with studio(save=True, settings=settings) as bench:
+        await bench.ready()
+        await bench.pilot.press("f8")
+        await bench.until(lambda: isinstance(bench.app.screen, Models))
+        assert recent_models() == [str(tmp_path)]
 
 
 async def test_another_model_is_opened_without_the_draft_of_the_last(

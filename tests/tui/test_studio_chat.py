@@ -246,6 +246,10 @@ async def test_a_message_not_yet_sent_is_never_replaced_by_an_earlier_one(
     studio: Studio, chatty: Vocab
 ) -> None:
     async with studio((Say(" Yes."),), vocab_of=lambda _settings: chatty) as bench:
+        await bench.ready()
+        await bench.pilot.press("f3")
+        assert "The conversation appears here." in bench.screen()
+        await bench.pilot.press("f3")
         await chat_of(bench, "One")
         await bench.type("Two and more")
         await bench.pilot.press("alt+m")

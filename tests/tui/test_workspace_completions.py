@@ -50,6 +50,9 @@ async def test_an_edit_is_never_replaced_by_turning_to_another_completion(vocab:
         assert bench.work.accept()
         bench.buffer.type(" and then my own words")
         edited = bench.buffer.text
+        assert not bench.work.text.next()
+        assert not bench.work.text.previous()
+        assert bench.buffer.text == edited
         assert bench.work.text.commit_typing()
         assert not bench.work.text.next()
         assert not bench.work.text.previous()

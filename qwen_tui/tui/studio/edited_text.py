@@ -309,20 +309,17 @@ class EditedText:
             self.keep_typing()
             self.show()
             return True
-        self._keep_taken_back()
+        if self.session.can_undo and not self.chatting:
+            self._keep_undone()
         return self._move(self.session.undo)
 
-    def _keep_taken_back(self) -> None:
-        """Before undo goes on to the session's steps: typing that it took back is kept in
-        the tree as a branch, and redo leads there again.
-        """
-        session, here = self.session, self.session.head
-        if self.chatting or not self.buffer.can_redo or not session.can_undo:
-            return
+    def _keep_undone(self) -> None:
+        """Keep typing that undo took out of the buffer: redo leads to it again."""
+        here = self.session.head
         while self.buffer.can_redo:
             self.buffer.redo()
-        session.commit_typing(self.buffer.text)
-        while session.head != here and session.undo():
+        self.session.commit_typing(self.buffer.text)
+        while self.session.head != here and self.session.undo():
             pass
 
     def redo(self) -> bool:
@@ -333,14 +330,18 @@ class EditedText:
         return self._move(self.session.redo)
 
     def next(self) -> bool:
-        """Show the next completion of the same text."""
-        self.keep_typing()
-        return self._move(self.session.next)
+        """Show the next completion of the same text; False if the text was written on."""
+        return self._turn(self.session.next)
 
     def previous(self) -> bool:
         """Show the previous completion."""
+        return self._turn(self.session.previous)
+
+    def _turn(self, command: Callable[[], bool]) -> bool:
+        if self.dirty and not self.has_tail:
+            return False
         self.keep_typing()
-        return self._move(self.session.previous)
+        return self._move(command)
 
     def show_sibling(self, place: int) -> bool:
         """Show the completion at that place among its siblings."""

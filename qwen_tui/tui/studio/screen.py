@@ -87,7 +87,7 @@ class Studio(WorkspaceScreen):
     @on(BranchTree.Hide)
     def _hide(self, message: BranchTree.Hide) -> None:
         self.move(self.workspace.text.hide, message.node)
-        self.say("Hidden, not erased.")
+        self.say(f"Hidden, not erased. {self.key_of('undo')} shows it again.")
 
     # -- actions: writing --------------------------------------------------------------------------
 

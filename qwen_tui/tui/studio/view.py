@@ -94,7 +94,8 @@ def _hint(work: Workspace) -> str:
         run = work.session.generations.get(work.completer.newest)
         progress = run.progress if run else None
         return progress_words(progress) if progress else "Reading the text …"
-    return _without_text(work) or NOTHING_YET
+    nothing = "The conversation appears here." if work.text.unsaid else NOTHING_YET
+    return _without_text(work) or nothing
 
 
 def _without_text(work: Workspace) -> str:
@@ -298,7 +299,8 @@ def works(work: Workspace, action: str) -> bool:
         case "regenerate":
             return work.completer.running or work.text.regenerates
         case "sibling_next" | "sibling_previous":
-            return len(work.session.siblings()) > 1
+            written = work.text.dirty and not work.text.has_tail
+            return len(work.session.siblings()) > 1 and not written
         case "take_back_message":
             return work.text.chatting and chat.last_message(work.session) is not None
         case "inline":

@@ -261,7 +261,10 @@ class WorkspaceScreen(Screen[None]):
 
     def choose_model(self, note: str = "") -> None:
         """Ask for another model; `note` says why."""
-        servers = tuple(self.workspace.settings.engines.values())
+        settings = self.workspace.settings
+        if settings.save:
+            remember_model(settings.model)
+        servers = tuple(settings.engines.values())
         models = Models(note=note, engines=servers, recent=recent_models())
         self.answer(self.app.push_screen_wait(models), self._use_model)
 
