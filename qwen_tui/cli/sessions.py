@@ -18,7 +18,7 @@ from qwen_tui.cli.stderr import one_line
 from qwen_tui.types import BAD_DATA, DONE, GENERIC, USAGE, Trouble
 
 if TYPE_CHECKING:
-    pass
+    from qwen_tui.session.session import Session
 
 ID_SHOWN: Final = 10
 """Characters of an id that are shown: they differ for sessions begun in different seconds."""
@@ -80,17 +80,30 @@ def list_sessions(as_json: AsJson = False) -> None:
     show_table(rows, header=("id", "last used", "size", "title"), right=(2,))
 
 
+def _as_left(name: str) -> Session:
+    """The stored session with what stood on the screen as its document: typing that waits in a
+    draft, or else the completion.
+    """
+    from qwen_tui.cli.arguments import stored_session
+    from qwen_tui.session import drafts
+
+    session = stored_session(name)
+    typed = drafts.restore(session.id, session.head, session.text)
+    if typed is not None:
+        session.commit(typed[0])
+    session.accept()
+    return session
+
+
 def show(
     name: SessionName,
     raw: Raw = False,
 ) -> None:
     """Print a session's text: the document and the completion that is shown with it."""
-    from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.stdout import BranchPrinter, opened
     from qwen_tui.session.export import text
 
-    session = stored_session(name)
-    session.accept()
+    session = _as_left(name)
     with opened(None, raw=raw) as output:
         printer = BranchPrinter(output)
         printer.feed(0, text(session))
@@ -192,13 +205,11 @@ def export(
     """Write a session's text: plain, Markdown, a page with the probabilities, or JSON with all."""
     from pathlib import Path
 
-    from qwen_tui.cli.arguments import stored_session
     from qwen_tui.cli.stdout import BranchPrinter, opened
     from qwen_tui.session import export as exporting
 
     form = form or (Path(output).suffix.lstrip(".") if output else "") or "txt"
-    session = stored_session(name)
-    session.accept()
+    session = _as_left(name)
     data = exporting.export(session, form)
     with opened(output) as place:
         printer = BranchPrinter(place)

@@ -12,7 +12,8 @@ import pytest
 from fixtures.scripts import Say, Scripted, spelled
 from qwen_tui import cli, paths
 from qwen_tui.cli.playback import rhythms, steps
-from qwen_tui.session.opening import new_store
+from qwen_tui.session.drafts import Drafts
+from qwen_tui.session.opening import new_store, open_session
 from qwen_tui.session.session import Session
 from qwen_tui.types import (
     BAD_DATA,
@@ -84,6 +85,20 @@ def test_list_show_search_export_rename(run, tmp_path: Path) -> None:
     code, out, _ = run("sessions", "list")
     assert "A␛ vixen" in out
     assert run("sessions", "show", "A fix")[0] == NO_INPUT
+
+
+# type: ignore[no-untyped-def]
+def test_typing_that_was_left_uncommitted_is_shown_and_exported(run) -> None:
+    path = written("fox", "Once there was", " a fox.")
+    session = open_session(path, read_only=True).session
+    drafts = Drafts(session.id)
+    drafts.note(session.head, session.text, "Once there was nobody", 21)
+    drafts.close()
+    assert run("sessions", "show", "fox")[1] == "Once there was nobody"
+    exported = json.loads(run("sessions", "export", "fox", "--as", "json")[1])
+    assert exported["text"] == "Once there was nobody"
+    assert run("sessions", "show", "fox")[1] == "Once there was nobody"
+    assert open_session(path, read_only=True).session.text == "Once there was a fox."
 
 
 # type: ignore[no-untyped-def]
