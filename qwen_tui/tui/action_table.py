@@ -111,7 +111,7 @@ ACTIONS: Final[tuple[Action, ...]] = (
             "child",
             "Child",
             ("alt+right",),
-            "In the completion and the tree: step forward to the newest branch from here.",
+            "In the completion and the tree: step forward on the branch shown, else to the newest.",
         ),
         Action(
             "branches",
